@@ -1,0 +1,287 @@
+"""The contract between attention families and everything that uses them.
+
+A family is one file. It is either an `Attention` (a sublayer: projections, a `Mixer`, an output projection) or a
+`Stack` (a whole network of layers, for methods that have no meaning as a single layer). It declares in `support` the
+patterns that it knows, imports torch and nothing of the layers above.
+
+Patterns, for queries x and memory m (CAB, Zhang et al., ICML 2023, arXiv 2210.07661, section 2):
+
+    noncausal_self    y_t may depend on all of x
+    causal_self       y_t may depend on x_<=t
+    noncausal_cross   y_t may depend on all of x and all of m
+    causal_cross      y_t may depend on x_<=t and on all of m: only future *queries* must not leak
+
+Conventions that every family keeps:
+  * `valid` and `memory_valid` are boolean, (B, N) and (B, M), True = a real token; padding is on the right; outputs at
+    padding are 0, and neither the content nor the amount of padding changes any other output.
+  * Causality is aligned: y_t may use x_t. A task shifts its labels.
+  * Any input length is accepted. Clusters, windows and groups derive from the design lengths in `Shape`, never from
+    the input, so that a prefix of an input gives a prefix of the outputs.
+  * Rows of a batch are independent. Statistics (running means, sampling counters) change in `after_step` only.
+  * Sums that run over the sequence are kept in float32 or wider.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+State = Any
+"""What a family keeps while decoding. A state that was handed to `step` is used up: go on with the returned one."""
+
+
+class Pattern(StrEnum):
+    NONCAUSAL_SELF = "noncausal_self"
+    CAUSAL_SELF = "causal_self"
+    NONCAUSAL_CROSS = "noncausal_cross"
+    CAUSAL_CROSS = "causal_cross"
+
+    @property
+    def causal(self) -> bool:
+        return self in (Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS)
+
+    @property
+    def cross(self) -> bool:
+        return self in (Pattern.NONCAUSAL_CROSS, Pattern.CAUSAL_CROSS)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a layer or a stack. Lengths are design lengths: inputs may be shorter or longer."""
+
+    dim: int
+    heads: int
+    depth: int
+    hidden: int
+    """Feed-forward width; 0 = the slot has no feed-forward."""
+    length: int
+    memory: int = 0
+    """Design length of the memory in cross attention; 0 where there is none."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("dim", 1), ("heads", 1), ("depth", 1), ("hidden", 0), ("length", 1), ("memory", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+        if self.dim % self.heads:
+            raise ValueError(f"dim={self.dim} is not a multiple of heads={self.heads}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+class Unsupported(ValueError):
+    """A combination that is valid to ask for and impossible to build. The message is the reason; it becomes a row."""
+
+
+class Mixer(nn.Module):
+    """The mixing operation alone, after projections and head split: q (B, H, N, d), k and v (B, H, M, d)."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None = None, k_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns y (B, H, N, d) and an auxiliary loss (a scalar, 0 if the family has none). M = N in self patterns."""
+        raise NotImplementedError
+
+    def prefill(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None = None) -> tuple[Tensor, State]:
+        """Causal patterns: outputs for a whole prompt, and the state to go on from. `k_valid` is for memory only."""
+        raise NotImplementedError
+
+    def step(self, q: Tensor, k: Tensor | None, v: Tensor | None, state: State) -> tuple[Tensor, State]:
+        """One token: q (B, H, 1, d); k and v the same, or None in cross attention (the memory is in the state)."""
+        raise NotImplementedError
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        """Numbers kept per sequence after n tokens, over a memory of m."""
+        raise NotImplementedError
+
+
+class Attention(nn.Module):
+    """An attention sublayer: x (B, N, D) and perhaps memory (B, M, D) to y (B, N, D).
+
+    `layer` counts from 0 among `layers` layers of its kind in the slot. A family adds its own options, keyword only.
+    """
+
+    support: ClassVar[Mapping[Pattern, str]] = {}
+    """Pattern to where it is defined: "paper", "reference code" or "extension". Absent patterns are unsupported."""
+
+    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int) -> None:
+        super().__init__()
+        check_support(self, pattern)
+        self.shape, self.pattern, self.layer, self.layers = shape, pattern, layer, layers
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns y (B, N, D), 0 at padding, and an auxiliary loss (a scalar)."""
+        raise NotImplementedError
+
+    def prefill(
+        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Causal patterns: the outputs of `forward` on a prompt without padding, and the state after it."""
+        raise NotImplementedError
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """The output for one further token x_t (B, 1, D): equal to the last row of `forward` on everything so far."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called once after every optimiser step. The only place where statistics may change."""
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        """Numbers kept per sequence after n tokens, over a memory of m."""
+        raise NotImplementedError
+
+
+class ProjectedAttention(Attention):
+    """Projections, a mixer, an output projection. A family that needs more overrides one of the three small methods."""
+
+    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, mixer: Mixer) -> None:
+        super().__init__(shape, pattern, layer, layers)
+        self.mixer = mixer
+        self.query = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.key = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.value = nn.Linear(shape.dim, shape.dim, bias=False)
+        self.out = nn.Linear(shape.dim, shape.dim, bias=False)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, H, N, d)."""
+        return x.unflatten(-1, (self.shape.heads, -1)).transpose(1, 2)
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self.split(self.query(x))  # (B, H, N, d)
+
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split(self.key(source)), self.split(self.value(source))  # (B, H, M, d) each
+
+    def output(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """`mixed` (B, H, N, d) and the layer's input x (B, N, D) to y (B, N, D)."""
+        return self.out(mixed.transpose(1, 2).flatten(-2))
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        source = self._source(x, memory)
+        k, v = self.keys_values(source)
+        k_valid = memory_valid if self.pattern.cross else valid
+        mixed, auxiliary = self.mixer(self.queries(x), k, v, valid, k_valid)
+        return zero_padding(self.output(mixed, x), valid), auxiliary
+
+    def prefill(
+        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        check_causal(self.pattern)
+        k, v = self.keys_values(self._source(x, memory))
+        mixed, state = self.mixer.prefill(self.queries(x), k, v, memory_valid)
+        return self.output(mixed, x), state
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        k, v = (None, None) if self.pattern.cross else self.keys_values(x_t)
+        mixed, state = self.mixer.step(self.queries(x_t), k, v, state)
+        return self.output(mixed, x_t), state
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        return self.mixer.state_size(n, m)
+
+    def _source(self, x: Tensor, memory: Tensor | None) -> Tensor:
+        check_memory(self.pattern, memory)
+        return x if memory is None else memory
+
+
+class Stack(nn.Module):
+    """A whole network of layers: x (B, N, D) and perhaps memory (B, M, D) to y (B, N, D), final norm included.
+
+    A family that is a Stack is built as `family(shape, pattern, feedforward, <own options>)`, for
+    noncausal_self and causal_self without memory, for noncausal_cross and causal_cross with self attention of the same
+    causality and with memory. It splits `shape.depth` as its paper does and says so.
+    """
+
+    support: ClassVar[Mapping[Pattern, str]] = {}
+    min_depth: ClassVar[int] = 1
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Attention.forward`; the auxiliary loss is the sum over layers."""
+        raise NotImplementedError
+
+    def prefill(
+        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """As `Attention.prefill`."""
+        raise NotImplementedError
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `Attention.step`."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """As `Attention.after_step`, for what the stack itself keeps; attentions inside it are called on their own."""
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        """As `Attention.state_size`, over all layers."""
+        raise NotImplementedError
+
+
+def check_support(family: Attention | Stack, pattern: Pattern) -> None:
+    """Raises Unsupported unless the family declares the pattern."""
+    if pattern not in family.support:
+        known = ", ".join(family.support) or "none"
+        raise Unsupported(f"{type(family).__name__} has no {pattern} (it has {known})")
+
+
+def check_causal(pattern: Pattern) -> None:
+    """Raises ValueError where decoding has no meaning."""
+    if not pattern.causal:
+        raise ValueError(f"{pattern} cannot be decoded token by token: only causal patterns can")
+
+
+def check_memory(pattern: Pattern, memory: Tensor | None) -> None:
+    """Raises ValueError unless there is memory exactly where the pattern has it."""
+    if pattern.cross != (memory is not None):
+        raise ValueError(f"{pattern} {'needs a' if pattern.cross else 'takes no'} memory")
+
+
+def zero_padding(y: Tensor, valid: Tensor | None) -> Tensor:
+    """y (B, N, D) with 0 where `valid` (B, N) is False."""
+    return y if valid is None else y.masked_fill(~valid.unsqueeze(-1), 0)
+
+
+def after_step(model: nn.Module) -> None:
+    """Tells every attention and stack in the model that an optimiser step was made."""
+    for module in model.modules():
+        if isinstance(module, Attention | Stack):
+            module.after_step()
+
+
+def mark_position(parameter: nn.Parameter) -> nn.Parameter:
+    """Tags a parameter as a position table, so that equal budgets do not count it."""
+    parameter.is_position = True  # type: ignore[attr-defined]
+    return parameter
+
+
+def core_parameters(module: nn.Module) -> int:
+    """Number of parameters without position tables."""
+    return sum(p.numel() for p in module.parameters() if not getattr(p, "is_position", False))
+
+
+def no_loss(x: Tensor) -> Tensor:
+    """The auxiliary loss of a family that has none."""
+    return torch.zeros((), device=x.device)

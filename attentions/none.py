@@ -1,0 +1,40 @@
+"""No attention: the sublayer adds nothing, and no token ever sees another. A control, not a method.
+
+What a task scores with `none` is what it scores without token mixing at equal parameters (the feed-forward is widened).
+It fails the dependence check by construction and is benchmarked all the same.
+"""
+
+import torch
+from torch import Tensor
+
+from attentions.base import Attention, Pattern, Shape, State, check_causal, check_memory, no_loss
+
+
+class NoAttention(Attention):
+    support = dict.fromkeys(Pattern, "extension")
+
+    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int) -> None:
+        super().__init__(shape, pattern, layer, layers)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        check_memory(self.pattern, memory)
+        return torch.zeros_like(x), no_loss(x)
+
+    def prefill(
+        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        check_causal(self.pattern)
+        check_memory(self.pattern, memory)
+        return torch.zeros_like(x), None
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        return torch.zeros_like(x_t), None
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        return 0

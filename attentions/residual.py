@@ -1,0 +1,136 @@
+"""The pre-norm residual stack around any attention, and its feed-forward.
+
+    x <- x + self_attention(norm(x));  x <- x + cross_attention(norm(x), memory);  x <- x + feedforward(norm(x))
+
+and a final norm. Pre-norm as in GPT-2 (Radford et al. 2019); backbones that were post-norm run pre-norm here, for
+every family alike.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from attentions.base import Attention, Shape, Stack, State, check_memory, no_loss, zero_padding
+
+
+class FeedForward(nn.Module):
+    """A sublayer without attention: x (B, N, D), valid (B, N) or None, to (B, N, D)."""
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+
+class MLP(FeedForward):
+    """Linear, GELU, linear, on every token alone."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        return self.net(x)
+
+
+MakeFeedForward = Callable[[int, int], FeedForward]
+"""(dim, hidden) to a feed-forward."""
+
+
+class ResidualLayer(nn.Module):
+    def __init__(
+        self, shape: Shape, self_attention: Attention, cross_attention: Attention | None, feedforward: MakeFeedForward
+    ) -> None:
+        super().__init__()
+        self.self_norm, self.self_attention = nn.LayerNorm(shape.dim), self_attention
+        self.cross_norm = nn.LayerNorm(shape.dim) if cross_attention else None
+        self.cross_attention = cross_attention
+        self.norm = nn.LayerNorm(shape.dim) if shape.hidden else None
+        self.feedforward = feedforward(shape.dim, shape.hidden) if shape.hidden else None
+
+    def forward(
+        self, x: Tensor, memory: Tensor | None, valid: Tensor | None, memory_valid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        y, auxiliary = self.self_attention(self.self_norm(x), None, valid)
+        x = x + y
+        if self.cross_attention is not None and self.cross_norm is not None:
+            y, more = self.cross_attention(self.cross_norm(x), memory, valid, memory_valid)
+            x, auxiliary = x + y, auxiliary + more
+        return self._feed(x, valid), auxiliary
+
+    def prefill(self, x: Tensor, memory: Tensor | None, memory_valid: Tensor | None) -> tuple[Tensor, State]:
+        y, own = self.self_attention.prefill(self.self_norm(x))
+        x, cross = x + y, None
+        if self.cross_attention is not None and self.cross_norm is not None:
+            y, cross = self.cross_attention.prefill(self.cross_norm(x), memory, memory_valid)
+            x = x + y
+        return self._feed(x, None), (own, cross)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        own, cross = state
+        y, own = self.self_attention.step(self.self_norm(x), own)
+        x = x + y
+        if self.cross_attention is not None and self.cross_norm is not None:
+            y, cross = self.cross_attention.step(self.cross_norm(x), cross)
+            x = x + y
+        return self._feed(x, None), (own, cross)
+
+    def _feed(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        if self.feedforward is None or self.norm is None:
+            return x
+        return x + self.feedforward(self.norm(x), valid)
+
+
+class ResidualStack(Stack):
+    """`shape.depth` residual layers: one self attention each and, in decoders with memory, one cross attention each."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        self_attention: Sequence[Attention],
+        cross_attention: Sequence[Attention] = (),
+        feedforward: MakeFeedForward = MLP,
+    ) -> None:
+        super().__init__()
+        crosses: Sequence[Attention | None] = cross_attention or [None] * len(self_attention)
+        self.pattern = (cross_attention or self_attention)[0].pattern
+        self.layers: Sequence[ResidualLayer] = nn.ModuleList(  # type: ignore[assignment]
+            ResidualLayer(shape, own, cross, feedforward) for own, cross in zip(self_attention, crosses, strict=True)
+        )
+        self.norm = nn.LayerNorm(shape.dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        check_memory(self.pattern, memory)
+        auxiliary = no_loss(x)
+        for layer in self.layers:
+            x, more = layer(x, memory, valid, memory_valid)
+            auxiliary = auxiliary + more
+        return zero_padding(self.norm(x), valid), auxiliary
+
+    def prefill(
+        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        check_memory(self.pattern, memory)
+        states = []
+        for layer in self.layers:
+            x, state = layer.prefill(x, memory, memory_valid)
+            states.append(state)
+        return self.norm(x), states
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        states = []
+        for layer, before in zip(self.layers, state, strict=True):
+            x_t, after = layer.step(x_t, before)
+            states.append(after)
+        return self.norm(x_t), states
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        return sum(
+            layer.self_attention.state_size(n)
+            + (layer.cross_attention.state_size(n, m) if layer.cross_attention is not None else 0)
+            for layer in self.layers
+        )
