@@ -1,11 +1,12 @@
 """Positions, owned by the front-end, the same for every family.
 
-`sinusoidal` (Vaswani et al. 2017, arXiv 1706.03762, section 3.5) has no parameters and no longest length; `learned` is a
-table of the design length; `none` leaves order to the attention.
+`sinusoidal` (Vaswani et al. 2017, arXiv 1706.03762, section 3.5) has no parameters and no longest length; `learned` is
+a table of the design length, which starts as the sinusoids; `none` leaves order to the attention. Both are made for
+embeddings whose entries are of size 1, as in section 3.4 of that paper.
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,9 @@ class Positions(nn.Module):
 
     def __init__(self, kind: PositionKind, length: int, dim: int) -> None:
         super().__init__()
-        if kind not in ("sinusoidal", "learned", "none"):
-            raise ValueError(f"positions={kind!r}: use sinusoidal, learned or none")
+        check_positions(kind)
         self.kind = kind
-        self.table = mark_position(nn.Parameter(0.02 * torch.randn(length, dim))) if kind == "learned" else None
+        self.table = mark_position(nn.Parameter(sinusoidal(0, length, dim))) if kind == "learned" else None
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         if self.table is not None:
@@ -39,6 +39,11 @@ class Positions(nn.Module):
                 raise ValueError(f"learned positions end at {len(self.table)}: use positions=sinusoidal to go further")
             return x + self.table[start : start + x.shape[1]]
         if self.kind == "sinusoidal":
-            # Scaled to the size of the embeddings, so that neither drowns the other.
             return x + sinusoidal(start, x.shape[1], x.shape[2], x.device).to(x.dtype)
         return x
+
+
+def check_positions(kind: str) -> None:
+    """Raises ValueError where `kind` is none of the three."""
+    if kind not in get_args(PositionKind):
+        raise ValueError(f"positions={kind!r}: use sinusoidal, learned or none")

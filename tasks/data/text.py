@@ -1,0 +1,152 @@
+"""Whole documents as UTF-8 bytes, in three splits, from one of three sources.
+
+embedded   the running interpreter's own standard library, about 9 MB of Python by many hands. Files are split by a
+           hash of their path (about 5% validation, 5% test). Generated tables and tests are left out. The text
+           depends on the version of Python, and so does the content hash.
+local      a folder with train/, validation/ and test/ of *.txt files in UTF-8
+hub        a `datasets` id with those three splits and one text column; default PG-19 (Rae et al. 2020, arXiv
+           1911.05507) as `emozilla/pg19`. Without `revision`, results are tied to the commit that `main` pointed to.
+"""
+
+import hashlib
+import os
+import platform
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.base import Data, Split
+from tasks.data.hub import snapshot
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+HUB_DEFAULT = "emozilla/pg19"
+EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "idlelib", "encodings", "pydoc_data"}
+EXCLUDED_PREFIXES = ("_sysconfigdata", "config-")  # made when Python was built: they describe the machine
+HELD_OUT = 0.05
+"""Share of the embedded files for each of validation and test."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    description: str
+    content: str
+    """SHA-256 of all documents, or of the commit that fixes them."""
+    read: Callable[[Split], Iterable[bytes]]
+    large: bool = False
+    """Too much to hold in memory: tokens belong in a cache even where making them is fast."""
+    facts: dict[str, int | float | str] = field(default_factory=dict)
+
+
+def corpus(data: Data, column: str) -> Corpus:
+    """The documents that `data` names; `column` holds the text of a hub data set."""
+    if data.source == "embedded":
+        return _embedded(Path(sysconfig.get_path("stdlib")))
+    if data.source == "local":
+        return _local(data.path)
+    if data.source == "hub":
+        return _hub(data.id or HUB_DEFAULT, data.revision, column)
+    raise ValueError(f"data.source={data.source!r}: use embedded, local or hub")
+
+
+def _embedded(root: Path) -> Corpus:
+    documents: dict[Split, dict[str, bytes]] = {split: {} for split in SPLITS}
+    for path in _library_files(root):
+        name = path.relative_to(root).as_posix()
+        documents[library_split(name)][name] = path.read_bytes()
+    for split in SPLITS:
+        if not documents[split]:
+            raise ValueError(f"data.source=embedded: no Python sources for {split} below {root}: use data.source=local")
+    return _in_memory(f"standard library of Python {platform.python_version()}", documents)
+
+
+def _library_files(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if f not in EXCLUDED and not f.startswith(EXCLUDED_PREFIXES))
+        for file in sorted(files):
+            if file.endswith(".py") and not file.startswith(EXCLUDED_PREFIXES):
+                yield Path(folder, file)
+
+
+def library_split(name: str) -> Split:
+    """The split of a library file, by its path alone."""
+    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return "validation" if share < HELD_OUT else "test" if share < 2 * HELD_OUT else "train"
+
+
+def _local(path: str | None) -> Corpus:
+    if not path:
+        raise ValueError(
+            "data.source=local needs data.path: a folder with train/, validation/ and test/ of *.txt files"
+        )
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise ValueError(
+            f"data.path={path}: no such folder: give one with train/, validation/ and test/ of *.txt files"
+        )
+    documents: dict[Split, dict[str, bytes]] = {split: {} for split in SPLITS}
+    for split in SPLITS:
+        if not (root / split).is_dir():
+            raise ValueError(f"data.path={path}: no folder {split}/: train/, validation/ and test/ are all needed")
+        files = sorted((root / split).glob("*.txt"))
+        if not files:
+            raise ValueError(f"data.path={path}: no *.txt file in {split}/: put at least one there")
+        documents[split] = {file.name: _utf8(file) for file in files}
+        if not any(documents[split].values()):
+            raise ValueError(f"data.path={path}: every *.txt file in {split}/ is empty: put some text there")
+    _check_disjoint(path, documents)
+    return _in_memory("local text files", documents)
+
+
+def _check_disjoint(path: str, documents: dict[Split, dict[str, bytes]]) -> None:
+    seen: dict[bytes, str] = {}
+    for split in SPLITS:
+        own = {raw: f"{split}/{name}" for name, raw in documents[split].items() if raw}
+        for raw, name in own.items():
+            if raw in seen:
+                raise ValueError(f"data.path={path}: {name} is the same text as {seen[raw]}: keep it in one split only")
+        seen.update(own)
+
+
+def _utf8(file: Path) -> bytes:
+    raw = file.read_bytes()
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 (byte {error.start}): convert it, or take it away") from None
+    return raw
+
+
+def _in_memory(description: str, documents: dict[Split, dict[str, bytes]]) -> Corpus:
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for name, raw in documents[split].items():
+            digest.update(f"{split}/{name}\0{len(raw)}\0".encode())
+            digest.update(raw)
+    facts: dict[str, int | float | str] = {f"{split}_documents": len(documents[split]) for split in SPLITS}
+    return Corpus(description, digest.hexdigest(), lambda split: documents[split].values(), facts=facts)
+
+
+def _hub(id: str, revision: str | None, column: str) -> Corpus:
+    folder, commit = snapshot(id, revision)
+    from datasets import load_dataset
+
+    try:
+        splits = load_dataset(str(folder))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"data.id={id}: not readable by `datasets`: {reason}: choose another data.id") from error
+    for split in SPLITS:
+        if split not in splits:
+            raise ValueError(f"data.id={id}: no split {split} (it has {', '.join(splits)}): choose another data.id")
+        if column not in splits[split].column_names:
+            columns = ", ".join(splits[split].column_names)
+            raise ValueError(f"data.id={id}: no column {column!r} (it has {columns}): set column to one of these")
+
+    def read(split: Split) -> Iterator[bytes]:
+        for row in splits[split].select_columns([column]):
+            yield (row[column] or "").encode()
+
+    facts: dict[str, int | float | str] = {f"{split}_documents": len(splits[split]) for split in SPLITS}
+    content = hashlib.sha256(f"{id}@{commit}:{column}".encode()).hexdigest()
+    return Corpus(f"hub {id} at {commit}", content, read, large=True, facts={**facts, "commit": commit})
