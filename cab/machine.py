@@ -73,7 +73,7 @@ def gemm_gflops(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> f
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may still be allocated: free memory, blocks that torch holds for reuse, and no more than a job's limit."""
+    """Bytes that may still be allocated: what is free or held by torch for reuse, within the limit of the job."""
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
