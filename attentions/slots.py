@@ -21,8 +21,8 @@ from attentions.base import Attention, Pattern, Shape, Stack, Unsupported, core_
 from attentions.residual import MLP, MakeFeedForward, ResidualStack
 from attentions.vanilla import Vanilla
 
-Family = partial[Attention] | partial[Stack]
-"""A family with its options filled in: everything but shape, pattern and place."""
+Family = partial[Any]
+"""An Attention or Stack class with its options filled in: everything but shape, pattern and place."""
 
 HIDDEN_UNITS = (8, 4, 2, 1)
 """Widths are multiples of 8 where that is fine enough; wide convolutions in small models need a finer grain."""
@@ -31,7 +31,7 @@ BUDGET_TOLERANCE = 0.01
 
 def whole_stack(family: Family) -> bool:
     """Whether the family is a Stack (and not an attention sublayer)."""
-    return issubclass(family.func, Stack)  # type: ignore[arg-type]
+    return isinstance(family.func, type) and issubclass(family.func, Stack)
 
 
 class Slots:
@@ -70,7 +70,7 @@ class Slots:
         else:
             self.excess += _core(lambda: build(self.family, 0)) - _core(lambda: build(Vanilla, 0))
         self._take(name, shape)
-        return self.family(shape, pattern, index, count)  # type: ignore[return-value]
+        return self.family(shape, pattern, index, count)
 
     def stack(
         self,
@@ -103,8 +103,9 @@ class Slots:
         if whole_stack(self.family):
             if cross_pattern and self.pattern is self_pattern:
                 raise Unsupported(f"a whole stack in {name}.self also takes {name}.cross")
-            if shape.depth < self.family.func.min_depth:  # type: ignore[union-attr]
-                raise Unsupported(f"{name}: depth {shape.depth} is below {self.family.func.min_depth}")  # type: ignore[union-attr]
+            least = self.family.func.min_depth  # type: ignore[attr-defined]
+            if shape.depth < least:
+                raise Unsupported(f"{name}: depth {shape.depth} is below {least}")
             taken = list(slots.values())
         if shape.hidden:
             shape = replace(shape, hidden=self._solve(name, shape, build))

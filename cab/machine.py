@@ -105,3 +105,16 @@ def _cgroup_left(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         if folder == root or root not in folder.parents:
             return min(left, default=None)
         folder = folder.parent
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads for torch; None leaves torch's own choice."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def chosen_precision(wanted: str, device: torch.device) -> str:
+    """ "float32" or "bfloat16" (autocast); "auto" takes bfloat16 on a CUDA device that has it."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"

@@ -1,0 +1,41 @@
+# `make run` and `make test` are all a newcomer needs: each makes the virtual environment on first use.
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run leaderboard test lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/ready ## Train vanilla, lightning and no attention on real text, measure them, show the leaderboard (3 minutes)
+	$(BIN)/python -m cab.run -m attention=vanilla,lightning,none $(ARGS)
+	$(BIN)/python -m cab.leaderboard
+
+leaderboard: .venv/ready ## Tables and plots from all records in results/
+	$(BIN)/python -m cab.leaderboard $(ARGS)
+
+test: .venv/ready ## Tests; all of them with ARGS='-m "slow or not slow"'
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: .venv/ready ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/ready ## Put the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the environment; results stay
+	rm -rf .venv *.egg-info
+
+# The tested versions. On a machine without a GPU, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# saves gigabytes.
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python %d.%d: 3.11 to 3.13 is needed; choose one with make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,154 @@
+"""One quality cell: builds the model, trains it, evaluates it, and writes its record last.
+
+Whatever happens after the request has been understood becomes a record: a combination that cannot be built, a loss that
+is not finite, memory that runs out, an error. Only an impossible request (UserError) leaves none.
+"""
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from attentions.base import Unsupported, core_parameters
+from attentions.slots import Slots
+from cab import checkpoint
+from cab.config import Request, user_errors
+from cab.errors import UserError
+from cab.failure import failure
+from cab.machine import chosen_precision, resolve_device
+from cab.provenance import provenance
+from cab.record import Record, Status, find_record, identity_hash, record_path
+from cab.track import Tracker
+from cab.train import evaluate, train
+from tasks.base import Task
+
+EXCESS_LIMIT = 0.10
+"""CAB's rule: an attention may add at most this share of the backbone's parameters, where nothing can be solved for."""
+
+
+def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> tuple[Record, bool]:
+    """The cell's record, and whether it was there already. Raises UserError for a request that cannot be met."""
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    device = resolve_device(request.device.name)
+    with user_errors():
+        task = request.build_task()
+        source = task.prepare()
+    identity = quality_identity(request, device)
+    name = identity_hash(identity)
+    known = find_record(request.results, "quality", name)
+    if known and known.final and not request.rerun:
+        if known.result.get("data", {}).get("content", source.content) == source.content:
+            return known, True
+        print("the data changed since this cell was recorded: it runs again")
+
+    path = record_path(request.results, "quality", name).with_name(checkpoint.NAME)
+    cell = {
+        "attention": request.attention,
+        "pattern": str(request.pattern),
+        "task": request.task,
+        "size": request.size,
+        "seed": request.seed,
+    }
+    result: dict[str, Any] = {"data": {"source": request.data.source, **asdict(source)}}
+    tracker = Tracker(request.tracking, cell, request.resolved, name, request.results)
+    status: Status = "ok"
+    reason = ""
+    try:
+        status, reason = _train_and_evaluate(request, task, device, path, tracker, result)
+    except UserError:
+        raise
+    except Exception as error:
+        status, reason = failure(error)
+        if status == "error":
+            traceback.print_exc()
+    seconds = time.monotonic() - clock
+    record = Record(
+        kind="quality",
+        status=status,
+        reason=reason,
+        cell=cell,
+        identity=identity,
+        config=request.resolved,
+        result=result,
+        provenance=provenance(module, overrides, device, started, seconds),
+    )
+    record.write(request.results)
+    path.unlink(missing_ok=True)
+    tracker.finish(record)
+    return record, False
+
+
+def quality_identity(request: Request, device: torch.device) -> dict[str, Any]:
+    """What decides a quality number: not the device, threads, logger, micro-batch or git revision."""
+    return {
+        "attention": {"name": request.attention, **request.resolved["attention"]},
+        "pattern": str(request.pattern),
+        "task": {"name": request.task, **request.resolved["task"]},
+        "data": request.resolved["data"],
+        "size": request.size,
+        "model": asdict(request.shape),
+        "train": request.training.identity(),
+        "precision": chosen_precision(request.device.precision, device),
+        "seed": request.seed,
+    }
+
+
+def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with its initial weights, and the record's facts about it.
+
+    Raises Unsupported where the family cannot fill the slots, UserError where an option's value cannot be.
+    """
+    slots = Slots(request.family, request.pattern)
+    torch.manual_seed(request.seed)
+    with user_errors():
+        model = task.build(slots)
+    core = core_parameters(model)
+    if slots.excess > EXCESS_LIMIT * (core - slots.excess):
+        share = slots.excess / (core - slots.excess)
+        raise Unsupported(f"adds {share:.0%} of the backbone's parameters, at most {EXCESS_LIMIT:.0%} is allowed")
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "core_parameters": core,
+        "slots": slots.took,
+        "hidden": slots.hidden,
+        "excess": slots.excess,
+    }
+    return model, facts
+
+
+def _train_and_evaluate(
+    request: Request, task: Task, device: torch.device, path: Path, tracker: Tracker, result: dict[str, Any]
+) -> tuple[Status, str]:
+    """Fills `result` step by step, so that what is known of a failed cell is kept."""
+    model, result["model"] = build_model(request, task)
+    autocast: Any = "bf16-mixed" if chosen_precision(request.device.precision, device) == "bfloat16" else "32-true"
+    devices: Any = 1 if device.type == "cpu" else [device.index]
+    fabric = Fabric(accelerator=device.type, devices=devices, precision=autocast)
+    wrapped = fabric.setup_module(model)
+    trained = train(wrapped, task, request.training, fabric, path, tracker.log)
+    examples = request.training.steps * request.training.batch
+    result["curve"] = trained.curve
+    result["training"] = {
+        "steps": request.training.steps,
+        "seconds": trained.seconds,
+        "examples_per_second": examples / trained.seconds,
+    }
+    if trained.status != "ok":
+        return trained.status, trained.reason
+    test = evaluate(wrapped, task, "test", fabric.to_device)
+    trivial = task.trivial()
+    result |= {
+        "metrics": test.metrics,
+        "headline": task.metrics[0].name,
+        "better": {metric.name: metric.better for metric in task.metrics},
+        "trivial": asdict(trivial),
+        "tables": test.tables,
+    }
+    return "ok", ""

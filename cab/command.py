@@ -1,0 +1,56 @@
+"""What the command lines share: composing the configuration, and ending with a clear line instead of a traceback.
+
+Exit codes: 0 done (also when the answer is "unsupported", which is recorded), 1 a cell failed and its failure is
+recorded, 2 the request cannot be met and nothing was recorded.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from cab.config import Request, load, one_line
+from cab.errors import UserError
+from cab.provenance import ROOT
+
+FAILED, REFUSED = 1, 2
+
+
+def command_line(work: Callable[[], int]) -> int:
+    """Runs `work` and returns the exit code. With CAB_TRACEBACK=1 an error shows where it comes from."""
+    try:
+        return work()
+    except UserError as error:
+        if os.environ.get("CAB_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except PermissionError as error:
+        print(f"error: {error.filename}: permission denied; choose another folder with results=", file=sys.stderr)
+        return REFUSED
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        return FAILED
+
+
+def compose_requests(overrides: Sequence[str]) -> list[Request]:
+    """One request per family in a comma-separated `attention=`, from the overrides of a command line."""
+    given = [override.partition("=")[2] for override in overrides if override.startswith("attention=")]
+    families = list(dict.fromkeys(given[-1].split(","))) if given else [""]
+    rest = [override for override in overrides if not override.startswith("attention=")]
+    requests = []
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for name in families:
+            try:
+                config = compose("config", [*rest, *([f"attention={name}"] if name else [])], return_hydra_config=True)
+            except HydraException as error:
+                raise UserError(one_line(error)) from error
+            choices = config.hydra.runtime.choices
+            del config.hydra
+            requests.append(load(config, choices["attention"], choices["task"]))
+    return requests

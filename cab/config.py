@@ -1,0 +1,195 @@
+"""From a composed configuration to typed objects, with one clear line for every value that does not fit.
+
+The only module besides the command lines that knows Hydra. Anything wrong with what the user asked for is a UserError.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from attentions.base import Pattern, Shape, Unsupported
+from attentions.slots import Family
+from cab.errors import UserError
+from cab.provenance import ROOT
+from tasks.base import Data, Task
+
+T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+OmegaConf.register_new_resolver("cab.root", lambda: str(ROOT), replace=True)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """How a model is trained. `micro_batch` and `validations` do not change the result, only how it is reached."""
+
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    warmup: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    betas: list[float] = Field(min_length=2, max_length=2)
+    clip: float = Field(gt=0)
+    final_lr: float = Field(ge=0, le=1)
+    """Last learning rate as a fraction of `lr`, reached by a cosine."""
+    micro_batch: int | None = None
+    """Examples per forward pass; null = the whole batch."""
+    validations: int = Field(default=5, ge=1)
+
+    def __post_init__(self) -> None:
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup={self.warmup} must be below steps={self.steps}")
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
+            raise ValueError(f"micro_batch={self.micro_batch} must divide batch={self.batch}")
+
+    def identity(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key not in ("micro_batch", "validations")}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Device:
+    name: str
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: int | None = Field(ge=1)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Efficiency:
+    """What to measure; cab.plan.Plan checks the values."""
+
+    level: str
+    phases: list[str]
+    lengths: list[int]
+    batch: int
+    decode_batches: list[int]
+    rounds: int
+    budget: float
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tracking:
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    group: str | None
+
+
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+class Request:
+    """Everything a command line asks for, checked."""
+
+    attention: str
+    """Name of the group choice; the options are in `resolved`."""
+    task: str
+    size: str
+    family: Any  # attentions.slots.Family, which pydantic cannot look into
+    pattern: Pattern
+    make_task: Callable[..., Any]
+    shape: Shape
+    data: Data
+    seed: int
+    training: Training
+    efficiency: Efficiency
+    device: Device
+    tracking: Tracking
+    results: Path
+    rerun: bool
+    measure: bool
+    resolved: dict[str, Any]
+
+    def build_task(self) -> Task:
+        return self.make_task(self.pattern, self.shape, self.data, self.seed, self.results / "cache")
+
+
+def load(config: DictConfig, attention: str, task: str) -> Request:
+    """`attention` and `task` are the names of the group choices. Raises UserError for anything that does not fit."""
+    with user_errors():
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    pattern = Pattern(resolved["pattern"])
+    make_task = part("task", config.task)
+    known = make_task.func.patterns
+    if pattern not in known:
+        raise UserError(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(known)}")
+    return Request(
+        attention=attention,
+        task=task,
+        size=checked("size", str, resolved["size"]),
+        family=family(config),
+        pattern=pattern,
+        make_task=make_task,
+        shape=checked("model", Shape, resolved["model"]),
+        data=checked("data", Data, resolved["data"]),
+        seed=checked("seed", int, resolved["seed"]),
+        training=checked("train", Training, resolved["train"]),
+        efficiency=checked("efficiency", Efficiency, resolved["efficiency"]),
+        device=checked("device", Device, resolved["device"]),
+        tracking=checked("wandb", Tracking, resolved["wandb"]),
+        results=Path(checked("results", str, resolved["results"])).expanduser().absolute(),
+        rerun=checked("rerun", bool, resolved["rerun"]),
+        measure=checked("measure", bool, resolved["measure"]),
+        resolved=resolved,
+    )
+
+
+def family(config: DictConfig) -> Family:
+    return part("attention", config.attention)
+
+
+def part(name: str, config: DictConfig) -> Any:
+    """A family or task, its options filled in and checked against its constructor."""
+    with user_errors(f"{name}: "):
+        made = instantiate(config, _convert_="all")
+    if not isinstance(made, partial):
+        raise UserError(f"{name}: its YAML needs _partial_: true")
+    parameters = inspect.signature(made.func).parameters
+    known = [key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    hints = get_type_hints(made.func.__init__)
+    for key, value in made.keywords.items():
+        if key not in known:
+            raise UserError(f"{name}.{key}={value!r}: no such option; it has {', '.join(known) or 'none'}")
+        checked(f"{name}.{key}", hints[key], value)
+    return made
+
+
+def checked(name: str, kind: type[T], value: Any) -> T:
+    """The value as `kind`; text is never taken for a number."""
+    if is_dataclass(kind) and (unknown := set(value) - {field.name for field in fields(kind)}):
+        raise UserError(f"{name}.{min(unknown)}: no such setting")
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=None if isinstance(value, Mapping) else True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([name, *(str(part) for part in first["loc"])])
+        of_the_whole = isinstance(first["input"], Mapping)
+        given = "" if of_the_whole else f"={first['input']!r}"
+        raise UserError(f"{where}{given}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+@contextmanager
+def user_errors(where: str = "") -> Iterator[None]:
+    """Turns errors about values into UserErrors: for places where only what the user gave can be wrong."""
+    try:
+        yield
+    except Unsupported:
+        raise
+    except InstantiationException as error:
+        raise UserError(where + one_line(error.__cause__ or error)) from error
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(where + one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__

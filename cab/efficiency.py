@@ -1,0 +1,148 @@
+"""Efficiency cells: `python -m cab.efficiency attention=vanilla,lightning pattern=causal_self [task=lm ...]`.
+
+Measures time, memory, FLOPs, parameters and decoding state of several families in one process, in rounds with the
+baselines vanilla and eager (see cab.rounds), and writes one record per family. The task and size choose the shape; cost
+does not depend on data or seed. `cab.run` does the same for its one family.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import torch
+
+from attentions.eager import Eager
+from attentions.slots import Family
+from attentions.vanilla import Vanilla
+from cab.config import Request
+from cab.errors import UserError
+from cab.machine import chosen_precision, device_name, gemm_gflops, resolve_device, set_allocator
+from cab.plan import Plan
+from cab.provenance import provenance
+from cab.record import Record, Status, find_record, identity_hash
+from cab.rounds import sweep
+
+BASELINES: dict[str, Family] = {"vanilla": partial(Vanilla), "eager": partial(Eager)}
+
+
+def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequence[str]) -> list[tuple[Record, bool]]:
+    """One record per request, in order, and whether it was there already. The requests differ in their family only."""
+    first = requests[0]
+    device, allocator = resolve_device(first.device.name), set_allocator()
+    identities = [efficiency_identity(request, device, allocator) for request in requests]
+    known = [find_record(r.results, "efficiency", identity_hash(i)) for r, i in zip(requests, identities, strict=True)]
+    done = [record if record and record.final and not first.rerun else None for record in known]
+    pending = [request for request, record in zip(requests, done, strict=True) if record is None]
+    if pending:
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+        families = BASELINES | {request.attention: request.family for request in pending}
+        plan = make_plan(first, device, families=len(pending))
+        gemm = gemm_gflops(device, torch.bfloat16 if plan.precision == "bfloat16" else torch.float32)
+        rows = [row.to_dict() for row in sweep(families, plan, lambda line: print(f"  {line}", flush=True))]
+    records = []
+    for request, identity, record in zip(requests, identities, done, strict=True):
+        if record is not None:
+            records.append((record, True))
+            continue
+        own = [row for row in rows if row["subject"] in (request.attention, *BASELINES)]
+        status, reason = summary([row for row in own if row["subject"] == request.attention])
+        new = Record(
+            kind="efficiency",
+            status=status,
+            reason=reason,
+            cell=efficiency_cell(request, device),
+            identity=identity,
+            config=request.resolved,
+            result={"measurements": own, "gemm_gflops": gemm, "allocator": allocator},
+            provenance=provenance(module, overrides, device, started, time.monotonic() - clock),
+        )
+        new.write(request.results)
+        records.append((new, False))
+    return records
+
+
+def make_plan(request: Request, device: torch.device, families: int) -> Plan:
+    """The sweep for this many families; phases without meaning in the pattern are left out."""
+    wanted = request.efficiency
+    phases = tuple(p for p in wanted.phases if request.pattern.causal or p in ("forward", "train"))
+    if not phases:
+        raise UserError(f"efficiency.phases={wanted.phases}: {request.pattern} has forward and train only")
+    return Plan(
+        pattern=request.pattern,
+        level=wanted.level,
+        phases=phases,
+        lengths=tuple(wanted.lengths),
+        shape=request.shape,
+        device=device,
+        budget_seconds=wanted.budget * families,
+        batch=wanted.batch,
+        decode_batches=tuple(wanted.decode_batches),
+        precision=chosen_precision(request.device.precision, device),
+        rounds=wanted.rounds,
+    )
+
+
+def efficiency_identity(request: Request, device: torch.device, allocator: str) -> dict[str, Any]:
+    """What decides a measurement: the family, the work, the machine."""
+    return {
+        "attention": {"name": request.attention, **request.resolved["attention"]},
+        **efficiency_cell(request, device),
+        **asdict(request.efficiency),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "allocator": allocator,
+    }
+
+
+def efficiency_cell(request: Request, device: torch.device) -> dict[str, Any]:
+    shape = request.shape
+    return {
+        "attention": request.attention,
+        "pattern": str(request.pattern),
+        "level": request.efficiency.level,
+        "dim": shape.dim,
+        "heads": shape.heads,
+        "depth": shape.depth,
+        "hidden": shape.hidden,
+        "device": device_name(device),
+        "precision": chosen_precision(request.device.precision, device),
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> tuple[Status, str]:
+    """ok if anything was measured; else the first reason why not."""
+    if any(row["status"] == "ok" for row in rows):
+        return "ok", ""
+    first = rows[0]
+    status: Status = first["status"] if first["status"] in ("unsupported", "out_of_memory", "error") else "timeout"
+    return status, first["reason"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    from cab.command import command_line, compose_requests
+    from cab.report import efficiency_lines
+
+    parser = argparse.ArgumentParser(
+        prog="python -m cab.efficiency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="as in cab.run; attention= takes a list: attention=vanilla,lightning"
+    )
+    overrides = parser.parse_args(arguments).overrides
+
+    def work() -> int:
+        requests = compose_requests(overrides)
+        for record, before in efficiency_cells(requests, "cab.efficiency", overrides):
+            print("\n".join(efficiency_lines(record, before)))
+        return 0
+
+    return command_line(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""One cell, or with -m a sweep: `python -m cab.run attention=lightning pattern=causal_self task=lm`.
+
+Trains and evaluates the family on the task, measures its cost beside the baselines, and writes a record of each. What
+is recorded already is not run again (rerun=true runs it again); what was interrupted goes on from its checkpoint.
+"""
+
+import sys
+import time
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from cab.command import FAILED, command_line
+from cab.config import load
+from cab.provenance import ROOT
+
+_exit_codes = [0]
+"""One per cell: Hydra gives no way to return an exit code."""
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
+def main(config: DictConfig) -> None:
+    _exit_codes.append(command_line(lambda: run_cell(config)))
+
+
+def run_cell(config: DictConfig) -> int:
+    """Runs the cell that a composed configuration asks for; returns an exit code."""
+    hydra_config = HydraConfig.get()
+    choices, overrides = hydra_config.runtime.choices, list(hydra_config.overrides.task)
+    with open_dict(config):
+        config.pop("hydra", None)
+    request = load(config, choices["attention"], choices["task"])
+
+    from cab.cell import quality_cell
+    from cab.efficiency import efficiency_cells
+    from cab.machine import set_threads
+    from cab.report import efficiency_lines, quality_lines
+
+    set_threads(request.device.threads)
+    clock = time.monotonic()
+    print(f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}")
+    quality, before = quality_cell(request, "cab.run", overrides)
+    print("\n".join(quality_lines(quality, before)))
+    records = [quality]
+    if request.measure and quality.status in ("ok", "diverged"):
+        [(cost, before)] = efficiency_cells([request], "cab.run", overrides)
+        print("\n".join(efficiency_lines(cost, before)))
+        records.append(cost)
+    for record in records:
+        print(f"  record      {request.results}/runs/{record.kind}/{record.hash}/result.json")
+    print(f"  {time.monotonic() - clock:.0f} s in all; tables and plots: python -m cab.leaderboard\n", flush=True)
+    failed = any(record.status not in ("ok", "unsupported") for record in records)
+    return FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(max(_exit_codes))
