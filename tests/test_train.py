@@ -1,0 +1,194 @@
+"""The training loop on a task of a few lines: exact resume, exact accumulation, divergence, damaged checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.nn import functional as F
+
+from attentions.base import Attention, Pattern, Shape
+from attentions.vanilla import Vanilla
+from cab import checkpoint
+from cab import train as train_module
+from cab.config import Training
+from cab.train import evaluate, make_optimizer, train
+from tasks.base import Data, Evaluation, Metric, Source, Task, Trivial
+
+
+class Counting(Vanilla):
+    steps = 0
+
+    def after_step(self) -> None:
+        self.steps += 1
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.attention = Counting(Shape(8, 2, 1, 0, 6), Pattern.CAUSAL_SELF, 0, 1)
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(8, 11)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        y, auxiliary = self.attention(x)
+        return self.head(self.dropout(x + y)), auxiliary
+
+
+class Echo(Task):
+    """Repeat the token before. Rows differ in their number of targets, so that means over micro-batches matter."""
+
+    name = "echo"
+    patterns = (Pattern.CAUSAL_SELF,)
+    metrics = (Metric("loss", "lower"),)
+
+    def prepare(self):
+        return Source("numbers", False, "0")
+
+    def build(self, slots):
+        return Net()
+
+    def examples(self, split):
+        return 4
+
+    def batch(self, split, ids):
+        generators = [torch.Generator().manual_seed(hash((self.seed, split == "train", i)) % 2**31) for i in ids]
+        tokens = torch.stack([torch.randint(0, 11, (7,), generator=g) for g in generators])
+        labels = tokens[:, :-1].clone()
+        for row, i in enumerate(ids):
+            labels[row, 1 + i % 5 :] = -100
+        return {"tokens": tokens[:, 1:], "labels": labels}
+
+    def targets(self, batch):
+        return int((batch["labels"] >= 0).sum())
+
+    def loss(self, model, batch):
+        logits, auxiliary = model(batch["tokens"])
+        return F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum"), auxiliary
+
+    def evaluate(self, model, split, move):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        losses = [self.loss(model, batch)[0] / self.targets(batch) for batch in self.batches(split, 2, move)]
+        return Evaluation({"loss": torch.stack(losses).mean().item()})
+
+    def trivial(self):
+        return Trivial("nothing", {"loss": 1.0})
+
+
+def settings(**changes) -> Training:
+    plain = {"steps": 60, "batch": 4, "lr": 1e-2, "warmup": 3, "weight_decay": 0.1, "betas": [0.9, 0.95], "clip": 1.0}
+    return Training(**(plain | {"final_lr": 0.1, "validations": 3} | changes))
+
+
+def task() -> Echo:
+    return Echo(Pattern.CAUSAL_SELF, Shape(8, 2, 1, 0, 6), Data(), 0, Path())
+
+
+def run(path: Path, training: Training, log=lambda point: None):
+    torch.manual_seed(0)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    model = Net()
+    wrapped = fabric.setup_module(model)
+    return train(wrapped, task(), training, fabric, path, log), model
+
+
+def without_time(curve):
+    return [{key: value for key, value in point.items() if key != "seconds"} for point in curve]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kill_at", [1, 20, 33, 59])
+def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, monkeypatch, kill_at):
+    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+    whole, model = run(tmp_path / "whole.pt", settings())
+
+    def kill(point):
+        if point["step"] == kill_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "cut.pt", settings(), kill)
+    resumed_at = []
+    rest, other = run(tmp_path / "cut.pt", settings(), lambda point: resumed_at.append(point["step"]))
+    assert resumed_at[0] == kill_at  # the point that was lost, and nothing before it
+    assert without_time(rest.curve) == without_time(whole.curve)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+    assert whole.curve[-1]["loss"] < whole.curve[0]["loss"]
+
+
+def test_a_damaged_checkpoint_is_named_set_aside_and_training_starts_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+    path = tmp_path / "checkpoint.pt"
+    whole, _ = run(path, settings())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again, _ = run(path, settings())
+    assert without_time(again.curve) == without_time(whole.curve)
+    said = capsys.readouterr().out
+    assert f"{path}: damaged" in said
+    assert path.with_name("checkpoint.pt.damaged-1").read_bytes() == content
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path):
+    def curve(micro_batch):
+        training = settings(steps=10, micro_batch=micro_batch)
+        torch.manual_seed(0)
+        fabric, model = Fabric(accelerator="cpu", devices=1), Net()
+        model.dropout.p = 0.0
+        return train(
+            fabric.setup_module(model), task(), training, fabric, tmp_path / "none.pt", lambda point: None
+        ).curve
+
+    for cut in (1, 2):
+        for one, other in zip(curve(None), curve(cut), strict=True):
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_ends_as_diverged(tmp_path):
+    trained, _ = run(tmp_path / "c.pt", settings(lr=1e30, clip=1e30))
+    assert trained.status == "diverged"
+    assert "at step" in trained.reason
+
+
+def test_statistics_move_once_per_optimiser_step(tmp_path):
+    _, model = run(tmp_path / "c.pt", settings(steps=12, micro_batch=1))
+    assert model.attention.steps == 12
+
+
+def test_warm_up_and_decay(tmp_path):
+    rates = []
+    run(tmp_path / "c.pt", settings(), lambda point: rates.append(point["learning_rate"]))
+    assert max(rates) == pytest.approx(1e-2, rel=0.01)
+    assert rates[0] < 0.6e-2
+    assert rates[-1] == pytest.approx(1e-3, rel=0.01)
+
+
+def test_decay_is_for_matrices_only():
+    optimizer, _ = make_optimizer(Net(), settings())
+    for group in optimizer.param_groups:
+        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_evaluation_restores_the_mode():
+    model = Net().train()
+    evaluate(model, task(), "validation", lambda batch: batch)
+    assert model.training
+    assert isinstance(model.attention, Attention)
+
+
+def test_a_checkpoint_round_trip(tmp_path):
+    state = {"model": {"w": torch.randn(3)}, "step": 7, "curve": [{"loss": 1.0}], "random": checkpoint.random_state()}
+    checkpoint.save(tmp_path / "c.pt", state)
+    loaded = checkpoint.load(tmp_path / "c.pt", torch.device("cpu"))
+    assert torch.equal(loaded["model"]["w"], state["model"]["w"])
+    assert loaded["curve"] == state["curve"]
+    assert checkpoint.load(tmp_path / "missing.pt", torch.device("cpu")) is None
