@@ -5,9 +5,11 @@ what a cheap series leaves over goes to the next ones. In a series lengths ascen
 its FLOPs counted, warmed up and profiled once for memory; then the rounds begin, each calling every subject once in the
 given order (vanilla, eager, the families). All of this counts against the budget.
 
-A length is tried if the prediction from the previous two, for `min_rounds` rounds, fits what is left. If it does not,
-the whole length is `not_measured`; but where leaving out eager alone makes it fit, only eager is. After `min_rounds` a
-length may go on to `rounds` rounds with a quarter of what is left, or with all of it if no longer length will fit.
+A length is tried if the prediction from the previous two, for `min_rounds` rounds, fits what is left. (Of the first
+nothing is known: it is tried while there is time at all, so that a budget can be overrun by one length.) If not,
+the whole length is `not_measured`; but where leaving out eager alone makes it fit, only eager is. Reaching
+far comes before many rounds: after `min_rounds`, a length goes on to `rounds` rounds with an equal share of what the
+longer lengths that are predicted to fit do not need.
 
 Running out of memory is an answer on a GPU. On a CPU Linux kills the process instead, so a subject is skipped where its
 predicted memory exceeds half of what is free: eager by its formula, and every subject by what it took before.
@@ -15,8 +17,9 @@ predicted memory exceeds half of what is free: eager by its formula, and every s
 Every (subject, phase, length, batch) that was asked for gives exactly one row. One failure never stops the others.
 """
 
+import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,7 +34,6 @@ from cab.subjects import Subject, Work
 
 BASELINES = ("vanilla", "eager")
 FREE_PART = 0.5
-EXTRA_PART = 0.25
 
 
 def sweep(families: Mapping[str, Family], plan: Plan, report: Callable[[str], None]) -> list[Measurement]:
@@ -41,10 +43,15 @@ def sweep(families: Mapping[str, Family], plan: Plan, report: Callable[[str], No
     ordered = {name: families[name] for name in (*first, *(name for name in families if name not in first))}
     _warm_up_tools(plan.device)
     rows: list[Measurement] = []
-    for index, (phase, batch) in enumerate(plan.series):
-        now = time.perf_counter()
-        share = (end - now) / (len(plan.series) - index)
-        rows += _Series(ordered, plan, phase, batch, now + share, report).run()
+    gc.collect()
+    gc.freeze()  # or each collection would look through everything that was ever imported
+    try:
+        for index, (phase, batch) in enumerate(plan.series):
+            now = time.perf_counter()
+            share = (end - now) / (len(plan.series) - index)
+            rows += _Series(ordered, plan, phase, batch, now + share, report).run()
+    finally:
+        gc.unfreeze()
     return rows
 
 
@@ -54,8 +61,10 @@ class _Trial:
 
     row: Measurement
     work: Work | None = None
-    seconds_before: float = 0.0
-    """Spent before the rounds."""
+    fixed: float = 0.0
+    """Seconds spent on building and counting, which hardly depend on the length."""
+    growing: float = 0.0
+    """Seconds spent on calls before the rounds."""
 
     def attempt(self, step: Callable[[], object]) -> object:
         """Runs a step; a failure becomes the status, and later steps do nothing."""
@@ -85,14 +94,15 @@ class _Series:
     ) -> None:
         self.families, self.plan, self.phase, self.batch = families, plan, phase, batch
         self.end, self.report = end, report
-        self.costs: dict[str, list[Point]] = {name: [] for name in families}  # seconds of a length with min_rounds
+        self.fixed = dict.fromkeys(families, 0.0)
+        self.costs: dict[str, list[Point]] = {name: [] for name in families}  # seconds of all calls with min_rounds
         self.peaks: dict[str, list[Point]] = {name: [] for name in families}
         self.full: dict[str, int] = {}  # where a subject ran out of memory
 
     def run(self) -> list[Measurement]:
         rows: list[Measurement] = []
         lengths = self.plan.lengths
-        for length, longer in zip(lengths, (*lengths[1:], None), strict=True):
+        for place, length in enumerate(lengths):
             skipped = self.skip(length)
             trials = {
                 name: _Trial(Measurement(name, self.phase, length, self.batch))
@@ -101,7 +111,7 @@ class _Series:
             }
             for name, trial in trials.items():
                 self.begin(name, trial)
-            self.rounds(trials, longer)
+            self.rounds(trials, lengths[place + 1 :])
             for name, trial in trials.items():
                 if trial.row.status == "out_of_memory":
                     self.full[name] = length
@@ -120,10 +130,10 @@ class _Series:
                 why[name] = ("not_measured", reason)
         rest = self.end - time.perf_counter()
         names = [name for name in self.families if name not in why]
+        need = sum(self.need(name, length) for name in names)
         for name in self.too_dear(names, length, rest):
-            need = sum(extrapolate(self.costs[name], length) for name in names)
-            reason = f"budget: about {need:.1f} s needed by all, {max(rest, 0):.1f} s left for this phase"
-            why[name] = ("not_measured", reason)
+            left = f"about {need:.1f} s needed by all, {rest:.1f} s left for this phase" if rest > 0 else "it is spent"
+            why[name] = ("not_measured", f"budget: {left}")
         return {
             name: Measurement(name, self.phase, length, self.batch, status, reason)
             for name, (status, reason) in why.items()
@@ -143,12 +153,28 @@ class _Series:
 
     def too_dear(self, names: list[str], length: int, rest: float) -> list[str]:
         """The subjects for which there is no time: none, eager alone, or all."""
-        need = {name: extrapolate(self.costs[name], length) for name in names}
+        need = sum(self.need(name, length) for name in names)
         if rest <= 0:
             return names
-        if sum(need.values()) <= rest:
+        if need <= rest:
             return []
-        return ["eager"] if sum(need.values()) - need.get("eager", 0.0) <= rest else names
+        return ["eager"] if "eager" in names and need - self.need("eager", length) <= rest else names
+
+    def need(self, name: str, length: int) -> float:
+        """Seconds that a subject will take with `min_rounds`."""
+        return self.fixed[name] + extrapolate(self.costs[name], length)
+
+    def spare(self, longer: Sequence[int]) -> float:
+        """Seconds for further rounds here: what longer lengths do not need, shared equally with those that will fit."""
+        rest, shares = self.end - time.perf_counter(), 1
+        names = [name for name in self.families if name not in self.full]
+        for length in longer:
+            dear = self.too_dear(names, length, rest)
+            if dear == names:
+                break
+            rest -= sum(self.need(name, length) for name in names if name not in dear)
+            shares += 1
+        return rest / shares
 
     def begin(self, name: str, trial: _Trial) -> None:
         """Builds, counts, warms up and profiles one subject."""
@@ -157,7 +183,8 @@ class _Series:
         if trial.row.peak_bytes is not None:
             self.peaks[name].append((trial.row.length, float(trial.row.peak_bytes)))
         synchronize(self.plan.device)
-        trial.seconds_before = time.perf_counter() - start
+        trial.growing = time.perf_counter() - start - trial.fixed
+        self.fixed[name] = trial.fixed
 
     def _begin(self, family: Family, trial: _Trial) -> None:
         plan, length = self.plan, trial.row.length
@@ -170,7 +197,10 @@ class _Series:
             batch=self.batch,
             seed=plan.seed,
         )
+        start = time.perf_counter()
         subject = make(precision=plan.precision, device=plan.device)
+        flops = _flops(lambda: make(device=torch.device("meta")).work(self.phase))
+        trial.fixed = time.perf_counter() - start
         work = subject.work(self.phase)
         work.prepare()
         work.call()
@@ -179,13 +209,13 @@ class _Series:
         trial.row = replace(
             trial.row,
             peak_bytes=peak_memory(work.call, plan.device),
-            flops=_flops(lambda: make(device=torch.device("meta")).work(self.phase)),
+            flops=flops,
             parameters=subject.parameters,
             state_numbers=work.state_numbers,
             state_bytes=work.state_bytes,
         )
 
-    def rounds(self, trials: Mapping[str, _Trial], longer: int | None) -> None:
+    def rounds(self, trials: Mapping[str, _Trial], longer: Sequence[int]) -> None:
         """Times what began well: `min_rounds` rounds, then more as the budget allows."""
         plan = self.plan
         works = {name: trial.work for name, trial in trials.items() if trial.work is not None}
@@ -198,13 +228,9 @@ class _Series:
         wall = time.perf_counter() - start
         total = sum(map(sum, seconds.values()))
         for name in works:
-            cost = trials[name].seconds_before + wall * sum(seconds[name]) / total
+            cost = trials[name].growing + wall * sum(seconds[name]) / total
             self.costs[name].append((trials[name].row.length, cost))
-        rest = self.end - time.perf_counter()
-        active = [name for name in self.families if name not in self.full]
-        last = longer is None or self.too_dear(active, longer, rest) == active
-        extra = int((rest if last else EXTRA_PART * rest) * plan.min_rounds / wall)
-        extra = min(extra, plan.rounds - plan.min_rounds)
+        extra = min(int(self.spare(longer) * plan.min_rounds / wall), plan.rounds - plan.min_rounds)
         if extra > 0:
             more = interleave(calls, extra, plan.device, prepare)
             seconds = {name: seconds[name] + more[name] for name in seconds}
