@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 GROUP = 16
 """Blocks in a group of the scan: one small matrix within each group, one sum of each group for the next level."""
-NEGLIGIBLE = 80.0
-"""exp(-80) = 2e-35 and less is taken as 0: products with subnormal numbers are slow."""
+NEGLIGIBLE = 1e-35
+"""Decays below are taken as 0: products with subnormal numbers are slow."""
 
 
 def decayed_attention(
@@ -49,7 +49,7 @@ class _DecayedAttention(torch.autograd.Function):
         with no_autocast(q):
             qb, kb, vb = (_blocks(x, block) for x in (q, k, v))  # (B, H, n, C, d) each
             slopes = slope.to(qb.dtype).view(-1, 1, 1, 1)  # (H, 1, 1, 1)
-            y = torch.bmm(_scores(qb, kb, slopes, both), _flat(vb))  # (BHn, C, e)
+            y = torch.bmm(_scores(qb, kb, _within(slopes, block, both)), _flat(vb))  # (BHn, C, e)
             states = []
             for backwards, key_decay, query_decay in _directions(slopes, block, both):
                 sums = torch.bmm(_flat(kb * key_decay).mT, _flat(vb))  # (BHn, d, e)
@@ -84,9 +84,10 @@ class _DecayedAttention(torch.autograd.Function):
                 dk = _add_product(dk, _flat(vb * key_decay), after.mT)
                 dv = _add_product(dv, _flat(kb * key_decay), after)
                 del after
-            scores = _scores(qb, kb, slopes, both)  # (BHn, C, C)
+            decay = _within(slopes, block, both)
+            scores = _scores(qb, kb, decay)  # (BHn, C, C)
             dv = _add_product(dv, scores.mT, _flat(gb))
-            scores = _scores(gb, vb, slopes, both, out=scores)
+            scores = _scores(gb, vb, decay, out=scores)
             dq = _add_product(dq, scores, _flat(kb))
             dk = _add_product(dk, scores.mT, _flat(qb))
         n = q.shape[2]
@@ -98,14 +99,18 @@ class _DecayedAttention(torch.autograd.Function):
         )
 
 
-def _scores(q: Tensor, k: Tensor, slopes: Tensor, both: bool, out: Tensor | None = None) -> Tensor:
-    """Decayed scores within blocks: q, k (B, H, n, C, d) to (BHn, C, C)."""
-    block = q.shape[3]
-    i = torch.arange(block, device=q.device, dtype=q.dtype)
-    distance = i.unsqueeze(-1) - i  # (C, C)
+def _scores(q: Tensor, k: Tensor, decay: Tensor, out: Tensor | None = None) -> Tensor:
+    """Decayed scores within blocks: q, k (B, H, n, C, d) and decay (H, 1, C, C) to (BHn, C, C)."""
     scores = torch.bmm(_flat(q), _flat(k).mT, out=out)
-    scores.view(*q.shape[:3], block, block).mul_(_decay(slopes, distance.abs() if both else distance))
+    scores.view(*q.shape[:3], *decay.shape[-2:]).mul_(decay)
     return scores
+
+
+def _within(slopes: Tensor, block: int, both: bool) -> Tensor:
+    """The decay from each key (column) to each query (row) of a block, (H, 1, C, C)."""
+    i = torch.arange(block, device=slopes.device, dtype=slopes.dtype)
+    decay = _decay(slopes, (i.unsqueeze(-1) - i).abs())
+    return decay if both else decay.tril()
 
 
 def _directions(slopes: Tensor, block: int, both: bool) -> Iterator[tuple[bool, Tensor, Tensor]]:
@@ -132,7 +137,7 @@ def _scan(x: Tensor, slopes: Tensor, backwards: bool) -> Tensor:
         x = F.pad(x, (0, 0, 0, groups * size - n))
     x = x.view(*x.shape[:2], groups, size, x.shape[-1])
     i = torch.arange(size, device=x.device, dtype=x.dtype)
-    weights = _decay(slopes, i.unsqueeze(-1) - 1 - i)  # (H, 1, size, size)
+    weights = _decay(slopes, (i.unsqueeze(-1) - 1 - i).abs()).tril(-1)  # (H, 1, size, size)
     leaving, arriving = _decay(slopes, size - 1 - i), _decay(slopes, i)  # (H, 1, 1, size)
     last = -1
     if backwards:
@@ -154,9 +159,7 @@ def _last_state(k: Tensor, v: Tensor, states: Tensor, slopes: Tensor, block: int
 
 
 def _decay(slopes: Tensor, distance: Tensor) -> Tensor:
-    """exp(-slope distance) where distance >= 0, else 0."""
-    exponent = slopes * distance
-    return torch.exp(-exponent).masked_fill_((distance < 0) | (exponent > NEGLIGIBLE), 0)
+    return F.threshold(torch.exp(distance * -slopes), NEGLIGIBLE, 0.0)
 
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
