@@ -188,7 +188,7 @@ def growth(lengths: Sequence[int], samples: Sequence[Samples]) -> Growth | None:
 def cab_fit(
     lengths: Sequence[int], family_costs: Sequence[float], baseline_costs: Sequence[float], kind: str = "time"
 ) -> float | None:
-    """CAB's efficiency length: baseline a L^2 + b L + c, family d L + e by least squares, larger root of the difference.
+    """CAB's efficiency length: a L^2 + b L + c (baseline) minus d L + e (family), by least squares; larger root.
 
     As in CAB, time leaves the shortest length out of the family's fit (not the baseline's), and memory keeps it.
     None where the curves do not cross at a positive length.
@@ -206,7 +206,7 @@ def cab_fit(
 
 
 def _crossings(at: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """Per row of log ratios (draws, lengths): the log length of the last crossing; -inf or inf where it lies outside."""
+    """Per row of log ratios (draws, lengths): the log length of the last crossing; -inf or inf where it is outside."""
     lengths = logs.shape[1]
     dear = logs >= 0
     last = lengths - 1 - np.argmax(dear[:, ::-1], axis=1)  # the last length at which the family is not cheaper

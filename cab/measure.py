@@ -7,7 +7,7 @@ every shape first: the first call pays for page faults, kernel selection and cac
 
 Memory. The peak above what was allocated at the start of one call. On CUDA the allocator's own peak, reset before. On
 CPU the running sum of the profiler's memory events: unlike the size of the process it sees every block that torch
-allocates, scratch space of kernels included, and nothing that was there before.
+allocates, scratch space of kernels included, and nothing that was there before (nor that it is given back).
 
 FLOPs. Matmul FLOPs (a multiply and an add are two) counted on meta tensors, where nothing is computed. Element-wise
 work and softmax are not counted. Fused attention is opaque on a real device (it counts as 0 on CPU); on meta it is
