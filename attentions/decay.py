@@ -15,7 +15,6 @@ Every factor is exp of something <= 0, relative to a block or to a group of the 
 underflows is far away. All sums are in float32 or wider. Time O(N d (C + d)), memory O(N d (1 + d / C)).
 """
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,18 +29,30 @@ NEGLIGIBLE = 1e-35
 """Decays below are taken as 0: products with subnormal numbers are slow."""
 
 
-def decayed_attention(
-    q: Tensor, k: Tensor, v: Tensor, slope: Tensor, block: int, both: bool = False
-) -> tuple[Tensor, Tensor]:
-    """q, k (B, H, N, d), v (B, H, N, e), slope (H,) to y (B, H, N, e) and the state (B, H, d, e) after the last token.
+def decayed_attention(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, block: int, both: bool = False) -> Tensor:
+    """q, k (B, H, N, d), v (B, H, N, e), slope (H,) to y (B, H, N, e), float32 or wider.
 
-    Both are float32 or wider. With `both`, later tokens count as earlier ones do; the state is of the left-to-right
-    direction either way, and no gradient flows through it.
+    With `both`, later tokens count as earlier ones do.
     """
-    return _DecayedAttention.apply(q, k, v, slope, min(block, q.shape[2]), both)
+    y, _ = _DecayedAttention.apply(q, k, v, slope, min(block, q.shape[2]), both)
+    return y
+
+
+def decayed_prefill(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """As `decayed_attention` in one direction, and the state (B, H, d, e) after the last token, without gradient."""
+    block = min(block, q.shape[2])
+    y, before = _DecayedAttention.apply(q, k, v, slope, block, False)
+    rest = (q.shape[2] - 1) % block + 1  # tokens in the last block
+    with torch.no_grad(), no_autocast(q):
+        k, v = (x[:, :, -rest:].to(before.dtype) for x in (k, v))
+        slopes = slope.to(before.dtype).view(-1, 1, 1)
+        distance = torch.arange(rest - 1, -1, -1, device=k.device, dtype=k.dtype).unsqueeze(-1)  # (rest, 1)
+        return y, before * torch.exp(slopes * -rest) + (k * _decay(slopes, distance)).mT @ v
 
 
 class _DecayedAttention(torch.autograd.Function):
+    """Returns y and, without gradient, the state before the last block."""
+
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, slope: Tensor, block: int, both: bool
@@ -49,99 +60,94 @@ class _DecayedAttention(torch.autograd.Function):
         with no_autocast(q):
             qb, kb, vb = (_blocks(x, block) for x in (q, k, v))  # (B, H, n, C, d) each
             slopes = slope.to(qb.dtype).view(-1, 1, 1, 1)  # (H, 1, 1, 1)
-            y = torch.bmm(_scores(qb, kb, _within(slopes, block, both)), _flat(vb))  # (BHn, C, e)
-            states = []
-            for backwards, key_decay, query_decay in _directions(slopes, block, both):
-                sums = torch.bmm(_flat(kb * key_decay).mT, _flat(vb))  # (BHn, d, e)
-                states.append(_scan(sums.view(*kb.shape[:3], -1), slopes * block, backwards))  # (B, H, n, de)
-                before = states[-1].reshape(sums.shape)
-                torch.baddbmm(y, _flat(qb * query_decay), before, out=y)
-            last = _last_state(k, v, states[0], slopes, block)
-        ctx.save_for_backward(q, k, v, slope, *states)
+            within, to_end, from_end = decays = _decays(slopes, block, both)
+            y, states = None, []
+            for backwards in (False, True)[: 1 + both]:
+                if backwards:
+                    to_end, from_end = to_end.flip(-2), from_end.flip(-2)
+                sums = torch.bmm(_flat(kb * to_end).mT, _flat(vb))  # (BHn, d, e)
+                states.append(_before(sums, kb, slopes, backwards))
+                del sums
+                y = _add_decayed(y, torch.bmm(_flat(qb), states[-1]), qb, from_end)  # (BHn, C, e)
+            y = _add_product(y, _scores(qb, kb, within), _flat(vb))
+        ctx.save_for_backward(q, k, v, slopes, *decays, *states)
         ctx.block, ctx.both = block, both
+        last = _unflat(states[0], kb)[:, :, -1].clone()  # (B, H, d, e)
         ctx.mark_non_differentiable(last)
-        return _tokens(y, vb, q.shape[2]), last
+        return _tokens(y, qb, q), last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, slope, *states = ctx.saved_tensors
-        block, both = ctx.block, ctx.both
+        q, k, v, slopes, within, to_end, from_end, *states = ctx.saved_tensors
+        dq = dk = dv = None  # (BHn, C, d) each
         with no_autocast(q):
-            qb, kb, vb, gb = (_blocks(x, block) for x in (q, k, v, dy))
-            slopes = slope.to(qb.dtype).view(-1, 1, 1, 1)
-            dq = dk = dv = None
-            for state, (backwards, key_decay, query_decay) in zip(
-                states, _directions(slopes, block, both), strict=True
-            ):
-                scaled = _flat(gb * query_decay)  # (BHn, C, e)
-                sums = torch.bmm(_flat(qb).mT, scaled)  # (BHn, d, e)
-                after = _scan(sums.view(state.shape), slopes * block, not backwards).reshape(sums.shape)
-                before = state.reshape(sums.shape)
+            qb, kb, vb, gb = (_blocks(x, ctx.block) for x in (q, k, v, dy))
+            for backwards, state in enumerate(states):
+                if backwards:
+                    to_end, from_end = to_end.flip(-2), from_end.flip(-2)
+                decayed = _flat(gb * from_end)
+                sums = torch.bmm(_flat(qb).mT, decayed)  # (BHn, d, e)
+                after = _before(sums, qb, slopes, not backwards)
                 del sums
-                dq = _add_product(dq, scaled, before.mT)
-                del scaled
-                dk = _add_product(dk, _flat(vb * key_decay), after.mT)
-                dv = _add_product(dv, _flat(kb * key_decay), after)
+                dq = _add_product(dq, decayed, state.mT)
+                del decayed
+                dk = _add_decayed(dk, torch.bmm(_flat(vb), after.mT), kb, to_end)
+                dv = _add_decayed(dv, torch.bmm(_flat(kb), after), kb, to_end)
                 del after
-            decay = _within(slopes, block, both)
-            scores = _scores(qb, kb, decay)  # (BHn, C, C)
+            scores = _scores(qb, kb, within)  # (BHn, C, C)
             dv = _add_product(dv, scores.mT, _flat(gb))
-            scores = _scores(gb, vb, decay, out=scores)
+            scores = _scores(gb, vb, within, out=scores)
             dq = _add_product(dq, scores, _flat(kb))
             dk = _add_product(dk, scores.mT, _flat(qb))
-        n = q.shape[2]
-        return (
-            _tokens(dq, qb, n).to(q.dtype),
-            _tokens(dk, kb, n).to(k.dtype),
-            _tokens(dv, vb, n).to(v.dtype),
-            *[None] * 3,
-        )
+        dq, dk, dv = (_tokens(dx, qb, x).to(x.dtype) for dx, x in ((dq, q), (dk, k), (dv, v)))
+        return dq, dk, dv, None, None, None
 
 
-def _scores(q: Tensor, k: Tensor, decay: Tensor, out: Tensor | None = None) -> Tensor:
-    """Decayed scores within blocks: q, k (B, H, n, C, d) and decay (H, 1, C, C) to (BHn, C, C)."""
+def _decays(slopes: Tensor, block: int, both: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The decay inside a block from each key (column) to each query (row), (H, 1, C, C), from each key to the end of
+    its block, and from the end of the block before to each query, (H, 1, C, 1). Backwards, the last two are flipped."""
+    i = torch.arange(block, device=slopes.device, dtype=slopes.dtype)
+    within = _decay(slopes, (i.unsqueeze(-1) - i).abs())
+    from_end = _decay(slopes, (i + 1).unsqueeze(-1))
+    return within if both else within.tril(), within[..., -1:].contiguous(), from_end
+
+
+def _decay(slopes: Tensor, distance: Tensor) -> Tensor:
+    return F.threshold(torch.exp(distance * -slopes), NEGLIGIBLE, 0.0)
+
+
+def _scores(q: Tensor, k: Tensor, within: Tensor, out: Tensor | None = None) -> Tensor:
+    """Decayed scores inside blocks: q, k (B, H, n, C, d) to (BHn, C, C)."""
     scores = torch.bmm(_flat(q), _flat(k).mT, out=out)
-    scores.view(*q.shape[:3], *decay.shape[-2:]).mul_(decay)
+    _unflat(scores, q).mul_(within)
     return scores
 
 
-def _within(slopes: Tensor, block: int, both: bool) -> Tensor:
-    """The decay from each key (column) to each query (row) of a block, (H, 1, C, C)."""
-    i = torch.arange(block, device=slopes.device, dtype=slopes.dtype)
-    decay = _decay(slopes, (i.unsqueeze(-1) - i).abs())
-    return decay if both else decay.tril()
-
-
-def _directions(slopes: Tensor, block: int, both: bool) -> Iterator[tuple[bool, Tensor, Tensor]]:
-    """Whether it runs backwards; the decay from each key to the end of its block, and from the end of the block before
-    to each query, (H, 1, C, 1) both. Backwards, ends are beginnings."""
-    i = torch.arange(block, device=slopes.device, dtype=slopes.dtype).unsqueeze(-1)
-    key_decay, query_decay = _decay(slopes, block - 1 - i), _decay(slopes, i + 1)
-    yield False, key_decay, query_decay
-    if both:
-        yield True, key_decay.flip(-2), query_decay.flip(-2)
+def _before(sums: Tensor, blocks: Tensor, slopes: Tensor, backwards: bool) -> Tensor:
+    """Sums over each block to the states before it, (BHn, d, e) both. Uses the sums up."""
+    return _scan(_unflat(sums, blocks).flatten(-2), slopes * blocks.shape[3], backwards).reshape(sums.shape)
 
 
 def _scan(x: Tensor, slopes: Tensor, backwards: bool) -> Tensor:
-    """What arrives from all blocks before: y_j = sum_{m<j} exp(-slope (j-1-m)) x_m, or m>j backwards. Uses x up.
+    """What arrives from all before: y_j = sum_{m<j} exp(-slope (j-1-m)) x_m, or m>j backwards. Uses x up.
 
-    x (B, H, n, f), slopes (H, 1, 1, 1) per block. Linear in n: the sums of groups of at most GROUP blocks go through
-    the same function, which gives what arrives from groups before, and a triangular matrix in each group does the rest.
-    Nobody in a group is after its last block, so the arrivals take that block's place.
+    x (B, H, n, f), slopes (H, 1, 1, 1) per step. Linear in n: the sums of groups of at most GROUP go through the same
+    function, which gives what arrives from groups before, and a triangular matrix in each group does the rest. Nobody
+    in a group comes after its last member, so the arrivals take that one's place.
     """
     n = x.shape[2]
     groups = -(-n // GROUP)
     size = -(-n // groups)
     if groups * size > n:
         x = F.pad(x, (0, 0, 0, groups * size - n))
-    x = x.view(*x.shape[:2], groups, size, x.shape[-1])
+    x = x.unflatten(2, (groups, size))  # (B, H, groups, size, f)
     i = torch.arange(size, device=x.device, dtype=x.dtype)
     weights = _decay(slopes, (i.unsqueeze(-1) - 1 - i).abs()).tril(-1)  # (H, 1, size, size)
-    leaving, arriving = _decay(slopes, size - 1 - i), _decay(slopes, i)  # (H, 1, 1, size)
-    last = -1
+    arriving = _decay(slopes, i)  # (H, 1, 1, size)
+    leaving, last = arriving.flip(-1), -1
     if backwards:
-        weights, leaving, arriving, last = weights.flip(-1, -2), leaving.flip(-1), arriving.flip(-1), 0
+        weights, arriving, leaving, last = weights.flip(-1, -2), leaving, arriving, 0
     if groups > 1:
         sums = (leaving @ x).squeeze(-2)  # (B, H, groups, f)
         x[..., last, :] = _scan(sums, slopes * size, backwards)
@@ -149,21 +155,14 @@ def _scan(x: Tensor, slopes: Tensor, backwards: bool) -> Tensor:
     return (weights @ x).flatten(2, 3)[:, :, :n]
 
 
-def _last_state(k: Tensor, v: Tensor, states: Tensor, slopes: Tensor, block: int) -> Tensor:
-    """The state after the last token (B, H, d, e), from that before the last block, which may be short."""
-    count = (k.shape[2] - 1) % block + 1
-    i = torch.arange(count, device=k.device, dtype=states.dtype)
-    k, v = (x[:, :, -count:].to(states.dtype) for x in (k, v))
-    new = (k * _decay(slopes, count - 1 - i).view(-1, count, 1)).mT @ v
-    return new.add_(states[:, :, -1].view(new.shape) * torch.exp(-slopes.view(-1, 1, 1) * count))
-
-
-def _decay(slopes: Tensor, distance: Tensor) -> Tensor:
-    return F.threshold(torch.exp(distance * -slopes), NEGLIGIBLE, 0.0)
-
-
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a, b) if total is None else torch.baddbmm(total, a, b, out=total)
+
+
+def _add_decayed(total: Tensor | None, y: Tensor, blocks: Tensor, decay: Tensor) -> Tensor:
+    """total + decay y, for y (BHn, C, d) and decay (H, 1, C, 1). Uses y up."""
+    _unflat(y, blocks).mul_(decay)
+    return y if total is None else total.add_(y)
 
 
 def _blocks(x: Tensor, block: int) -> Tensor:
@@ -179,9 +178,14 @@ def _flat(x: Tensor) -> Tensor:
     return x.flatten(0, 2)
 
 
-def _tokens(y: Tensor, blocks: Tensor, length: int) -> Tensor:
-    """(BHn, C, d) to (B, H, N, d), in blocks like `blocks`."""
-    return y.view(*blocks.shape[:2], -1, y.shape[-1])[:, :, :length]
+def _unflat(x: Tensor, blocks: Tensor) -> Tensor:
+    """(BHn, ...) to (B, H, n, ...), as in `blocks`."""
+    return x.view(*blocks.shape[:3], *x.shape[1:])
+
+
+def _tokens(y: Tensor, blocks: Tensor, x: Tensor) -> Tensor:
+    """(BHn, C, d) to (B, H, N, d), N as in x."""
+    return _unflat(y, blocks).flatten(2, 3)[:, :, : x.shape[2]]
 
 
 def widened(x: Tensor) -> Tensor:

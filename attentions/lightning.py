@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, no_loss
-from attentions.decay import decayed_attention, no_autocast, widened
+from attentions.decay import decayed_attention, decayed_prefill, no_autocast, widened
 
 EPS = 1e-6
 
@@ -52,13 +52,13 @@ class LinearAttention(Mixer):
         both = not self.pattern.causal
         if both and k_valid is not None:  # causal: padding lies to the right of every valid query
             k = k.masked_fill(~k_valid[:, None, :, None], 0)
-        return decayed_attention(q, k, v, self.slope, self.block, both)[0], no_loss(q)
+        return decayed_attention(q, k, v, self.slope, self.block, both), no_loss(q)
 
     def prefill(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None = None) -> tuple[Tensor, State]:
         if self.pattern.cross:
             state = self._memory(k, v, k_valid)
             return self._read(q, state), state
-        return decayed_attention(q, k, v, self.slope, self.block)
+        return decayed_prefill(q, k, v, self.slope, self.block)
 
     def step(self, q: Tensor, k: Tensor | None, v: Tensor | None, state: State) -> tuple[Tensor, State]:
         if k is not None and v is not None:

@@ -8,7 +8,7 @@ from reference import alibi, decayed, lightning_layer, some_valid
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions.base import Pattern, Shape, core_parameters
-from attentions.decay import GROUP, decayed_attention
+from attentions.decay import GROUP, decayed_attention, decayed_prefill
 from attentions.lightning import Lightning, alibi_slopes
 from attentions.vanilla import Vanilla
 
@@ -51,7 +51,7 @@ def test_op_and_its_gradients_equal_the_formula(n, block, heads, both, value_dim
     inputs = qkv(n, heads, value_dim=value_dim)
     slopes = slope / torch.arange(1, heads + 1, dtype=torch.float64)
     expected = decayed(*inputs, slopes, causal=not both)
-    y, _ = decayed_attention(*inputs, slopes, block, both)
+    y = decayed_attention(*inputs, slopes, block, both)
     torch.testing.assert_close(y, expected, atol=1e-11, rtol=1e-10)
     weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
     gradients, wanted = (torch.autograd.grad(out, inputs, weight) for out in (y, expected))
@@ -63,23 +63,30 @@ def test_op_and_its_gradients_equal_the_formula(n, block, heads, both, value_dim
 def test_every_level_of_the_scan(n, both):
     inputs, slopes = qkv(n), torch.tensor([0.002, 0.3], dtype=torch.float64)
     expected = decayed(*inputs, slopes, causal=not both)
-    y, state = decayed_attention(*inputs, slopes, 1, both)
+    y = decayed_attention(*inputs, slopes, 1, both)
     torch.testing.assert_close(y, expected, atol=1e-11, rtol=1e-10)
     gradients, wanted = (torch.autograd.grad(out.square().sum(), inputs) for out in (y, expected))
     torch.testing.assert_close(gradients, wanted, atol=1e-8, rtol=1e-9)
-    probe = torch.eye(3, dtype=torch.float64).expand(2, 2, 3, 3)  # a query e_i right after the end reads row i
-    k, v = (torch.cat([x, torch.zeros_like(x[:, :, :1])], 2) for x in inputs[1:])
-    for i in range(3):
-        q = torch.cat([inputs[0], probe[:, :, i : i + 1]], 2)
-        read = decayed(q, k, v, slopes, causal=True)[:, :, -1]
-        torch.testing.assert_close(state[:, :, i] * torch.exp(-slopes)[:, None], read, atol=1e-11, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("n", "block"), [(1, 4), (4, 4), (7, 4), (30, 7), (2 * GROUP + 1, 1)])
+def test_state_after_a_prompt(n, block):
+    q, k, v = qkv(n)
+    slopes = torch.tensor([0.002, 0.3], dtype=torch.float64)
+    expected = sum(
+        torch.exp(-slopes * (n - 1 - t))[:, None, None] * torch.einsum("bhd,bhe->bhde", k[:, :, t], v[:, :, t])
+        for t in range(n)
+    )
+    y, state = decayed_prefill(q, k, v, slopes, block)
+    torch.testing.assert_close(state, expected.detach(), atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(y, decayed(q, k, v, slopes, causal=True), atol=1e-12, rtol=1e-10)
 
 
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("n", [4, 11])
 def test_gradcheck(n, both):
     slopes = torch.tensor([0.1, 0.9], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda *x: decayed_attention(*x, slopes, 4, both)[0], qkv(n), fast_mode=False)
+    assert torch.autograd.gradcheck(lambda *x: decayed_attention(*x, slopes, 4, both), qkv(n), fast_mode=False)
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -89,12 +96,13 @@ def test_extreme_slopes_stay_finite_and_accurate(block, both):
     slopes = torch.tensor([1.0, 0.5, 2**-8, 0.0])
     inputs = qkv(4096, heads=4, dim=8, batch=1, dtype=torch.float32)
     wide = [x.detach().double().requires_grad_() for x in inputs]
-    y, state = decayed_attention(*inputs, slopes, block, both)
-    expected, wide_state = decayed_attention(*wide, slopes.double(), block, both)
+    y = decayed_attention(*inputs, slopes, block, both)
+    expected = decayed_attention(*wide, slopes.double(), block, both)
     weight = torch.randn(y.shape)
     gradients = torch.autograd.grad(y, inputs, weight)
     wanted = torch.autograd.grad(expected, wide, weight.double())
-    for got, want in [(y, expected), (state, wide_state), *zip(gradients, wanted, strict=True)]:
+    states = [decayed_prefill(*x, slopes, block)[1] for x in (inputs, wide)]
+    for got, want in [(y, expected), states, *zip(gradients, wanted, strict=True)]:
         assert got.isfinite().all()
         for head in range(got.shape[1]):
             error = (got[:, head] - want[:, head]).norm() / want[:, head].norm()
@@ -105,7 +113,7 @@ def test_work_is_linear_in_length():
     def flops(n):
         inputs = qkv(n, device="meta")
         with FlopCounterMode(display=False) as counter:
-            decayed_attention(*inputs, torch.ones(2, device="meta"), 4)[0].sum().backward()
+            decayed_attention(*inputs, torch.ones(2, device="meta"), 4).sum().backward()
         return counter.get_total_flops()
 
     assert flops(1 << 16) == pytest.approx(64 * flops(1 << 10), rel=0.05)
@@ -255,10 +263,10 @@ def test_bfloat16_inputs_are_summed_in_float32():
     inputs = [x.detach().bfloat16().requires_grad_() for x in qkv(300)]
     slopes = torch.tensor([0.0, 0.01])
     wide = [x.detach().float().requires_grad_() for x in inputs]
-    expected, _ = decayed_attention(*wide, slopes, 16)
+    expected = decayed_attention(*wide, slopes, 16)
     wanted = torch.autograd.grad(expected.sum(), wide)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, _ = decayed_attention(*inputs, slopes, 16)
+        y = decayed_attention(*inputs, slopes, 16)
         gradients = torch.autograd.grad(y.sum(), inputs)
     assert torch.equal(y, expected)
     for got, want in zip(gradients, wanted, strict=True):
@@ -326,7 +334,7 @@ def test_cuda_equals_cpu(pattern):
 def test_cuda_bfloat16_autocast_stays_finite_at_length():
     inputs = qkv(4096, heads=4, dim=64, batch=1, dtype=torch.bfloat16, device="cuda")
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        y, _ = decayed_attention(*inputs, torch.tensor([1.0, 0.1, 0.01, 0.0], device="cuda"), 64)
+        y = decayed_attention(*inputs, torch.tensor([1.0, 0.1, 0.01, 0.0], device="cuda"), 64)
         y.sum().backward()
     assert y.dtype == torch.float32
     assert y.isfinite().all()
