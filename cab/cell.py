@@ -56,8 +56,8 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> tup
         "size": request.size,
         "seed": request.seed,
     }
-    result: dict[str, Any] = {"data": {"source": request.data.source, **asdict(source)}}
     tracker = Tracker(request.tracking, cell, request.resolved, name, request.results)
+    result: dict[str, Any] = {"data": {"source": request.data.source, **asdict(source)}}
     status: Status = "ok"
     reason = ""
     try:

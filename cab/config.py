@@ -4,19 +4,19 @@ The only module besides the command lines that knows Hydra. Anything wrong with 
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
 from attentions.base import Pattern, Shape, Unsupported
 from attentions.slots import Family
@@ -24,7 +24,6 @@ from cab.errors import UserError
 from cab.provenance import ROOT
 from tasks.base import Data, Task
 
-T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 OmegaConf.register_new_resolver("cab.root", lambda: str(ROOT), replace=True)
@@ -114,7 +113,9 @@ class Request:
 def load(config: DictConfig, attention: str, task: str) -> Request:
     """`attention` and `task` are the names of the group choices. Raises UserError for anything that does not fit."""
     with user_errors():
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        for key in OmegaConf.missing_keys(config):
+            raise UserError(f"{key} is missing: give it as {key}=...")
+        plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
     pattern = Pattern(resolved["pattern"])
@@ -163,18 +164,20 @@ def part(name: str, config: DictConfig) -> Any:
     return made
 
 
-def checked(name: str, kind: type[T], value: Any) -> T:
-    """The value as `kind`; text is never taken for a number."""
-    if is_dataclass(kind) and (unknown := set(value) - {field.name for field in fields(kind)}):
+def checked(name: str, kind: Any, value: Any) -> Any:
+    """The value as `kind`; a dataclass is made from a mapping of its fields."""
+    made_of_fields = is_dataclass(kind)
+    if made_of_fields and (unknown := set(value) - {field.name for field in fields(kind)}):
         raise UserError(f"{name}.{min(unknown)}: no such setting")
     try:
-        return TypeAdapter(kind).validate_python(value, strict=None if isinstance(value, Mapping) else True)
+        if is_pydantic_dataclass(kind):
+            return kind(**value)
+        return TypeAdapter(kind).validate_python(value, strict=not made_of_fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([name, *(str(part) for part in first["loc"])])
-        of_the_whole = isinstance(first["input"], Mapping)
-        given = "" if of_the_whole else f"={first['input']!r}"
-        raise UserError(f"{where}{given}: {first['msg'].removeprefix('Value error, ')}") from error
+        shown = "" if made_of_fields and not first["loc"] else f"={first['input']!r}"
+        raise UserError(f"{where}{shown}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from cab.plan import Plan
 from cab.provenance import provenance
 from cab.record import Record, Status, find_record, identity_hash
 from cab.rounds import sweep
+from cab.track import Tracker
 
 BASELINES: dict[str, Family] = {"vanilla": partial(Vanilla), "eager": partial(Eager)}
 
@@ -62,6 +63,7 @@ def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequen
             provenance=provenance(module, overrides, device, started, time.monotonic() - clock),
         )
         new.write(request.results)
+        Tracker(request.tracking, new.cell, request.resolved, new.hash, request.results).finish(new)
         records.append((new, False))
     return records
 

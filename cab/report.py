@@ -2,31 +2,60 @@
 
 from typing import Any
 
+from cab.lengths import ratios, time_efficiency_length
 from cab.record import Record
 
-WORDS = {"bits_per_byte": "bits per byte"}
+PHASE = {"forward": "forward pass", "train": "forward + backward", "prefill": "prefill", "decode": "decoding step"}
 
 
 def quality_lines(record: Record, before: bool) -> list[str]:
-    """What a quality record says, in at most three lines."""
+    """What a quality record says."""
     if record.status != "ok":
-        return [f"  quality     {record.status}: {record.reason}"]
+        return [_line("quality", f"{record.status}: {record.reason}", before)]
     result = record.result
     metrics = ", ".join(f"{words(name)} {number(value)}" for name, value in result["metrics"].items())
-    trivial = result["trivial"]
+    trivial, training, model = result["trivial"], result["training"], result["model"]
     score = number(trivial["metrics"][result["headline"]])
-    training = result["training"]
     real = "real" if result["data"]["real"] else "generated"
     return [
-        f"  quality     {metrics} ({trivial['name']}: {score}){' (recorded before)' if before else ''}",
-        f"  training    {training['steps']:,} steps in {training['seconds']:.0f} s, "
-        f"{result['model']['core_parameters']:,} core parameters, {real} data",
+        _line("quality", f"{metrics}; {trivial['name']} scores {score}", before),
+        _line(
+            "training",
+            f"{training['steps']:,} steps in {training['seconds']:.0f} s on {real} data, "
+            f"{model['core_parameters']:,} core parameters, family in {', '.join(model['slots'])}",
+        ),
     ]
 
 
+def efficiency_lines(record: Record, before: bool) -> list[str]:
+    """What an efficiency record says: for each phase the ratio at the longest length, and from where on it pays."""
+    family = record.cell["attention"]
+    if record.status != "ok":
+        return [_line("cost", f"{family}: {record.status}: {record.reason}", before)]
+    rows = record.result["measurements"]
+    lines = []
+    for phase, batch in dict.fromkeys((row["phase"], row["batch"]) for row in rows):
+        baseline = "eager" if family == "vanilla" else "vanilla"
+        measured = ratios(rows, family, baseline, phase, batch)
+        if not measured or family == baseline:
+            continue
+        last = measured[-1]
+        spread = "" if last.low is None else f" ({last.low:.2f} to {last.high:.2f})"
+        crossing = time_efficiency_length(rows, family, baseline, phase, batch).text
+        where = f"{family}, {PHASE[phase]}, batch {batch}"
+        text = f"{where}: {last.ratio:.2f}{spread} of {baseline}'s time at {last.length:,}; cheaper from {crossing}"
+        lines.append(_line("cost", text, before))
+    missing = {row["reason"] for row in rows if row["subject"] == family and row["status"] != "ok"}
+    return lines + [_line("cost", f"not everywhere: {reason}") for reason in sorted(missing)]
+
+
 def words(name: str) -> str:
-    return WORDS.get(name, name.replace("_", " "))
+    return name.replace("_", " ")
 
 
 def number(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _line(what: str, text: str, before: bool = False) -> str:
+    return f"  {what:<10}{text}{' (recorded before)' if before else ''}"

@@ -33,11 +33,12 @@ def run_cell(config: DictConfig) -> int:
     request = load(config, choices["attention"], choices["task"])
 
     from cab.cell import quality_cell
-    from cab.efficiency import efficiency_cells
-    from cab.machine import set_threads
+    from cab.efficiency import efficiency_cells, make_plan
+    from cab.machine import resolve_device, set_threads
     from cab.report import efficiency_lines, quality_lines
 
     set_threads(request.device.threads)
+    make_plan(request, resolve_device(request.device.name), families=1)  # what is wrong with it is said before training
     clock = time.monotonic()
     print(f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}")
     quality, before = quality_cell(request, "cab.run", overrides)

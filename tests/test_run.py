@@ -1,0 +1,265 @@
+"""The command lines as a user meets them: what they record, skip, refuse, and say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cab import efficiency, run
+from cab.record import DamagedRecord, all_records, read_record
+
+ROOT = Path(run.__file__).resolve().parent.parent
+TINY = [
+    "model.dim=16",
+    "model.heads=2",
+    "model.depth=1",
+    "model.hidden=32",
+    "model.length=32",
+    "train.steps=6",
+    "train.batch=2",
+    "train.warmup=2",
+    "train.validations=1",
+    "task.validation_windows=2",
+    "task.test_windows=4",
+    "efficiency.lengths=[32,64]",
+    "efficiency.budget=3",
+    "efficiency.rounds=3",
+    "wandb.mode=disabled",
+]
+RECALL = [o for o in TINY if not o.startswith("task.")]
+
+
+@pytest.fixture
+def cab(tmp_path, monkeypatch, capsys):
+    """Runs `python -m cab.run` in this process: returns exit code, output and errors."""
+
+    def call(*overrides: str, tiny=TINY):
+        flags = [o for o in overrides if o.startswith("-")]
+        arguments = ["cab.run", *flags, f"results={tmp_path}", *tiny, *(o for o in overrides if o not in flags)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.setattr(run, "_exit_codes", [0])
+        try:
+            run.main()
+            code = max(run._exit_codes)
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    call.results = tmp_path
+    return call
+
+
+def records(results: Path, kind: str):
+    return [record for path, record in all_records(results) if path.parent.parent.name == kind]
+
+
+def test_a_cell_is_trained_measured_recorded_and_then_skipped(cab):
+    code, out, err = cab("attention=lightning", "attention.block=16")
+    assert (code, err) == (0, "")
+    [quality], [cost] = records(cab.results, "quality"), records(cab.results, "efficiency")
+    assert quality.status == cost.status == "ok"
+    assert quality.cell == {
+        "attention": "lightning",
+        "pattern": "causal_self",
+        "task": "lm",
+        "size": "smoke",
+        "seed": 0,
+    }
+    assert 0 < quality.result["metrics"]["bits_per_byte"] < 9
+    assert quality.result["data"]["real"] is True
+    assert len(quality.result["data"]["content"]) == 64
+    assert quality.result["model"]["slots"] == ["decoder.self"]
+    assert quality.result["curve"][-1]["step"] == 6
+    assert "attention.block=16" in quality.provenance["command"]
+    assert quality.provenance["versions"]["torch"]
+    assert quality.config["attention"]["block"] == 16
+    assert {row["subject"] for row in cost.result["measurements"]} == {"vanilla", "eager", "lightning"}
+    assert cost.result["gemm_gflops"] > 0
+    assert not list(cab.results.glob("runs/*/*/checkpoint*"))
+    assert "bits per byte" in out
+
+    before = [path.stat().st_mtime_ns for path, _ in all_records(cab.results)]
+    code, out, _ = cab("attention=lightning", "attention.block=16")
+    assert code == 0
+    assert "recorded before" in out
+    assert [path.stat().st_mtime_ns for path, _ in all_records(cab.results)] == before
+    cab("attention=lightning", "attention.block=16", "rerun=true")
+    assert [path.stat().st_mtime_ns for path, _ in all_records(cab.results)] != before
+
+
+def test_the_same_cell_gives_the_same_numbers(cab):
+    cab("attention=vanilla", "measure=false")
+    [one] = records(cab.results, "quality")
+    cab("attention=vanilla", "measure=false", "rerun=true")
+    [two] = records(cab.results, "quality")
+    assert one.result["metrics"] == two.result["metrics"]
+    cab("attention=vanilla", "measure=false", "seed=1")
+    metrics = [record.result["metrics"] for record in records(cab.results, "quality")]
+    assert len(metrics) == 2
+    assert metrics[0] != metrics[1]
+
+
+@pytest.mark.parametrize("pattern", ["noncausal_self", "causal_self", "noncausal_cross", "causal_cross"])
+def test_recall_runs_in_every_pattern(cab, pattern):
+    length = "model.length=64"
+    memory = "model.memory=32" if "cross" in pattern else "model.memory=0"
+    tiny = [o for o in RECALL if not o.startswith("model.length")]
+    code, _, err = cab("task=recall", f"pattern={pattern}", "attention=lightning", length, memory, tiny=tiny)
+    assert (code, err) == (0, "")
+    [quality] = records(cab.results, "quality")
+    assert 0 <= quality.result["metrics"]["accuracy"] <= 1
+    assert quality.result["data"]["real"] is False
+
+
+def test_a_sweep_goes_on_after_a_cell_that_cannot_be(cab):
+    code, _, err = cab("-m", "pattern=noncausal_self,causal_self", "attention=none", "measure=false")
+    assert code == 2
+    assert err == "error: task lm has no pattern noncausal_self: use pattern=causal_self\n"
+    [record] = records(cab.results, "quality")
+    assert record.cell["pattern"] == "causal_self"
+
+
+def test_an_impossible_combination_is_a_recorded_row_and_no_failure(cab):
+    code, out, _ = cab("attention=vanilla", "attention._target_=oddities.OnlyCross", "measure=false")
+    assert code == 0
+    [record] = records(cab.results, "quality")
+    assert record.status == "unsupported"
+    assert "noncausal_cross" in record.reason
+    assert "unsupported" in out
+    assert "recorded before" in cab("attention=vanilla", "attention._target_=oddities.OnlyCross", "measure=false")[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("Breaks", "error"), ("TakesAllMemory", "out_of_memory"), ("Diverges", "diverged")]
+)
+def test_a_failed_training_is_recorded_and_the_exit_code_says_so(cab, kind, status):
+    code, out, _ = cab("attention=vanilla", f"attention._target_=oddities.{kind}", "measure=false")
+    assert code == 1
+    [record] = records(cab.results, "quality")
+    assert record.status == status
+    assert record.reason
+    assert status in out
+    assert record.result["model"]["core_parameters"] > 0  # what is known is kept
+    _, out, _ = cab("attention=vanilla", f"attention._target_=oddities.{kind}", "measure=false")
+    assert ("recorded before" in out) == (status != "error")  # an error is tried again
+
+
+def test_measuring_survives_a_family_that_breaks(cab):
+    code, _, _ = cab("attention=vanilla", "attention._target_=oddities.Breaks", "train.steps=3")
+    assert code == 1
+
+
+def test_a_damaged_record_runs_again_and_nothing_else_is_lost(cab):
+    cab("attention=none", "measure=false")
+    cab("attention=vanilla", "measure=false")
+    paths = [path for path, _ in all_records(cab.results)]
+    damaged, good = paths
+    content = damaged.read_text()
+    damaged.write_text(content[: len(content) // 2])
+    before = good.read_bytes()
+    name = read_record(good).cell["attention"]
+    other = {"none": "vanilla", "vanilla": "none"}[name]
+    code, out, _ = cab(f"attention={other}", "measure=false")
+    assert code == 0
+    assert f"{damaged}: not whole JSON" in out
+    assert damaged.with_name("result.json.damaged-1").exists()
+    assert read_record(damaged).status == "ok"
+    assert good.read_bytes() == before
+    assert not any(isinstance(record, DamagedRecord) for _, record in all_records(cab.results))
+
+
+BAD = {
+    "train.steps=abc": ["train.steps='abc'", "whole|integer"],
+    "seed=one": ["seed='one'", "integer"],
+    "train.stepz=3": ["train.stepz"],
+    "attention=lighning": ["attention/lighning", "lightning"],
+    "task=lmm": ["task/lmm", "recall"],
+    "size=huge": ["huge"],
+    "pattern=diagonal": ["pattern/diagonal", "causal_cross"],
+    "pattern=noncausal_cross": ["lm has no pattern noncausal_cross", "pattern=causal_self"],
+    "model.heads=3": ["dim=16", "heads=3"],
+    "attention.block=x": ["attention.block='x'", "integer"],
+    "attention.block=64": ["block=64", "design length 32", "attention.block<=32"],
+    "+attention.blok=4": ["attention.blok=4", "block"],
+    "+model.width=4": ["model.width"],
+    "train.warmup=9": ["warmup=9", "steps=6"],
+    "data=local": ["data.path is missing"],
+    "device=tpu": ["device/tpu", "cpu"],
+    "device.name=cuda:7": ["cuda:7", "cpu"],
+    "device.precision=float8": ["device.precision='float8'", "bfloat16"],
+    "efficiency.lengths=[64,32]": ["lengths=64,32", "ascending"],
+    "efficiency.phases=[backward]": ["backward", "train"],
+    "efficiency.level=kernel": ["kernel", "stack"],
+    "wandb.mode=sometimes": ["wandb.mode='sometimes'", "offline"],
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_input_ends_in_a_short_clear_message(cab, override):
+    code, out, err = cab(override, "attention.block=16") if "attention" not in override else cab(override)
+    assert code not in (0, None)
+    said = out + err
+    assert "Traceback" not in said
+    assert len(said.splitlines()) < 20
+    for words in BAD[override]:
+        assert any(word in said for word in words.split("|")), said
+    assert not records(cab.results, "quality")
+
+
+def test_a_data_folder_that_is_missing_or_empty(cab, tmp_path):
+    for folder, word in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "train")):
+        code, _, err = cab("attention.block=16", "data=local", f"data.path={folder}")
+        assert code == 2
+        assert err.startswith("error: ")
+        assert str(folder) in err
+        assert word in err
+
+
+def test_a_folder_that_cannot_be_written(cab, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = cab("attention.block=16", f"results={tmp_path}/file/below", "measure=false")
+    assert code != 0
+    assert "file/below" in err
+    assert "Traceback" not in err
+
+
+def test_efficiency_of_several_families_in_one_process(tmp_path, capsys):
+    overrides = [f"results={tmp_path}", *TINY, "pattern=causal_self", "task=lm"]
+    assert efficiency.main([*overrides, "attention=vanilla,none"]) == 0
+    found = records(tmp_path, "efficiency")
+    assert sorted(record.cell["attention"] for record in found) == ["none", "vanilla"]
+    assert "none, forward" in capsys.readouterr().out
+    assert efficiency.main([*overrides, "attention=vanilla,none"]) == 0
+    assert capsys.readouterr().out.count("recorded before") >= 2
+    assert efficiency.main([*overrides, "attention=vanilla,nonne"]) == 2
+    assert "nonne" in capsys.readouterr().err
+
+
+def test_a_level_that_a_family_does_not_have_is_a_row(tmp_path, capsys):
+    assert efficiency.main([f"results={tmp_path}", *TINY, "attention=none", "efficiency.level=mixer"]) == 0
+    [record] = records(tmp_path, "efficiency")
+    assert record.status == "unsupported"
+    assert "unsupported" in capsys.readouterr().out
+
+
+def test_the_real_command_from_another_folder(tmp_path):
+    command = [sys.executable, "-m", "cab.run", f"results={tmp_path}", *TINY, "attention=none", "measure=false"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]  # no litter
+    refused = subprocess.run([*command, "seed=x"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: seed='x': Input should be a valid integer\n"
+
+
+def test_only_the_command_lines_import_hydra():
+    """A library user of cells, measuring or records does not pay for the command line."""
+    heavy = ("hydra", "pandas", "wandb", "matplotlib", "datasets", "lightning_fabric")
+    modules = "cab.record, cab.lengths, cab.rounds, attentions.slots, tasks.lm, tasks.recall"
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
