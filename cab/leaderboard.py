@@ -1,0 +1,181 @@
+"""Tables and figures from the records alone: `python -m cab.leaderboard [--results DIR]`.
+
+Writes below DIR/leaderboard
+    leaderboard.csv, .md   one row per task, pattern, size, data, settings and family (see cab.standing, cab.costs)
+    quality.csv            one row per quality record, whatever its status
+    efficiency.csv         one row per measurement, with its ratios to vanilla and eager
+    plots/*.png, *.svg     training curves, quality against cost, time and memory against length
+and prints a short table. Nothing is ever trained or measured here, and no record is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cab.costs import Analysis, Costs, analyse, machine
+from cab.record import Record, write_atomically
+from cab.standing import Group, groups, rows_of
+from cab.tables import Loaded, canonical, load, quality_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+FEW = 8
+"""Fewer pieces of work than this are not worth starting processes for."""
+A = TypeVar("A")
+B = TypeVar("B")
+Line = dict[str, Any]
+Ranked = list[tuple[Group, list[Line]]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cab.leaderboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder with the records, default {RESULTS}")
+    parser.add_argument("--no-plots", action="store_true", help="tables only")
+    chosen = parser.parse_args(arguments)
+    results: Path = chosen.results
+    loaded = load(results)
+    for problem in loaded.problems:
+        print(f"warning: {problem.path}: {problem.reason}; left out", file=sys.stderr)
+    if not loaded.quality and not loaded.efficiency:
+        found = f"{len(loaded.problems)} files, none of them usable" if loaded.problems else "no records"
+        print(f"{results}: {found}. Make some with `make run`, or name their folder with --results.", file=sys.stderr)
+        return 2
+    return build(loaded, results, plots=not chosen.no_plots)
+
+
+def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
+    """Writes everything and prints the short table."""
+    from cab.markdown import brief, page
+
+    folder = results / "leaderboard"
+    analyses = in_parallel(analyse, loaded.efficiency)
+    ranked = standings(loaded.quality, analyses)
+    try:
+        _write_csv(leaderboard_table(ranked), folder / "leaderboard.csv")
+        _write_csv(quality_table(loaded.quality), folder / "quality.csv")
+        _write_csv(efficiency_table(analyses), folder / "efficiency.csv")
+        write_atomically(folder / "leaderboard.md", page(ranked, loaded.problems, results).encode())
+        made = draw(ranked, loaded.efficiency, folder / "plots") if plots else []
+    except OSError as error:
+        print(f"{folder}: cannot be written ({error})", file=sys.stderr)
+        return 2
+    print(brief(ranked) or "no quality records: nothing to rank")
+    left_out = f"; {len(loaded.problems)} files left out, see leaderboard.md" if loaded.problems else ""
+    print(f"\n{len(loaded.quality)} quality and {len(loaded.efficiency)} efficiency records{left_out}")
+    figures = f"{len(made)} figures in {folder / 'plots'}" if plots else "no figures"
+    print(f"tables: {folder}/leaderboard.md, leaderboard.csv, quality.csv, efficiency.csv; {figures}")
+    return 0
+
+
+def standings(quality: Iterable[Record], analyses: Iterable[Analysis]) -> Ranked:
+    """Every group with its ranked lines, costs joined."""
+    costs = Costs(analyses)
+    return [(group, rows_of(group, costs)) for group in groups(quality)]
+
+
+def leaderboard_table(ranked: Ranked) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame([line for _, lines in ranked for line in lines])
+
+
+def efficiency_table(analyses: Iterable[Analysis]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame([row for analysis in analyses for row in analysis.rows])
+
+
+def draw(ranked: Ranked, efficiency: Iterable[Record], folder: Path) -> list[str]:
+    """All figures; what an earlier call drew and this one did not is removed. Returns their names."""
+    work = [*_group_figures(ranked), *_cost_figures(efficiency)]
+    made = [name for name in in_parallel(partial(_draw, folder), work, few=2) if name]
+    kept = {f"{name}.{ending}" for name in made for ending in ("png", "svg")}
+    for path in folder.glob("*.*"):
+        if path.suffix in (".png", ".svg") and path.name not in kept:
+            path.unlink()
+    return made
+
+
+Work = tuple[str, str, str, Any]
+"""Kind of figure, file name, title, and what it shows."""
+
+
+def _group_figures(ranked: Ranked) -> list[Work]:
+    names = [f"{group.task}_{group.pattern}_{group.size}" for group, _ in ranked]
+    work: list[Work] = []
+    for (group, lines), name in zip(ranked, names, strict=True):
+        if names.count(name) > 1:
+            name = f"{name}_{lines[0]['settings']}_{(group.data_hash or 'unknown')[:6]}"
+        title = f"{group.task}, {group.pattern.replace('_', ' ')}, {group.size}"
+        title += f", {group.difference}" if group.difference else ""
+        rows = [row for row in group.rows if any(record.result.get("curve") for record in row.records)]
+        if rows:
+            work.append(("curves", f"curves_{name}", title, rows))
+        if any(line["train_ratio"] or line["state_bytes"] for line in lines):
+            work.append(("tradeoff", f"tradeoff_{name}", title, lines))
+    return work
+
+
+def _cost_figures(efficiency: Iterable[Record]) -> list[Work]:
+    """One per pattern, level, shape and machine, from the newest record of each family and options."""
+    found: dict[tuple[str, str], dict[str, Record]] = {}
+    for record in sorted(efficiency, key=lambda record: record.provenance.get("started") or ""):
+        cell = record.cell
+        sizes = f"d{cell['dim']}_h{cell['heads']}_l{cell['depth']}_f{cell['hidden']}"
+        name = f"costs_{cell['pattern']}_{cell['level']}_{sizes}"
+        family = canonical([cell["attention"], record.config.get("attention")])
+        found.setdefault((name, machine(record)), {})[family] = record
+    names = [name for name, _ in found]
+    work: list[Work] = []
+    for (name, _), records in found.items():
+        first = next(iter(records.values()))
+        cell = first.cell
+        if names.count(name) > 1:
+            name = f"{name}_{first.hash[:6]}"
+        title = f"{cell['pattern'].replace('_', ' ')}, {cell['level']}: {cell['depth']} x D={cell['dim']}, "
+        title += f"{cell['heads']} heads, {cell['device']}, {cell['precision']}"
+        work.append(("costs", name, title, [records[key] for key in sorted(records)]))
+    return work
+
+
+def _draw(folder: Path, work: Work) -> str | None:
+    """Draws one figure; its name, or None where there was nothing to show."""
+    from cab import costplot, plots
+    from cab.style import save
+
+    kind, name, title, content = work
+    make: dict[str, Callable[..., Any]] = {"curves": plots.curves, "tradeoff": plots.tradeoff, "costs": costplot.costs}
+    figure = make[kind](content, title)
+    if figure is None:
+        return None
+    save(figure, folder / name)
+    return name
+
+
+def in_parallel(function: Callable[[A], B], items: Sequence[A], few: int = FEW) -> list[B]:
+    """`function` of every item, in order, on all cores."""
+    workers = min(len(items), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 8)
+    if len(items) < few or workers < 2:
+        return [function(item) for item in items]
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        return list(pool.map(function, items, chunksize=max(1, len(items) // (4 * workers)) if few == FEW else 1))
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    write_atomically(path, table.to_csv(index=False).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""The leaderboard's rows: what the seeds of one cell gave, what that is worth, and what it costs.
+
+A row   every seed of one identity on one data set: one family with one set of options. If any of its seeds did not end
+        well the row has no mean: an average over the survivors would flatter it.
+A group rows that may be compared: task, pattern, size, data hash and every setting but the family's own are equal.
+Interval  mean +- t(0.975, n - 1) s / sqrt(n) over n seeds: the spread of training, on one test split.
+Rank    of rows with an interval (n >= 2). Rows whose intervals overlap, directly or through others, share a rank.
+Benefit how much better than `none` in the same group; positive is better, whichever way the metric points.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cab.record import Record
+from cab.tables import canonical, differences, options_text, origin, settings, settings_name
+
+T_975 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
+    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+"""Student's t, 97.5th percentile, for 1 to 30 degrees of freedom."""
+Costs = Callable[[Sequence[Record]], list[dict[str, Any]]]
+"""The cost columns for the records that speak for the rows of a group; see `cab.costs`."""
+
+
+@dataclass
+class Row:
+    """The seeds of one family with one set of options."""
+
+    records: list[Record]
+    label: str = ""
+    """The family's name, with the options that tell it from the group's other rows of that family."""
+    rank: int | None = None
+    tie: bool = False
+
+    @property
+    def first(self) -> Record:
+        return next((record for record in self.records if record.status == "ok"), self.records[0])
+
+    @property
+    def attention(self) -> str:
+        return self.first.cell["attention"]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record.cell["seed"] for record in self.records]
+
+    @property
+    def scores(self) -> list[float]:
+        """Of the seeds that have one."""
+        values = [score(record) for record in self.records]
+        return [value for value in values if value is not None]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.scores) == len(self.records)
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.scores) if self.complete else None
+
+    @property
+    def std(self) -> float | None:
+        return statistics.stdev(self.scores) if self.complete and len(self.scores) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return t_interval(self.scores) if self.complete else None
+
+    @property
+    def status(self) -> str:
+        """`ok`, or how many seeds ended how: `2 ok, 1 diverged`."""
+        counts = Counter("no score" if r.status == "ok" and score(r) is None else r.status for r in self.records)
+        if len(counts) == 1:
+            return next(iter(counts))
+        return ", ".join(f"{counts[name]} {name}" for name in sorted(counts, key=lambda name: (name != "ok", name)))
+
+
+@dataclass
+class Group:
+    task: str
+    pattern: str
+    size: str
+    data_hash: str | None
+    settings: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    difference: str = ""
+    """What tells its settings from those of another group with the same heading."""
+
+    @property
+    def first(self) -> Record:
+        """The record that speaks for the group: headline, data and trivial predictor are the same in all."""
+        records = [row.first for row in self.rows]
+        ended = [record for record in records if record.status == "ok"]
+        return next(iter(ended or [r for r in records if r.result.get("data")]), records[0])
+
+    @property
+    def headline(self) -> str | None:
+        return self.first.result.get("headline")
+
+    @property
+    def better(self) -> str:
+        return (self.first.result.get("better") or {}).get(self.headline, "lower")
+
+    @property
+    def trivial(self) -> tuple[str | None, float | None]:
+        trivial = self.first.result.get("trivial") or {}
+        return trivial.get("name"), (trivial.get("metrics") or {}).get(self.headline)
+
+    @property
+    def seeds(self) -> set[int]:
+        """Of all rows."""
+        return {seed for row in self.rows for seed in row.seeds}
+
+    def benefit(self, row: Row) -> float | None:
+        controls = [other for other in self.rows if other.attention == "none"]
+        if len(controls) != 1 or row is controls[0] or controls[0].mean is None or row.mean is None:
+            return None
+        gain = row.mean - controls[0].mean
+        return gain if self.better == "higher" else -gain
+
+
+def score(record: Record) -> float | None:
+    """The headline metric, None where there is none."""
+    return (record.result.get("metrics") or {}).get(record.result.get("headline")) if record.status == "ok" else None
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95% interval of the mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    freedom = len(values) - 1
+    t = T_975[freedom - 1] if freedom <= len(T_975) else 1.95996 + 2.3722 / freedom + 2.82 / freedom**2
+    half = t * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values) - half, statistics.fmean(values) + half
+
+
+def groups(records: Iterable[Record]) -> list[Group]:
+    """All quality records as ranked groups, in the order of their headings."""
+    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    common: dict[str, dict[str, Any]] = {}
+    undated: list[Record] = []
+    for record in records:
+        common.setdefault(settings_name(record), settings(record.identity))
+        if data_hash(record) is None:
+            undated.append(record)
+        else:
+            _add(found.setdefault(_key(record, data_hash(record)), {}), record)
+    for record in undated:  # ended before its data was known: belongs wherever its settings are
+        keys = [key for key in found if key[:4] == _key(record, None)[:4]] or [_key(record, None)]
+        for key in keys:
+            _add(found.setdefault(key, {}), record)
+    made = [
+        Group(task, pattern, size, content, common[name], list(rows.values()))
+        for (task, pattern, size, name, content), rows in sorted(found.items(), key=lambda item: str(item[0]))
+    ]
+    _describe(made)
+    for group in made:
+        _label(group)
+        _rank(group)
+    return made
+
+
+def data_hash(record: Record) -> str | None:
+    return (record.result.get("data") or {}).get("content")
+
+
+def rows_of(group: Group, costs: Costs) -> list[dict[str, Any]]:
+    """The group's lines of leaderboard.csv."""
+    found = costs([row.first for row in group.rows])
+    return [_line(group, row, cost) for row, cost in zip(group.rows, found, strict=True)]
+
+
+def _key(record: Record, content: str | None) -> tuple[Any, ...]:
+    cell = record.cell
+    return cell["task"], cell["pattern"], cell["size"], settings_name(record), content
+
+
+def _add(rows: dict[str, Row], record: Record) -> None:
+    row = rows.setdefault(canonical(_without_seed(record)), Row([]))
+    row.records.append(record)
+    row.records.sort(key=lambda record: (record.cell["seed"], record.hash))
+
+
+def _without_seed(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.identity.items() if key != "seed"}
+
+
+def _describe(made: Sequence[Group]) -> None:
+    """Says in what groups differ whose headings would be the same."""
+    twins: dict[tuple[str, str, str], list[Group]] = {}
+    for group in made:
+        twins.setdefault((group.task, group.pattern, group.size), []).append(group)
+    for alike in twins.values():
+        for group, text in zip(alike, differences(group.settings for group in alike), strict=True):
+            group.difference = text
+
+
+def _label(group: Group) -> None:
+    """Names the rows, with the options that differ where a family has several."""
+    families: dict[str, list[Row]] = {}
+    for row in group.rows:
+        families.setdefault(row.attention, []).append(row)
+    for name, rows in families.items():
+        texts = differences(_without_seed(row.first) for row in rows) if len(rows) > 1 else [""]
+        for row, text in zip(rows, texts, strict=True):
+            row.label = f"{name} ({text.replace('attention.', '')})" if text else name
+
+
+def _rank(group: Group) -> None:
+    """Sorts the rows, best first and those without a mean last, and ranks those with an interval."""
+    sign = 1 if group.better == "lower" else -1
+    group.rows.sort(key=lambda row: (row.mean is None, sign * (row.mean or 0), row.label))
+    spans = [(min(ends), max(ends), row) for row in group.rows if (ends := [sign * end for end in row.interval or ()])]
+    clusters: list[list[Row]] = []
+    reach = -math.inf
+    for low, high, row in sorted(spans, key=lambda span: span[0]):  # best first
+        if low > reach:
+            clusters.append([])
+        clusters[-1].append(row)
+        reach = max(reach, high)
+    rank = 1
+    for cluster in clusters:
+        for row in cluster:
+            row.rank, row.tie = rank, len(cluster) > 1
+        rank += len(cluster)
+
+
+def _line(group: Group, row: Row, cost: dict[str, Any]) -> dict[str, Any]:
+    data, model = (row.first.result.get(name) or {} for name in ("data", "model"))
+    low, high = row.interval or (None, None)
+    shared = group.first.result.get("data") or {}
+    return {
+        "task": group.task,
+        "pattern": group.pattern,
+        "size": group.size,
+        "data": None if not (data or shared) else "real" if (data or shared).get("real") else "generated",
+        "data_source": (data or shared).get("source"),
+        "data_hash": group.data_hash,
+        "settings": settings_name(row.first),
+        "attention": row.attention,
+        "label": row.label,
+        "options": options_text(row.first.identity),
+        "rank": row.rank,
+        "tie": row.tie,
+        "headline": group.headline,
+        "better": group.better,
+        "n": len(row.scores),
+        "mean": row.mean,
+        "std": row.std,
+        "low": low,
+        "high": high,
+        "benefit": group.benefit(row),
+        "trivial": group.trivial[0],
+        "trivial_score": group.trivial[1],
+        "status": row.status,
+        "reason": next((record.reason for record in row.records if record.reason), ""),
+        "core_parameters": model.get("core_parameters"),
+        **cost,
+        "seeds": " ".join(map(str, row.seeds)),
+        "missing_seeds": " ".join(map(str, sorted(group.seeds - set(row.seeds)))),
+        **{name: value for name, value in origin(row.first).items() if name not in ("record", "seconds")},
+        "records": " ".join(record.hash for record in row.records),
+    }
