@@ -154,8 +154,6 @@ class _Series:
     def too_dear(self, names: list[str], length: int, rest: float) -> list[str]:
         """The subjects for which there is no time: none, eager alone, or all."""
         need = sum(self.need(name, length) for name in names)
-        if rest <= 0:
-            return names
         if need <= rest:
             return []
         return ["eager"] if "eager" in names and need - self.need("eager", length) <= rest else names

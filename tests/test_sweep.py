@@ -109,7 +109,7 @@ def test_no_budget_gives_rows_all_the_same():
 
 
 def test_a_length_that_will_not_fit_is_left_out(monkeypatch):
-    monkeypatch.setattr(rounds, "extrapolate", lambda points, length, **_: 1e9 * (length == 32))
+    monkeypatch.setattr(rounds._Series, "need", lambda self, name, length: 1e9 * (length == 32))
     found = run(BASE)
     assert statuses(found, "vanilla") == ["ok", "ok", "not_measured"]
     assert "about 2000000000.0 s needed" in found["vanilla", "forward", 32, 1].reason
@@ -134,6 +134,13 @@ def test_reaching_far_comes_before_many_rounds():
     assert series.spare((16,)) == pytest.approx((10 - 2) / 2, abs=0.5)  # 2 s kept for the next, shared with it
     assert series.spare((16, 32)) == pytest.approx((10 - 2) / 2, abs=0.5)  # nothing kept for what will not fit
     assert series.spare(()) == pytest.approx(10, abs=0.5)
+
+
+def test_need_is_what_building_took_and_calls_will_take():
+    series = rounds._Series(BASE, PLAN, "forward", 1, 0.0, str)
+    assert series.need("vanilla", 32) == 0  # nothing is known
+    series.fixed["vanilla"], series.costs["vanilla"] = 5.0, [(8, 1.0), (16, 4.0)]
+    assert series.need("vanilla", 32) == pytest.approx(5 + 16)
 
 
 def test_series_share_the_budget(monkeypatch):
