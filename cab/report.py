@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cab.lengths import ratios, time_efficiency_length
+from cab.lengths import EfficiencyLength, ratios, time_efficiency_length
 from cab.record import Record
 
 PHASE = {"forward": "forward pass", "train": "forward + backward", "prefill": "prefill", "decode": "decoding step"}
@@ -33,20 +33,35 @@ def efficiency_lines(record: Record, before: bool) -> list[str]:
     if record.status != "ok":
         return [_line("cost", f"{family}: {record.status}: {record.reason}", before)]
     rows = record.result["measurements"]
+    baseline = "eager" if family == "vanilla" else "vanilla"
     lines = []
     for phase, batch in dict.fromkeys((row["phase"], row["batch"]) for row in rows):
-        baseline = "eager" if family == "vanilla" else "vanilla"
-        measured = ratios(rows, family, baseline, phase, batch)
-        if not measured or family == baseline:
-            continue
-        last = measured[-1]
-        spread = "" if last.low is None else f" ({last.low:.2f} to {last.high:.2f})"
-        crossing = time_efficiency_length(rows, family, baseline, phase, batch).text
-        where = f"{family}, {PHASE[phase]}, batch {batch}"
-        text = f"{where}: {last.ratio:.2f}{spread} of {baseline}'s time at {last.length:,}; cheaper from {crossing}"
-        lines.append(_line("cost", text, before))
-    missing = {row["reason"] for row in rows if row["subject"] == family and row["status"] != "ok"}
-    return lines + [_line("cost", f"not everywhere: {reason}") for reason in sorted(missing)]
+        where = f"{PHASE[phase]}{f', batch {batch}' if batch > 1 else ''}"
+        if measured := ratios(rows, family, baseline, phase, batch):
+            last = measured[-1]
+            spread = "" if last.low is None else f" ({last.low:.2f} to {last.high:.2f})"
+            crossing = pays(time_efficiency_length(rows, family, baseline, phase, batch))
+            text = f"{where}: {last.ratio:.2f}{spread} of {baseline}'s time at {last.length:,}; {crossing}"
+            lines.append(_line("cost", text, before))
+        own = [row for row in rows if (row["subject"], row["phase"], row["batch"]) == (family, phase, batch)]
+        missing = [row for row in own if row["status"] != "ok"]
+        if missing:
+            lengths = ", ".join(f"{row['length']:,}" for row in missing)
+            lines.append(
+                _line("cost", f"{where}: no figure at {lengths} ({missing[0]['status']}: {missing[0]['reason']})")
+            )
+    return lines
+
+
+def pays(crossing: EfficiencyLength) -> str:
+    """An efficiency length in words."""
+    if crossing.value is None:
+        return "no efficiency length"
+    if crossing.censored == "<=":
+        return f"cheaper at all lengths measured (from {crossing.value:,.0f})"
+    if crossing.censored == ">":
+        return f"not cheaper up to {crossing.value:,.0f}"
+    return f"cheaper from {crossing.text}"
 
 
 def words(name: str) -> str:

@@ -25,8 +25,8 @@ from functools import partial
 
 import torch
 
-from attentions.base import Unsupported
 from attentions.slots import Family
+from cab.failure import failure
 from cab.machine import free_memory, synchronize
 from cab.measure import interleave, matmul_flops, peak_memory
 from cab.plan import Measurement, Plan, Point, eager_bytes, extrapolate
@@ -73,7 +73,7 @@ class _Trial:
         try:
             return step()
         except Exception as error:
-            status, reason = _failure(error)
+            status, reason = failure(error)
         self.row, self.work = replace(self.row, status=status, reason=reason, seconds=[]), None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -254,26 +254,16 @@ def _flops(make: Callable[[], Work]) -> int | None:
         return None
 
 
-def _failure(error: Exception) -> tuple[str, str]:
-    """Status and one line of reason."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, Unsupported):
-        return "unsupported", text
-    allocation = isinstance(error, RuntimeError) and (
-        "DefaultCPUAllocator" in str(error) or "out of memory" in str(error)
-    )
-    if isinstance(error, MemoryError) or allocation:  # torch.OutOfMemoryError is a RuntimeError
-        return "out_of_memory", text
-    return "error", f"{type(error).__name__}: {text}"
-
-
 def _line(rows: list[Measurement]) -> str:
     """One line of progress for a length."""
+    first = rows[0]
+    where = f"{first.phase}, batch {first.batch}, length {first.length:,}: "
+    if all(row.status == "not_measured" for row in rows):
+        return f"{where}not measured ({first.reason})"
     parts = []
     for row in rows:
-        best = f"{1e3 * sorted(row.seconds)[len(row.seconds) // 2]:.2f} ms" if row.seconds else row.status
-        parts.append(f"{row.subject} {best}")
+        middle = f"{1e3 * sorted(row.seconds)[len(row.seconds) // 2]:.2f} ms" if row.seconds else row.status
+        parts.append(f"{row.subject} {middle}")
     count = max(len(row.seconds) for row in rows)
-    first = rows[0]
     why = next((f" ({row.reason})" for row in rows if row.reason), "")
-    return f"{first.phase} batch {first.batch} length {first.length:,}: {', '.join(parts)}; {count} rounds{why}"
+    return f"{where}{', '.join(parts)}; {count} rounds{why}"

@@ -78,7 +78,7 @@ def test_complete_and_paired():
     assert {row.status for row in found.values()} == {"ok"}
     assert {len(row.seconds) for row in found.values()} == {4}
     assert len(lines) == 3 * 5
-    assert lines[0].startswith("forward batch 2 length 8: vanilla ")
+    assert lines[0].startswith("forward, batch 2, length 8: vanilla ")
     vanilla = found["vanilla", "decode", 16, 3]
     assert (vanilla.parameters, vanilla.state_numbers, vanilla.state_bytes) == (4 * 16**2, 2 * 16 * 16, 4 * 3 * 512)
     assert found["vanilla", "forward", 16, 2].flops == 2 * (4 * 16**3 + 8 * 16**3)
@@ -203,7 +203,7 @@ def test_any_subject_is_stopped_by_the_memory_it_took_before(monkeypatch):
 def test_one_failure_is_a_row_and_stops_nothing():
     found = run(BASE | {"broken": partial(Fails, error=ValueError("first line\nsecond"))})
     assert statuses(found, "broken") == ["error"] * 3
-    assert found["broken", "forward", 8, 1].reason == "ValueError: first line"
+    assert found["broken", "forward", 8, 1].reason == "ValueError: first line second"
     assert statuses(found, "vanilla") == statuses(found, "eager") == ["ok"] * 3
 
 
