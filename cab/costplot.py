@@ -1,4 +1,4 @@
-"""Time and memory against length, one column per phase, with the lengths from which a family passes the baselines.
+"""Time and memory against length, one row per phase, with the lengths from which a family passes the baselines.
 
 Each family is drawn from its own run. A ring marks where it becomes cheaper than vanilla (black) or eager (grey) for
 good, with the length beside it; the lines below a panel say so for every family, with what lies outside of the measured
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Named = tuple[str, Record]
 TITLES = {"forward": "forward pass", "train": "training step", "prefill": "prompt", "decode": "one decoded token"}
+QUANTITIES = {"seconds": "time", "peak_bytes": "peak memory"}
 SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
 LINE = 0.29
@@ -40,20 +41,18 @@ def costs(records: Sequence[Record], title: str = "") -> Figure | None:
     named = list(zip(_labels(records), records, strict=True))
     with looks() as figure_class:
         lines = 2 + len(named)
-        heights = [4.6, LINE * lines] * 2
-        figure = figure_class(figsize=(6.4 * len(phases), 1.8 + sum(heights)), layout="constrained")
-        grid = figure.subplots(4, len(phases), squeeze=False, height_ratios=heights)
+        heights = [4.4, LINE * lines] * len(phases)
+        figure = figure_class(figsize=(14, 1.4 + sum(heights)), layout="constrained")
+        grid = figure.subplots(2 * len(phases), 2, squeeze=False, height_ratios=heights)
         waiting: list[tuple[Axes, list[Label]]] = []
-        for column, phase in enumerate(phases):
-            for row, quantity in ((0, "seconds"), (2, "peak_bytes")):
-                axes, below = grid[row, column], grid[row + 1, column]
+        for place, phase in enumerate(phases):
+            for column, (quantity, text) in enumerate(QUANTITIES.items()):
+                axes, below = grid[2 * place : 2 * place + 2, column]
                 waiting.append((axes, _panel(axes, named, phase, quantity)))
                 _notes(below, named, phase, quantity, lines)
-            grid[0, column].set_title(TITLES[phase] + _batch_text(records, phase))
-        grid[0, 0].set_ylabel("time")
-        grid[2, 0].set_ylabel("peak memory above the start")
-        if title:
-            figure.suptitle(title)
+                axes.set_title(f"{TITLES[phase]}{_batch_text(records, phase)}: {text}")
+        rings = "rings: cheaper from there on than vanilla (black), eager (grey)"
+        figure.suptitle(f"{title}\n{rings}" if title else rings)
         shown = [pair for axes in grid.flat for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
         handles = {label: line for line, label in shown}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, len(handles)))
@@ -121,11 +120,11 @@ def _notes(axes: Axes, named: Sequence[Named], phase: str, quantity: str, lines:
         if (end := _end(one_batch(record.result["measurements"], phase), subject, name))
     )
     if ends:
-        table.append((INK, (f"not measured: {'; '.join(ends)}"[:75], "", "")))
+        table.append((INK, (f"not measured: {'; '.join(ends)}"[:85], "", "")))
     for place, (color, cells) in enumerate(table):
-        for x, text in zip((0.0, 0.3, 0.66), cells, strict=True):
+        for x, text in zip((0.0, 0.33, 0.68), cells, strict=True):
             y = 1 - place / lines
-            note = axes.text(x, y, text, transform=axes.transAxes, fontsize=12.5, color=color, va="top")
+            note = axes.text(x, y, text, transform=axes.transAxes, fontsize=12, color=color, va="top")
             note.set_in_layout(False)
 
 

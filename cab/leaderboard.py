@@ -11,6 +11,7 @@ and prints a short table. Nothing is ever trained or measured here, and no recor
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cab.costs import Analysis, Costs, analyse, machine
 from cab.record import Record, write_atomically
-from cab.standing import Group, groups, rows_of
+from cab.standing import Group, Row, groups, rows_of
 from cab.tables import Loaded, canonical, load, quality_table
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ def standings(quality: Iterable[Record], analyses: Iterable[Analysis]) -> Ranked
 def leaderboard_table(ranked: Ranked) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame([line for _, lines in ranked for line in lines])
+    return pd.DataFrame([line for _, lines in ranked for line in lines], dtype=object)
 
 
 def efficiency_table(analyses: Iterable[Analysis]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame([row for analysis in analyses for row in analysis.rows])
+    return pd.DataFrame([row for analysis in analyses for row in analysis.rows], dtype=object)
 
 
 def draw(ranked: Ranked, efficiency: Iterable[Record], folder: Path) -> list[str]:
@@ -151,17 +152,28 @@ def _cost_figures(efficiency: Iterable[Record]) -> list[Work]:
 
 
 def _draw(folder: Path, work: Work) -> str | None:
-    """Draws one figure; its name, or None where there was nothing to show."""
+    """Draws one figure unless it is there already; its name, or None where there was nothing to show."""
     from cab import costplot, plots
-    from cab.style import save
+    from cab.style import is_drawn, save, source
 
     kind, name, title, content = work
+    shown = [_stamped(item) for item in content]
+    stamp = hashlib.sha256(canonical([source(), title, shown]).encode()).hexdigest()
+    if is_drawn(folder / name, stamp):
+        return name
     make: dict[str, Callable[..., Any]] = {"curves": plots.curves, "tradeoff": plots.tradeoff, "costs": costplot.costs}
     figure = make[kind](content, title)
     if figure is None:
         return None
-    save(figure, folder / name)
+    save(figure, folder / name, stamp)
     return name
+
+
+def _stamped(item: Any) -> Any:
+    """What decides how something is drawn: a record by its hash and when it was made, a line by its values."""
+    if isinstance(item, Row):
+        return [item.label, *map(_stamped, item.records)]
+    return [item.hash, item.provenance] if isinstance(item, Record) else item
 
 
 def in_parallel(function: Callable[[A], B], items: Sequence[A], few: int = FEW) -> list[B]:

@@ -8,6 +8,7 @@ costs     (cab.costplot) time and memory against length, and where the baselines
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def curves(rows: Sequence[Row], title: str = "") -> Figure:
             marks = [_validation(run, name) for run in runs]
             _band(right, marks, look, label, look.marker)
         headline = next((row.first.result["headline"] for row in rows if row.first.result.get("headline")), None)
-        left.set(xlabel="step", ylabel="training loss (nats per target)")
+        left.set(xlabel="step", ylabel="training loss per target")
         right.set(xlabel="seconds of training", ylabel=f"validation: {words(headline)}")
         for axes in (left, right):
             axes.set_xlim(left=0)
@@ -79,13 +80,16 @@ def tradeoff(lines: Sequence[Mapping[str, Any]], title: str = "") -> Figure | No
         labels = []
         for axes, (cost, low, high, text, length) in zip(grid, panels, strict=True):
             shown = [line for line in scored if line.get(cost) is not None]
-            lengths = sorted({line[length] for line in shown if line.get(length)})
+            measured = Counter(line[length] for line in shown if line.get(length))
+            usual = max(measured, key=lambda value: (measured[value], value), default=None)
             axes.set_xscale("log")
-            several = len(lengths) > 1
-            labels.append((axes, [_point(axes, line, cost, low, high, length if several else None) for line in shown]))
-            at = f" at length {lengths[0]:,}" if len(lengths) == 1 else ""
-            axes.set(xlabel=f"{text}{at}", ylabel=f"{words(headline)} ({better} is better)")
             axes.margins(0.16, 0.14)
+            inside = [line for line in shown if not _outlier(line, scored)]
+            placed = [_point(axes, line, cost, low, high, length, usual) for line in inside]
+            placed += [_beyond(axes, line, cost) for line in shown if _outlier(line, scored)]
+            labels.append((axes, placed))
+            at = f" at length {usual:,}{' unless said' if len(measured) > 1 else ''}" if usual else ""
+            axes.set(xlabel=f"{text}{at}", ylabel=f"{words(headline)} ({better} is better)")
             _plain_ticks(axes)
             if cost == "train_ratio":
                 axes.axvline(1, color="black", linewidth=1, linestyle=":")
@@ -98,11 +102,10 @@ def tradeoff(lines: Sequence[Mapping[str, Any]], title: str = "") -> Figure | No
 
 
 def _point(
-    axes: Axes, line: Mapping[str, Any], cost: str, low: str | None, high: str | None, length: str | None
+    axes: Axes, line: Mapping[str, Any], cost: str, low: str | None, high: str | None, length: str, usual: int | None
 ) -> Label:
-    """Draws a line's point and its intervals; gives its label, with the value of `length` where that is named."""
-    look, scale = style(line["attention"]), 1 if cost == "train_ratio" else 1024
-    x, y = line[cost] / scale, line["mean"]
+    """Draws a line's point and its intervals; gives its label, with the length where it is not the usual one."""
+    look, x, y = style(line["attention"]), line[cost] / _unit(cost), line["mean"]
     left, right = (line.get(name) if name else None for name in (low, high))
     left, right = (x, x) if left is None or right is None else (min(x, left), max(x, right))
     down, up = (y, y) if line.get("low") is None else (line["low"], line["high"])
@@ -120,8 +123,31 @@ def _point(
         elinewidth=1.5,
         capsize=4,
     )
-    text = f"{line['label']} at {line[length]:,}" if length and line.get(length) else line["label"]
+    text = f"{line['label']} at {line[length]:,}" if line.get(length) not in (None, usual) else line["label"]
     return Label(x, y, text, look.text, (left, right), (down, up))
+
+
+def _outlier(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the control lies so far off that it would press all others together."""
+    others = [other["mean"] for other in lines if other["attention"] != "none"]
+    if line["attention"] != "none" or len(others) < 2:
+        return False
+    spread = max(others) - min(others)
+    return line["mean"] - max(others) > spread or min(others) - line["mean"] > spread
+
+
+def _beyond(axes: Axes, line: Mapping[str, Any], cost: str) -> Label:
+    """An arrow at the frame towards a point outside of it, with the point's value."""
+    low, high = axes.get_ylim()
+    y = low + (0.97 if line["mean"] > high else 0.03) * (high - low)
+    axes.set_ylim(low, high)
+    x, look = line[cost] / _unit(cost), style(line["attention"])
+    axes.plot(x, y, marker="^" if line["mean"] > high else "v", color=look.color, markersize=12)
+    return Label(x, y, f"{line['label']}, outside: {line['mean']:.4g}", look.text)
+
+
+def _unit(cost: str) -> float:
+    return 1.0 if cost == "train_ratio" else 1024.0
 
 
 def _validation(run: Sequence[Mapping[str, Any]], name: str | None) -> list[tuple[float, float | None]]:
@@ -146,8 +172,8 @@ def _trim_start(axes: Axes) -> None:
     """Lets the first tenth of the curves leave the frame, where the fall from the start would flatten all the rest."""
     data = [[float(y) for y in line.get_ydata()] for line in axes.get_lines()]  # type: ignore[union-attr, arg-type]
     values = [y for line in data for y in line]
-    later = [y for line in data for y in line[len(line) // 10 :]]
-    if not later or len(values) < 8:
+    later = [y for line in data for y in line[max(1, len(line) // 10) :]]
+    if len(later) < 8:
         return
     low, high = min(values), max(later)
     axes.set_ylim(low - 0.06 * (high - low), high + 0.04 * (high - low))

@@ -110,16 +110,33 @@ def looks() -> Iterator[Any]:
         yield Figure
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes `path`.png and `path`.svg; the same figure gives the same bytes."""
+def save(figure: Figure, path: Path, stamp: str = "") -> None:
+    """Writes `path`.png and `path`.svg, the stamp in the latter; the same figure gives the same bytes."""
     import matplotlib
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
     with matplotlib.rc_context(RC):
-        figure.savefig(made[0])
-        figure.savefig(made[1], metadata={"Date": None})
-    return made
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once for both
+        figure.savefig(path.with_name(f"{path.name}.png"), pil_kwargs={"compress_level": 3})
+        figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None, "Identifier": stamp})
+
+
+def is_drawn(path: Path, stamp: str) -> bool:
+    """Whether both files of a figure are there, drawn with this stamp."""
+    png, svg = (path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg"))
+    if not (png.exists() and svg.exists() and png.stat().st_mtime_ns <= svg.stat().st_mtime_ns):
+        return False
+    with svg.open("rb") as file:
+        return f"<dc:identifier>{stamp}</dc:identifier>".encode() in file.read(4096)
+
+
+@cache
+def source() -> str:
+    """A hash of the code that draws: what it drew before it was changed is drawn again."""
+    here = Path(__file__).parent
+    content = [path.read_bytes() for path in sorted((*here.glob("*plot*.py"), here / "style.py", here / "lengths.py"))]
+    return hashlib.sha256(b"".join(content) + repr(families()).encode()).hexdigest()
 
 
 def place_labels(axes: Axes, labels: Sequence[Label], size: float = 13) -> None:

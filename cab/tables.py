@@ -59,7 +59,7 @@ def quality_table(records: Iterable[Record]) -> pd.DataFrame:
     """One row per quality record, whatever its status; `trivial.<name>` is the trivial predictor's metric."""
     import pandas as pd
 
-    return pd.DataFrame([_quality_row(record) for record in records])
+    return pd.DataFrame([_quality_row(record) for record in records], dtype=object)  # whole numbers stay whole
 
 
 def _quality_row(record: Record) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def raw_records(content: bytes) -> Iterator[bytes]:
         _, length, kind = struct.unpack("<IHB", content[place : place + HEADER])
         if kind == 0:  # zeros at the end
             return
+        if place + HEADER + length > len(content):  # still being written
+            return
         whole += content[place + HEADER : place + HEADER + length]
         place += HEADER + length
         if kind in (1, 4):

@@ -1,0 +1,173 @@
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import factory
+import pytest
+from wandb_file import Run, raw_records, read_run
+
+from cab.record import Record
+from cab.track import Tracker
+
+
+@dataclass
+class Choice:
+    mode: str = "offline"
+    project: str = "cab-test"
+    group: str | None = "sweep 7"
+
+
+def track(record: Record, results: Path, choice: Choice | None = None) -> None:
+    tracker = Tracker(choice or Choice(), record.cell, record.config, record.hash, results)
+    for point in record.result.get("curve", []):
+        tracker.log(point)
+    tracker.finish(record)
+
+
+def only_run(results: Path) -> tuple[Path, Run]:
+    """The folder and content of the one run. wandb's service may write the last records a moment after `finish`."""
+    (path,) = (results / "wandb").glob("offline-run-*/*.wandb")
+    end = time.monotonic() + 20
+    while (run := read_run(path)).exit_code is None and time.monotonic() < end:
+        time.sleep(0.1)
+    return path.parent, run
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path, Run]:
+    results = tmp_path_factory.mktemp("results")
+    record = factory.quality("lightning", 3)
+    track(record, results)
+    return record, *only_run(results)
+
+
+def test_an_offline_run_says_what_it_is(mirrored):
+    record, _, run = mirrored
+    assert run.id == record.hash
+    assert run.project == "cab-test"
+    assert run.group == "sweep 7"
+    assert set(run.tags) == {"lightning", "causal_self", "lm"}
+    assert run.config["model"] == record.config["model"]
+    assert run.config["cell"] == record.cell
+    assert run.exit_code == 0
+
+
+def test_an_offline_run_holds_the_whole_curve(mirrored):
+    record, _, run = mirrored
+    logged = [entry for entry in run.history if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [point["step"] for point in record.result["curve"]]
+    assert [entry["loss"] for entry in logged] == pytest.approx([point["loss"] for point in record.result["curve"]])
+    validated = [e["validation/bits_per_byte"] for e in logged if "validation/bits_per_byte" in e]
+    expected = [p["validation"]["bits_per_byte"] for p in record.result["curve"] if "validation" in p]
+    assert validated == pytest.approx(expected)
+
+
+def test_an_offline_run_holds_summary_table_and_picture(mirrored):
+    record, folder, run = mirrored
+    assert run.summary["metrics/bits_per_byte"] == pytest.approx(record.result["metrics"]["bits_per_byte"])
+    assert run.summary["status"] == "ok"
+    assert run.summary["data/content"] == factory.DATA
+    (table,) = (folder / "files/media/table").rglob("*.table.json")
+    made = json.loads(table.read_text())
+    rows = record.result["tables"]["by_length"]
+    assert made["columns"] == list(rows[0])
+    assert [row[0] for row in made["data"]] == [row["length"] for row in rows]
+    (picture,) = (folder / "files/media/images").rglob("*.png")
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    logged = [entry["plots/curve/path"] for entry in run.history if "plots/curve/path" in entry]
+    assert logged == [picture.relative_to(folder / "files").as_posix()]
+
+
+def test_an_efficiency_record_brings_its_measurements(tmp_path):
+    record = factory.efficiency(lengths=(128, 256, 512), phases=("train",))
+    track(record, tmp_path)
+    folder, run = only_run(tmp_path)
+    (table,) = (folder / "files/media/table").rglob("*.table.json")
+    assert len(json.loads(table.read_text())["data"]) == len(record.result["measurements"])
+    assert list((folder / "files/media/images").rglob("*.png"))
+    assert run.summary["gemm_gflops"] == 150.0
+
+
+def test_a_failed_cell_ends_its_run_too(tmp_path):
+    record = factory.quality("ssa", status="error", reason="RuntimeError: no")
+    tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
+    tracker.log({"step": 1, "loss": float("nan"), "seconds": 0.1})
+    tracker.finish(record)
+    _, run = only_run(tmp_path)
+    assert run.exit_code == 1
+    assert run.summary["status"] == "error"
+    assert run.summary["reason"] == "RuntimeError: no"
+    assert "loss" not in run.history[0]
+
+
+def test_disabled_writes_and_imports_nothing(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import factory, test_track, pathlib\n"
+        f"test_track.track(factory.quality(), pathlib.Path({str(tmp_path)!r}), test_track.Choice('disabled'))\n"
+        "assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_offline_is_silent(tmp_path, capfd):
+    record = factory.quality(status="diverged", reason="loss nan at step 3")
+    track(record, tmp_path)
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err == ""
+
+
+def test_online_without_a_key_is_one_warning(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    track(factory.quality(), tmp_path, Choice("online"))
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("warning: no W&B mirror of this cell (")
+
+
+def test_whatever_wandb_raises_is_one_warning(tmp_path, capfd, monkeypatch):
+    import wandb
+
+    def fail(**_):
+        raise RuntimeError("broken\nin two lines")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    track(factory.quality(), tmp_path)
+    assert capfd.readouterr().err == (
+        "warning: no W&B mirror of this cell (broken in two lines); its record is not affected\n"
+    )
+
+
+def test_a_failure_on_the_way_ends_the_mirror_not_the_cell(tmp_path, capfd):
+    record = factory.quality()
+    tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
+    tracker.log({"step": 1, "loss": 2.0})
+    run = tracker._run
+    run.log = None  # as if wandb were broken from here on
+    tracker.log({"step": 2, "loss": 1.0})
+    tracker.log({"step": 3, "loss": 1.0})
+    tracker.finish(record)
+    assert capfd.readouterr().err.count("warning") == 1
+    assert only_run(tmp_path)[1].exit_code is not None
+
+
+def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path, capfd):
+    (tmp_path / "wandb").write_text("a file in the way")
+    track(factory.quality(), tmp_path)
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_the_reader_follows_records_over_blocks():
+    piece = b"x" * (32768 - 7 - 7)
+    header = b":W&B" + (0xBEE1).to_bytes(2, "little") + b"\0"
+    first = b"\0\0\0\0" + len(piece).to_bytes(2, "little") + b"\x02" + piece
+    last = b"\0\0\0\0" + (3).to_bytes(2, "little") + b"\x04" + b"end"
+    assert list(raw_records(header + first + last)) == [piece + b"end"]
