@@ -6,6 +6,7 @@ does not depend on data or seed. `cab.run` does the same for its one family.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -96,6 +97,7 @@ def efficiency_identity(request: Request, device: torch.device, allocator: str) 
         **efficiency_cell(request, device),
         **asdict(request.efficiency),
         "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "torch": torch.__version__,
         "allocator": allocator,
     }

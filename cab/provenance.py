@@ -1,5 +1,6 @@
 """Where a number comes from: command, code, versions, machine."""
 
+import os
 import platform
 import shlex
 import subprocess
@@ -32,6 +33,7 @@ def provenance(
             "type": device.type,
             "name": device_name(device),
             "threads": torch.get_num_threads(),
+            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
             "system": platform.platform(),
         },
         "started": started,
