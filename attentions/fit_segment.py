@@ -1,0 +1,162 @@
+"""A segment of FIT (see attentions/fit.py): local layers, latents that read them, latent layers, tokens that read back.
+
+Here tokens are (B T, n, D), a group a row, and latents are (B, G, m, D), where the last T of the G groups have tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from attentions.base import Pattern, Shape, State
+from attentions.residual import MakeFeedForward, ResidualLayer
+from attentions.vanilla import Softmax, Vanilla
+
+
+class ChunkSoftmax(Softmax):
+    """Causal over chunks of `chunk` places, full inside a chunk. A step takes a whole chunk."""
+
+    def __init__(self, shape: Shape, pattern: Pattern, chunk: int) -> None:
+        super().__init__(shape, pattern)
+        self.chunk = chunk
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        if causal and self.chunk > 1:
+            chunk = torch.arange(q.shape[2], device=q.device) // self.chunk
+            mask, causal = chunk.unsqueeze(1) >= chunk, False  # (T m, T m), the same for all rows and heads
+        return super().attend(q, k, v, mask, causal)
+
+
+class LatentAttention(Vanilla):
+    """Self attention over all latents, causal over groups in causal patterns."""
+
+    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, latents: int) -> None:
+        super().__init__(shape, pattern, layer, layers)
+        self.mixer = ChunkSoftmax(shape, pattern, latents)
+
+
+class Read(nn.Module):
+    """x + attention(norm(x), source), the source normed where it is not the memory."""
+
+    def __init__(self, shape: Shape, causal: bool, norm_source: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(shape.dim)
+        self.source_norm = nn.LayerNorm(shape.dim) if norm_source else nn.Identity()
+        pattern = Pattern.CAUSAL_CROSS if causal else Pattern.NONCAUSAL_CROSS
+        self.attention = Vanilla(shape, pattern, 0, 1)
+
+    def forward(self, x: Tensor, source: Tensor, source_valid: Tensor | None = None) -> Tensor:
+        return x + self.attention(self.norm(x), self.source_norm(source), None, source_valid)[0]
+
+    def prefill(self, x: Tensor, source: Tensor, source_valid: Tensor | None = None) -> tuple[Tensor, State]:
+        y, state = self.attention.prefill(self.norm(x), self.source_norm(source), source_valid)
+        return x + y, state
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, state = self.attention.step(self.norm(x), state)
+        return x + y, state
+
+
+@dataclass
+class SegmentState:
+    """What a segment keeps while decoding. Layers that have seen nothing yet have no states."""
+
+    before: State = None
+    """(B, m, D): the latents that the open group reads; gone once `spread` has their keys and values."""
+    spread: State = None
+    local: list[State] = field(default_factory=list)
+    seen: list[Tensor] = field(default_factory=list)
+    """Tokens of the open group after the local layers, (B, j, D) each, for the latents to read at its end."""
+    memory: State = None
+    latent: list[State] = field(default_factory=list)
+
+
+class Segment(nn.Module):
+    """`local` and `latent` layers, and the attentions between tokens, latents and memory."""
+
+    def __init__(
+        self, shape: Shape, pattern: Pattern, feedforward: MakeFeedForward, local: int, latent: int, latents: int
+    ) -> None:
+        super().__init__()
+        own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
+        self.local = local_layers(shape, pattern, feedforward, local)
+        thinkers = [LatentAttention(shape, own, i, latent, latents) for i in range(latent)]
+        self.latent: Sequence[ResidualLayer] = nn.ModuleList(  # type: ignore[assignment]
+            ResidualLayer(shape, attention, None, feedforward) for attention in thinkers
+        )
+        self.gather, self.spread = (Read(shape, pattern.causal, norm_source=True) for _ in range(2))
+        self.recall = Read(shape, pattern.causal, norm_source=False) if pattern.cross else None
+
+    def look(self, x: Tensor, z: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Local layers, and latents that read them. real (B T, n): tokens that are not padding."""
+        for layer in self.local:
+            x, _ = layer(x, None, real, None)
+        batch, groups = z.shape[:2]
+        count = x.shape[0] // batch
+        ahead, own = z.split([groups - count, count], 1)
+        own = self.gather(own.flatten(0, 1), x, real).unflatten(0, (batch, count))
+        return x, own if groups == count else torch.cat([ahead, own], 1)
+
+    def think(
+        self,
+        z: Tensor,
+        some: Tensor | None,
+        memory: Tensor | None,
+        memory_valid: Tensor | None,
+        kept: SegmentState | None = None,
+    ) -> Tensor:
+        """Latents that read the memory, and latent layers. some (B, G m): latents of groups with real tokens.
+
+        `kept`, an empty state, gets what decoding goes on from.
+        """
+        groups, latents = z.shape[1:3]
+        z = z.flatten(1, 2)  # (B, G m, D)
+        if self.recall is not None and memory is not None:
+            if kept is None:
+                z = self.recall(z, memory, memory_valid)
+            else:
+                z, kept.memory = self.recall.prefill(z, memory, memory_valid)
+        if kept is None:
+            for layer in self.latent:
+                z, _ = layer(z, None, some, None)
+        else:
+            z, kept.latent = further(self.latent, z, [])
+            kept.before = z[:, -latents:].clone()
+        return z.unflatten(1, (groups, latents))
+
+    def step(self, x: Tensor, kept: SegmentState) -> Tensor:
+        """Further tokens (B, j, D) of the open group: one, or several that open it."""
+        x, kept.local = further(self.local, x, kept.local)
+        kept.seen.append(x)
+        if kept.spread is None:
+            x, kept.spread = self.spread.prefill(x, kept.before)
+        else:
+            x, kept.spread = self.spread.step(x, kept.spread)
+        kept.before = None
+        return x
+
+    def close(self, z: Tensor, kept: SegmentState) -> Tensor:
+        """The latents (B, m, D) of a group that has just become complete; the next group is open and empty."""
+        z = self.gather(z, torch.cat(kept.seen, 1))
+        if self.recall is not None:
+            z, kept.memory = self.recall.step(z, kept.memory)
+        z, kept.latent = further(self.latent, z, kept.latent)
+        kept.local, kept.seen, kept.before, kept.spread = [], [], z, None
+        return z
+
+
+def local_layers(shape: Shape, pattern: Pattern, feedforward: MakeFeedForward, count: int) -> Sequence[ResidualLayer]:
+    own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
+    return nn.ModuleList(  # type: ignore[return-value]
+        ResidualLayer(shape, Vanilla(shape, own, i, count), None, feedforward) for i in range(count)
+    )
+
+
+def further(layers: Sequence[ResidualLayer], x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+    """Causal layers on what comes next; no states where it comes first."""
+    after = []
+    for i, layer in enumerate(layers):
+        x, state = layer.step(x, states[i]) if states else layer.prefill(x, None, None)
+        after.append(state)
+    return x, after
