@@ -20,7 +20,7 @@ class GPT(nn.Module):
         super().__init__()
         self.scale = math.sqrt(shape.dim)
         self.embedding = nn.Embedding(vocabulary, shape.dim)
-        nn.init.normal_(self.embedding.weight, std=1 / self.scale)
+        nn.init.normal_(self.embedding.weight, std=0.02)
         self.positions = Positions(positions, shape.length, shape.dim)
         self.stack = slots.stack("decoder", shape, Pattern.CAUSAL_SELF)
 

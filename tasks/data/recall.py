@@ -1,0 +1,168 @@
+"""Associative recall, generated: keys with values to remember, and queries to answer, in all four patterns.
+
+Ids of a vocabulary of V: 0 filler, 1 mask, then the keys, then the values, half of the rest each. Values are drawn
+independently, so that no answer says anything about another.
+
+causal_self       Multi-query associative recall (Arora et al. 2023, "Zoology", arXiv 2312.04927): pairs key, value
+                  first, then queries among filler; the answer is due where the query is.
+noncausal_self    Masked recall: pairs among filler, some keys once more with a masked value; the answer is due at the
+                  mask. The full pair may be to its left or to its right.
+noncausal_cross   Look-up: queries among filler; a memory whose items hold a key and a value each, with distractors of
+                  other keys; the answer is due where the query is.
+causal_cross      The same with every key asked once, and the answer due `delay` tokens after its query; each token also
+                  carries the answer before it, as in teacher forcing. A family that lets a later query through reads
+                  the answer from the next token. The delay lets families compete that read the memory through the
+                  previous block or group only; carrying a query over it is the work of the self attention, which is
+                  vanilla in this pattern.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from attentions.base import Pattern
+
+VERSION = 1
+"""Raised when the same numbers would give other examples."""
+FILLER, MASK, FIRST_KEY = 0, 1, 2
+NO_LABEL = -100
+
+Examples = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of an example, checked. `memory` is 0 in self patterns, `delay` is used in causal_cross only."""
+
+    pattern: Pattern
+    length: int
+    memory: int
+    vocabulary: int
+    pairs: int
+    queries: int
+    delay: int
+
+    def __post_init__(self) -> None:
+        least = {"length": 1, "vocabulary": 4, "pairs": 1, "queries": 1, "delay": 0}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}={getattr(self, name)}: at least {minimum} is needed")
+        if self.pairs > self.keys or (self.memory > self.pairs and self.pairs == self.keys):
+            raise ValueError(f"pairs={self.pairs}: vocabulary={self.vocabulary} has {self.keys} keys: use fewer pairs")
+        if self.pattern.cross and self.memory < self.pairs:
+            raise ValueError(
+                f"memory={self.memory} holds no {self.pairs} pairs: use at least model.memory={self.pairs}"
+            )
+        if self.length < self.least_length:
+            raise ValueError(
+                f"length={self.length} is too short for pairs={self.pairs}, queries={self.asked} in {self.pattern}: "
+                f"use at least {self.least_length}"
+            )
+
+    @property
+    def keys(self) -> int:
+        return (self.vocabulary - FIRST_KEY) // 2
+
+    @property
+    def first_value(self) -> int:
+        return FIRST_KEY + self.keys
+
+    @property
+    def values(self) -> int:
+        return self.vocabulary - self.first_value
+
+    @property
+    def asked(self) -> int:
+        """Answers in an example. A key that was asked before would need no memory in causal_cross."""
+        return min(self.queries, self.pairs) if self.pattern is Pattern.CAUSAL_CROSS else self.queries
+
+    @property
+    def least_length(self) -> int:
+        return {
+            Pattern.NONCAUSAL_SELF: 2 * (self.pairs + self.asked),
+            Pattern.CAUSAL_SELF: 2 * self.pairs + self.asked,
+            Pattern.NONCAUSAL_CROSS: self.asked,
+            Pattern.CAUSAL_CROSS: self.asked + self.delay,
+        }[self.pattern]
+
+    def generate(self, count: int, rng: np.random.Generator) -> Examples:
+        """`count` examples, int64: tokens (B, N), labels (B, N) or NO_LABEL, distance (B, N): how far the pair is
+        from its answer, or which item of the memory it is; in cross patterns memory (B, M, 2) keys and values; in
+        causal_cross carried (B, N): the answer before each token."""
+        order = rng.random((count, self.keys)).argsort(1)  # (B, K)
+        keys = FIRST_KEY + order[:, : self.pairs]  # (B, P), all different
+        values = rng.integers(self.first_value, self.vocabulary, (count, self.pairs))  # (B, P)
+        if self.pattern is Pattern.CAUSAL_CROSS:
+            which = rng.random((count, self.pairs)).argsort(1)[:, : self.asked]  # (B, Q)
+        else:
+            which = rng.integers(0, self.pairs, (count, self.asked))
+        if self.pattern is Pattern.CAUSAL_SELF:
+            return self._first_pairs(keys, values, which, rng)
+        if self.pattern is Pattern.NONCAUSAL_SELF:
+            return self._masked(keys, values, which, rng)
+        return self._memory(keys, values, which, FIRST_KEY + order[:, self.pairs :], rng)
+
+    def _first_pairs(
+        self, keys: np.ndarray, values: np.ndarray, which: np.ndarray, rng: np.random.Generator
+    ) -> Examples:
+        tokens = np.full((len(keys), self.length), FILLER)
+        tokens[:, 0 : 2 * self.pairs : 2], tokens[:, 1 : 2 * self.pairs : 2] = keys, values
+        places = 2 * self.pairs + _places(rng, len(keys), self.length - 2 * self.pairs, self.asked)
+        _put(tokens, places, _pick(keys, which))
+        return self._with_answers(tokens, places, _pick(values, which), places - (2 * which + 1))
+
+    def _masked(self, keys: np.ndarray, values: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Examples:
+        tokens = np.full((len(keys), self.length), FILLER)
+        cells = 2 * _places(rng, len(keys), self.length // 2, self.pairs + self.asked)  # (B, P + Q)
+        pairs, masks = cells[:, : self.pairs], cells[:, self.pairs :]
+        _put(tokens, pairs, keys)
+        _put(tokens, pairs + 1, values)
+        _put(tokens, masks, _pick(keys, which))
+        _put(tokens, masks + 1, np.full_like(masks, MASK))
+        return self._with_answers(tokens, masks + 1, _pick(values, which), np.abs(masks - _pick(pairs, which)))
+
+    def _memory(
+        self, keys: np.ndarray, values: np.ndarray, which: np.ndarray, others: np.ndarray, rng: np.random.Generator
+    ) -> Examples:
+        count, more = len(keys), self.memory - self.pairs
+        distractors = _pick(others, rng.integers(0, max(1, others.shape[1]), (count, more)))
+        items = np.stack(
+            [
+                np.concatenate([keys, distractors], 1),
+                np.concatenate([values, rng.integers(self.first_value, self.vocabulary, (count, more))], 1),
+            ],
+            2,
+        )  # (B, M, 2)
+        order = rng.random((count, self.memory)).argsort(1)  # place -> item
+        items = np.take_along_axis(items, order[:, :, None], 1)
+        item_at = _pick(order.argsort(1), which)  # (B, Q)
+        delay = self.delay if self.pattern is Pattern.CAUSAL_CROSS else 0
+        tokens = np.full((count, self.length), FILLER)
+        places = _places(rng, count, self.length - delay, self.asked)
+        _put(tokens, places, _pick(keys, which))
+        examples = self._with_answers(tokens, places + delay, _pick(values, which), item_at) | {"memory": items}
+        if self.pattern is Pattern.CAUSAL_CROSS:
+            labels = examples["labels"]
+            carried = np.full_like(labels, FILLER)
+            carried[:, 1:] = np.where(labels == NO_LABEL, FILLER, labels)[:, :-1]
+            examples["carried"] = carried
+        return examples
+
+    def _with_answers(self, tokens: np.ndarray, places: np.ndarray, answers: np.ndarray, far: np.ndarray) -> Examples:
+        labels, distance = np.full_like(tokens, NO_LABEL), np.full_like(tokens, NO_LABEL)
+        _put(labels, places, answers)
+        _put(distance, places, far)
+        return {"tokens": tokens, "labels": labels, "distance": distance}
+
+
+def _places(rng: np.random.Generator, count: int, among: int, places: int) -> np.ndarray:
+    """(B, places) different numbers below `among`, in random order."""
+    return rng.random((count, among)).argsort(1)[:, :places]
+
+
+def _pick(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(x, index, 1)
+
+
+def _put(x: np.ndarray, index: np.ndarray, what: np.ndarray) -> None:
+    np.put_along_axis(x, index, what, 1)

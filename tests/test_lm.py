@@ -1,0 +1,205 @@
+"""Language modelling: windows are a pure function of ids, nothing crosses splits, bits per byte is exact."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attentions.base import Pattern, Shape, no_loss
+from tasks.base import Data
+from tasks.lm import LanguageModelling, buckets
+
+WORDS = ["alpha", "bêta", "gamma", "δέλτα", "epsilon", "zeta", "été", "theta"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A little text; every split has its own letters in every word, so that a leak shows."""
+    for number, (split, mark) in enumerate([("train", "a"), ("validation", "v"), ("test", "t")]):
+        rng = np.random.default_rng(number)
+        (tmp_path / split).mkdir()
+        for file in range(3):
+            text = " ".join(mark + WORDS[i] for i in rng.integers(0, len(WORDS), 150))
+            (tmp_path / split / f"{file}.txt").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def make(folder: Path, length: int = 20, seed: int = 0, **options) -> LanguageModelling:
+    shape = Shape(dim=8, heads=1, depth=1, hidden=8, length=length)
+    data = Data("local", str(folder))
+    task = LanguageModelling(Pattern.CAUSAL_SELF, shape, data, seed, folder / "cache", **options)
+    task.prepare()
+    return task
+
+
+class Constant(nn.Module):
+    """Gives every token the same log probabilities, everywhere."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.logits.expand(*tokens.shape, -1), no_loss(tokens)
+
+
+def test_ids_are_pure(folder: Path) -> None:
+    one, two = make(folder), make(folder)
+    ids = [7, 3, 1000, 8]
+    expected = one.batch("train", ids)["tokens"]
+    for i in range(0, 3000, 50):
+        two.batch("train", [i])  # other epochs in between
+    torch.testing.assert_close(two.batch("train", ids)["tokens"], expected)
+    torch.testing.assert_close(torch.cat([two.batch("train", [i])["tokens"] for i in ids]), expected)
+
+
+def test_seeds_and_epochs_differ(folder: Path) -> None:
+    task, other = make(folder), make(folder, seed=1)
+    count = task.examples("train")
+    first, second = (task.batch("train", range(e * count, (e + 1) * count))["tokens"] for e in (0, 1))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other.batch("train", range(count))["tokens"])
+    for split in ("validation", "test"):
+        ids = range(task.examples(split))
+        assert torch.equal(task.batch(split, ids)["tokens"], other.batch(split, ids)["tokens"])
+
+
+@pytest.mark.parametrize("length", [3, 20, 500, 1500, 2500])
+def test_an_epoch_sees_every_label_at_most_once(folder: Path, length: int) -> None:
+    task = make(folder, length)
+    stream = task.tokens.streams["train"]
+    count = task.examples("train")
+    for epoch in range(5):
+        starts = np.sort(task._train_starts(range(epoch * count, (epoch + 1) * count)))
+        assert starts[0] >= 0
+        assert starts[-1] + length + 1 <= len(stream)
+        assert (np.diff(starts) >= length).all()
+        assert count * length >= len(stream) - 2 * length - 1  # little is left out
+
+
+def test_batch_is_the_text(folder: Path) -> None:
+    task = make(folder)
+    text = task.tokens.decode(task.tokens.streams["train"])
+    for row in task.batch("train", range(50))["tokens"]:
+        assert task.tokens.decode(row.tolist()) in text
+
+
+def test_splits_do_not_meet(folder: Path) -> None:
+    task = make(folder)
+    texts = {split: task.tokens.decode(task.tokens.streams[split]) for split in ("train", "validation", "test")}
+    for split, mark in (("validation", b" v"), ("test", b" t")):
+        assert mark in texts[split]
+        assert mark not in texts["train"]
+        windows = task.batch(split, range(task.examples(split)))["tokens"]
+        assert all(task.tokens.decode(row.tolist()) in texts[split] for row in windows)
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 7, 10_000])
+def test_evaluation_windows_are_spread_and_disjoint(folder: Path, wanted: int) -> None:
+    task = make(folder, test_windows=wanted)
+    starts, have = task._evaluation_starts("test"), len(task.tokens.streams["test"])
+    assert len(starts) == task.examples("test") == min(wanted, have // 21)
+    assert (np.diff(starts) >= 21).all()
+    assert starts[-1] + 21 <= have
+    if len(starts) > 1:
+        assert (starts[0], starts[-1]) == (0, have - 21)
+
+
+def test_bits_per_byte_by_hand(folder: Path) -> None:
+    """A model that gives the token i the probability p_i costs -log2 p_i each, and the separator is no byte."""
+    task = make(folder, test_windows=1000)
+    logits = torch.linspace(-2, 3, 257)
+    evaluation = task.evaluate(Constant(logits), "test", lambda batch: batch)
+    labels = [t for i in range(task.examples("test")) for t in task.batch("test", [i])["tokens"][0, 1:].tolist()]
+    total = math.log2(sum(math.exp(v) for v in logits.tolist()))
+    bits = sum(total - logits[t].item() / math.log(2) for t in labels)
+    size = sum(t < 256 for t in labels)
+    assert size < len(labels)
+    assert evaluation.metrics["bits_per_byte"] == pytest.approx(bits / size, rel=1e-5)
+    assert evaluation.metrics["perplexity"] == pytest.approx(2 ** (bits / len(labels)), rel=1e-5)
+    rows = evaluation.tables["loss_by_position"]
+    assert [(row["from"], row["to"]) for row in rows] == [(0, 1), (1, 4), (4, 16), (16, 20)]
+    assert sum(int(row["tokens"]) for row in rows) == len(labels)
+
+
+def test_bits_per_byte_compares_across_vocabularies(folder: Path) -> None:
+    """A uniform model over BPE tokens: bits for the tokens, bytes of the text that they stand for."""
+    task = make(folder, vocabulary=300)
+    size = task.tokens.size
+    evaluation = task.evaluate(Constant(torch.zeros(size)), "test", lambda batch: batch)
+    windows = task.batch("test", range(task.examples("test")))["tokens"][:, 1:]
+    text = sum(len(task.tokens.decode(row.tolist())) for row in windows)
+    assert evaluation.metrics["bits_per_byte"] == pytest.approx(windows.numel() * math.log2(size) / text, rel=1e-5)
+    assert evaluation.metrics["perplexity"] == pytest.approx(size, rel=1e-5)
+
+
+def test_loss_is_the_sum_over_targets(folder: Path) -> None:
+    task = make(folder)
+    batch = task.batch("train", range(4))
+    loss, auxiliary = task.loss(Constant(torch.zeros(257)), batch)
+    assert task.targets(batch) == 4 * 20
+    assert loss.item() == pytest.approx(80 * math.log(257), rel=1e-5)
+    assert auxiliary == 0
+
+
+def test_loss_is_for_the_next_token(folder: Path) -> None:
+    """A model that knows the next token must score 0, one that repeats its input must not."""
+    task = make(folder)
+    batch = task.batch("test", range(2))
+
+    class Shifted(nn.Module):
+        def __init__(self, shift: int) -> None:
+            super().__init__()
+            self.shift = shift
+
+        def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+            known = batch["tokens"][:, self.shift : self.shift + tokens.shape[1]]
+            return 100.0 * nn.functional.one_hot(known, 257), no_loss(tokens)
+
+    assert task.loss(Shifted(1), batch)[0] < 1e-3
+    assert task.loss(Shifted(0), batch)[0] > 100
+
+
+def test_unigram_is_what_its_counts_say(folder: Path) -> None:
+    task = make(folder, test_windows=5)
+    counts = [1] * 257
+    for token in task.tokens.streams["train"].tolist():
+        counts[token] += 1
+    labels = task.batch("test", range(5))["tokens"][:, 1:].flatten().tolist()
+    bits = -sum(math.log2(counts[t] / sum(counts)) for t in labels)
+    trivial = task.trivial()
+    assert trivial.metrics["bits_per_byte"] == pytest.approx(bits / sum(t < 256 for t in labels))
+    assert set(trivial.metrics) == {metric.name for metric in task.metrics}
+
+
+def test_buckets_cover_every_position_once() -> None:
+    for length in (1, 2, 4, 5, 256, 1000):
+        covered = [t for start, end in buckets(length) for t in range(start, end)]
+        assert covered == list(range(length))
+
+
+def test_text_shorter_than_a_window(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"length=100000: the train text has \d+ tokens, a window needs 100001: use"):
+        make(folder, length=100_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocabulary": 100}, "vocabulary=100: use bytes, or a number of at least 257 for BPE"),
+        ({"vocabulary": "words"}, "vocabulary='words': use bytes"),
+        ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
+        ({"test_windows": 0}, "test_windows=0: at least 1 is needed"),
+    ],
+)
+def test_invalid_options(folder: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(folder, **options)
+
+
+def test_other_patterns_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="task lm has no pattern noncausal_self: use one of causal_self"):
+        LanguageModelling(Pattern.NONCAUSAL_SELF, Shape(8, 1, 1, 8, 4), Data(), 0, folder)
