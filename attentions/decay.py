@@ -58,6 +58,7 @@ class _DecayedAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, slope: Tensor, block: int, both: bool
     ) -> tuple[Tensor, Tensor]:
         with no_autocast(q):
+            q, k, v = (x.contiguous() for x in (q, k, v))  # kept for the backward: the order of heads is made once
             qb, kb, vb = (_blocks(x, block) for x in (q, k, v))  # (B, H, n, C, d) each
             slopes = slope.to(qb.dtype).view(-1, 1, 1, 1)  # (H, 1, 1, 1)
             within, to_end, from_end = decays = _decays(slopes, block, both)
