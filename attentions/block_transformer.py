@@ -1,0 +1,247 @@
+"""Block Transformer: attention between blocks of tokens, then attention inside each block.
+
+Ho et al. 2024, "Block Transformer: Global-to-Local Language Modeling for Fast Inference", NeurIPS 2024,
+arXiv 2406.02657. For blocks b of L tokens:
+
+    e_b = [E x_bL, ..., E x_bL+L-1]          embedder: D -> D/L for each token, concatenated
+    c_b = blocks(e_0, ..., e_b)              block stack: a transformer over N/L units
+    y_b = tokens([P c_b-1, x_b])             token stack: a transformer over p prefixes and the L tokens of one block
+
+Time O(N (D^2 + (L + p) D) + (N/L)^2 D), memory O(N D): attention between units costs 1/L^2 of vanilla's, feed-forwards
+of the block stack 1/L, those of the token stack (L + p) / L. A decoder keeps keys and values of N/L units, touched once
+per L tokens, and of one block of tokens.
+
+Causality: y_t may use x_t, so the tokens of block b read the context of blocks < b (c_b would leak the block's own
+future), and x of their own block up to t. Blocks lie from the left end, whatever the length: a prefix of an input gives
+a prefix of the outputs, and a prompt may end anywhere in a block. In causal patterns a learned start vector is unit -1
+of the block stack, so that block 0 has a context and every token gets an output (the authors' code never predicts the
+first block).
+
+Deviations from the paper: features come in and go out, so the embedder is a linear map in place of a table of its own,
+and the token stack takes x as it is, plus a learned table of its p + L places (the paper: rotary). Positions of blocks
+come with x from the front-end, as for every family. Depth is split 1:1; of an odd depth the block stack gets one more.
+The last token layer computes no outputs for prefixes, because nothing reads them.
+
+Patterns: causal_self is the paper's. Extensions: noncausal_self runs both stacks in both directions and block b reads
+its own c_b. Cross patterns add a cross attention over the memory to every layer of the block stack (not of the token
+stack): noncausal_cross otherwise as noncausal_self, causal_cross as causal_self. There block b sees the memory only
+through queries of blocks < b (block 0 through the start vector): what x_t asks of the memory is answered from the next
+block on, 1 to L tokens later. In a recall task that is a delay by construction.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attentions.base import (
+    Pattern,
+    Shape,
+    Stack,
+    State,
+    check_causal,
+    check_memory,
+    check_support,
+    mark_position,
+    no_loss,
+    zero_padding,
+)
+from attentions.residual import MLP, MakeFeedForward, ResidualStack
+from attentions.vanilla import Softmax, Vanilla
+
+LARGEST_BATCH = 2**16 - 1
+"""Fused CUDA kernels take no larger batch (pytorch issue 146704), and windows are many."""
+
+
+class BlockTransformer(Stack):
+    """`block` is L, `prefixes` is p, the number of tokens that a context becomes."""
+
+    support = dict.fromkeys(Pattern, "extension") | {Pattern.CAUSAL_SELF: "paper"}
+    min_depth = 2
+
+    def __init__(
+        self,
+        shape: Shape,
+        pattern: Pattern,
+        feedforward: MakeFeedForward = MLP,
+        *,
+        block: int = 4,
+        prefixes: int = 2,
+    ) -> None:
+        super().__init__()
+        check_support(self, pattern)
+        _check_options(shape, block, prefixes)
+        self.shape, self.pattern, self.block, self.prefixes = shape, pattern, block, prefixes
+        own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
+        depth = shape.depth // 2
+        windows = replace(shape, depth=depth, length=prefixes + block, memory=0)
+        units = replace(shape, depth=shape.depth - depth, length=math.ceil(shape.length / block))
+
+        def between(kind: Pattern) -> list[Vanilla]:
+            return [Vanilla(units, kind, layer, units.depth) for layer in range(units.depth)]
+
+        self.embed = nn.Linear(shape.dim, shape.dim // block, bias=False)
+        self.blocks = ResidualStack(units, between(own), between(pattern) if pattern.cross else (), feedforward)
+        self.prefix = nn.Linear(shape.dim, prefixes * shape.dim)
+        self.tokens = TokenStack(windows, own, feedforward, prefixes)
+        self.places = mark_position(nn.Parameter(0.02 * torch.randn(prefixes + block, shape.dim)))
+        self.start = nn.Parameter(torch.randn(shape.dim)) if pattern.causal else None
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        check_memory(self.pattern, memory)
+        length, mask = x.shape[1], valid
+        lacking = -length % self.block
+        if mask is None and lacking and not self.pattern.causal:  # in causal patterns nothing looks to the right
+            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        x = F.pad(zero_padding(x, valid), (0, 0, 0, lacking)).unflatten(1, (-1, self.block))  # (B, n, L, D), n = N / L
+        if mask is not None:
+            mask = F.pad(mask, (0, lacking)).unflatten(1, (-1, self.block))  # (B, n, L)
+        units = self._shifted(self._units(x[:, :-1])) if self.pattern.causal else self._units(x)  # (B, n, D)
+        # Unit b is of block b or, shifted, of the one before: of use to nobody where block b has no token.
+        context, auxiliary = self.blocks(units, memory, None if mask is None else mask.any(-1), memory_valid)
+        y, more = self._inside(context, x, mask)
+        return zero_padding(y.flatten(1, 2)[:, :length], valid), auxiliary + more
+
+    def prefill(
+        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        check_causal(self.pattern)
+        check_memory(self.pattern, memory)
+        begin = (x.shape[1] - 1) // self.block * self.block  # of the last block, which has 1 to L tokens
+        past, last = x[:, :begin].unflatten(1, (begin // self.block, self.block)), x[:, begin:]
+        context, blocks = self.blocks.prefill(self._shifted(self._units(past)), memory, memory_valid)
+        y, tokens = self.tokens.prefill(self._windows(context[:, -1:], last.unsqueeze(1)))
+        if begin:
+            before, _ = self._inside(context[:, :-1], past, None)
+            y = torch.cat([before.flatten(1, 2), y], 1)
+        return y, (list(self.embed(last).split(1, dim=1)), tokens, blocks)
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        parts, tokens, blocks = state  # parts: the embedded tokens of the block so far, (B, 1, D/L) each
+        if len(parts) < self.block:
+            y, tokens = self.tokens.step(x_t + self.places[self.prefixes + len(parts)], tokens)
+        else:
+            context, blocks = self.blocks.step(torch.cat(parts, -1), blocks)
+            y, tokens = self.tokens.prefill(self._windows(context, x_t.unsqueeze(1)))
+            parts = []
+        return y, ([*parts, self.embed(x_t)], tokens, blocks)
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        past = (n - 1) // self.block  # blocks that are units; the start vector is one more
+        inside = n - past * self.block
+        return (
+            self.blocks.state_size(past + 1, m)
+            + self.tokens.state_size(self.prefixes + inside)
+            + inside * self.embed.out_features
+        )
+
+    def _units(self, x: Tensor) -> Tensor:
+        """Blocks (B, n, L, D) to units (B, n, D)."""
+        return self.embed(x).flatten(-2)
+
+    def _shifted(self, units: Tensor) -> Tensor:
+        """The start vector, then the units: (B, n + 1, D). What comes out at b may be read by block b."""
+        assert self.start is not None
+        return torch.cat([self.start.expand(units.shape[0], 1, -1), units], 1)
+
+    def _windows(self, context: Tensor, x: Tensor) -> Tensor:
+        """Contexts (B, n, D) and up to L first tokens of each block (B, n, l, D) to windows (B n, p + l, D)."""
+        prefixes = self.prefix(context).unflatten(-1, (self.prefixes, -1))  # (B, n, p, D)
+        window = torch.cat([prefixes, x], 2)
+        return (window + self.places[: window.shape[2]]).flatten(0, 1)
+
+    def _inside(self, context: Tensor, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Contexts (B, n, D), blocks (B, n, L, D) and which tokens are real (B, n, L) to y (B, n, L, D) and a loss."""
+        if mask is not None:
+            mask = F.pad(mask, (self.prefixes, 0), value=True).flatten(0, 1)  # (B n, p + L)
+        y, auxiliary = self.tokens(self._windows(context, x), None, mask)
+        return y.unflatten(0, x.shape[:2]), auxiliary
+
+
+class TokenStack(ResidualStack):
+    """Windows (W, p + l, D) to the outputs of their l tokens (W, l, D)."""
+
+    def __init__(self, shape: Shape, pattern: Pattern, feedforward: MakeFeedForward, prefixes: int) -> None:
+        layers = [WindowAttention(shape, pattern, layer, shape.depth) for layer in range(shape.depth)]
+        super().__init__(shape, layers, (), feedforward)
+        self.prefixes = prefixes
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        auxiliary = no_loss(x)
+        for layer in self.layers[:-1]:
+            x, more = layer(x, None, valid, None)
+            auxiliary = auxiliary + more
+        return self._last(x, valid)[0], auxiliary
+
+    def prefill(
+        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        states = []
+        for layer in self.layers[:-1]:
+            x, state = layer.prefill(x, None, None)
+            states.append(state)
+        y, own = self._last(x, None)
+        return y, [*states, (own, None)]
+
+    def _last(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, State]:
+        """The last layer, in which prefixes are keys and values only, and the final norm; and the layer's cache."""
+        layer = self.layers[-1]
+        own: WindowAttention = layer.self_attention  # type: ignore[assignment]
+        inner = layer.self_norm(x)
+        queries = inner[:, self.prefixes :]
+        mixed, state = own.mixer.prefill(own.queries(queries), *own.keys_values(inner), valid)
+        x = x[:, self.prefixes :] + own.output(mixed, queries)
+        return self.norm(layer._feed(x, None if valid is None else valid[:, self.prefixes :])), state
+
+
+class WindowAttention(Vanilla):
+    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int) -> None:
+        super().__init__(shape, pattern, layer, layers)
+        self.mixer = WindowSoftmax(shape, pattern)
+
+
+class WindowSoftmax(Softmax):
+    """Softmax attention whose queries may be fewer than the keys: they are the last ones."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """`mask` (W, 1, 1, M)."""
+        queries, keys = q.shape[2], k.shape[2]
+        if causal and queries < keys:
+            causal = False
+            if queries > 1:
+                mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        fused = super().attend
+        if q.shape[0] <= LARGEST_BATCH:
+            return fused(q, k, v, mask, causal)
+        rows = [slice(cut, cut + LARGEST_BATCH) for cut in range(0, q.shape[0], LARGEST_BATCH)]
+        masks = [mask[row] if mask is not None and mask.ndim == 4 else mask for row in rows]
+        return torch.cat([fused(q[row], k[row], v[row], m, causal) for row, m in zip(rows, masks, strict=True)])
+
+
+def _check_options(shape: Shape, block: int, prefixes: int) -> None:
+    for name, value in (("block", block), ("prefixes", prefixes)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed")
+    if shape.depth < BlockTransformer.min_depth:
+        raise ValueError(f"depth={shape.depth}: at least 2 is needed, a layer between blocks and one inside them")
+    if block > shape.length:
+        raise ValueError(
+            f"block={block} is longer than the design length {shape.length}: use attention.block<={shape.length}"
+        )
+    if shape.dim % block:
+        lower = next(value for value in range(block, 0, -1) if shape.dim % value == 0)
+        raise ValueError(f"dim={shape.dim} is not a multiple of block={block}: use attention.block={lower}")
