@@ -1,0 +1,370 @@
+"""Routing Transformer: attention among the tokens of a cluster, where the clusters are learned by online k-means.
+
+Roy, Saffar, Vaswani, Grangier 2021 (TACL), arXiv 2003.05997; details from the authors' code.
+
+    c(i) = argmax_c <mu_c, LN(x_i)>,   y_t = sum_{s in visible(t)} softmax_s(q_t . k_s / sqrt(d)) v_s
+
+LN is a layer norm without scale and bias, so that the best score is the nearest centroid. With C ~ w ~ sqrt(N) clusters
+and tokens per cluster: time O(N^1.5 d), memory O(N d), in decoding a state of C w keys and values whatever the length.
+
+Patterns
+    noncausal_self   paper. Each centroid takes the w queries and the w keys that score highest with it, a token in
+                     several groups gets the mean of its outputs, in none 0.
+    causal_self      The paper *defines* visible(t) = {s <= t: c(s) = c(t)}, and computes the top w of each centroid
+                     over the whole sequence, which leaks: a later token can push an earlier one out of its group.
+                     Here visible(t) = the last w of the paper's set, t included, which depends on the past only.
+                     `membership="balanced"` is the leaky form, for comparison only: NOT causal, cannot be decoded.
+                     Queries and keys are shared as in the paper: k = LN(q), and there is no key projection.
+    noncausal_cross  authors' code. As noncausal_self; one table of centroids routes queries and memory.
+    causal_cross     extension. The top w over queries would leak: a query belongs to its nearest centroid, and sees
+                     the w memory tokens that score highest with that centroid, over the whole memory.
+
+Local heads (paper): the first `local_heads` heads see their own block and the one before, without causality also the
+one after. Not in cross patterns, where nothing is near.
+
+Centroids are a moving average: m_c <- decay m_c + (1 - decay) sum LN(x_i), n_c likewise of counts, mu_c = m_c / n_c
+with the counts smoothed (authors' code), over queries and keys of all training forwards since the last step, without
+padding. They move in `after_step` only. The auxiliary loss is commitment * mean |LN(x_i) - mu_c(i)|^2.
+
+Where this differs from the paper: logits are scaled by d^-1/2, as everywhere (the authors' code does not, lucidrains'
+does); only the shared keys are normalised, other queries and keys enter the product as projected; scores use the
+*direction* of centroids, as averages are shorter the wider a cluster is; no positions (the front-end has them). A dead
+centroid, with less than `dead` of the mean moving count, is set beside one of the fullest, of which it takes over half.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, Unsupported, check_causal, no_loss
+from attentions.clusters import (
+    Groups,
+    LocalRing,
+    from_rows,
+    grouped_attention,
+    last_tokens,
+    local_attention,
+    rows_of,
+    served_attention,
+    top_tokens,
+    windowed_attention,
+)
+from attentions.decay import no_autocast, widened
+
+SMOOTHING = 1e-5
+APART = 0.1
+"""Half the distance at which a dead centroid is set beside a full one, in units of their norm."""
+
+Membership = Literal["strict", "balanced"]
+Heads = tuple[Tensor, Tensor, Tensor]
+Group = tuple[Tensor, Tensor | None]
+"""See `top_tokens`."""
+
+
+def normed(x: Tensor) -> Tensor:
+    """LN without scale and bias, (B, H, N, d), float32 or wider."""
+    with no_autocast(x):
+        return F.layer_norm(widened(x).transpose(1, 2), x.shape[-1:]).transpose(1, 2)
+
+
+class Centroids(nn.Module):
+    """C centroids per head, and the statistics that move them."""
+
+    centroids: Tensor
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, heads: int, clusters: int, dim: int, decay: float, commitment: float, dead: float) -> None:
+        super().__init__()
+        self.clusters, self.decay, self.commitment, self.dead = clusters, decay, commitment, dead
+        start = F.layer_norm(torch.randn(heads, clusters, dim), (dim,))
+        self.register_buffer("centroids", start)  # (H, C, d)
+        self.register_buffer("sums", start.clone())  # (H, C, d), moving sums of normed vectors
+        self.register_buffer("counts", torch.ones(heads, clusters))  # (H, C), moving counts
+        self.pending: tuple[Tensor, Tensor] | None = None  # sums and counts since the last step; no buffers, which
+        # data parallelism would overwrite with those of the first process
+        self.occupied: Tensor | None = None  # counts of the last training forward
+
+    @torch.no_grad()
+    def scores(self, x: Tensor) -> Tensor:
+        """Normed x (B, H, N, d) to (B, H, C, N)."""
+        with no_autocast(x):
+            directions = F.normalize(self.centroids.to(x.dtype), dim=-1)
+            return (directions @ _by_head(x).mT).unflatten(-1, (x.shape[0], -1)).permute(2, 0, 1, 3)
+
+    @torch.no_grad()
+    def nearest(self, x: Tensor) -> Tensor:
+        """Normed x (B, H, N, d) to (B, H, N)."""
+        with no_autocast(x):
+            directions = F.normalize(self.centroids.to(x.dtype), dim=-1)
+            best = (_by_head(x) @ directions.mT).max(-1).indices  # (H, BN)
+            return best.unflatten(-1, (x.shape[0], -1)).transpose(0, 1)
+
+    def observe(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """In training: adds to the statistics of the next step, and returns the commitment loss, a scalar."""
+        nearest = self.nearest(x)
+        with no_autocast(x):
+            points, index = _by_head(x), nearest.transpose(0, 1).flatten(1)  # (H, BN, d), (H, BN)
+            with torch.no_grad():
+                weight = points.new_ones(()) if valid is None else valid.flatten().to(points.dtype)
+                member = points.new_zeros(*index.shape, self.clusters)
+                member.scatter_(-1, index.unsqueeze(-1), weight.expand_as(index).unsqueeze(-1))  # (H, BN, C)
+                sums, counts = member.mT @ points, member.sum(1)
+                del member
+                self.occupied = counts if self.occupied is None else self.occupied + counts
+                if self.pending is not None:
+                    sums, counts = sums + self.pending[0], counts + self.pending[1]
+                self.pending = sums, counts
+                if not self.commitment:
+                    return no_loss(x)
+                heads = torch.arange(x.shape[1], device=x.device) * self.clusters
+                rows = (nearest.transpose(1, 2) + heads).flatten()
+                goal = from_rows(self.centroids.to(x.dtype).flatten(0, 1).index_select(0, rows), x)
+                if valid is not None:
+                    goal = torch.where(valid[:, None, :, None], goal, x)
+                total = index.numel() if valid is None else (valid.sum() * len(index)).clamp(min=1)
+            return self.commitment * F.mse_loss(x, goal, reduction="sum") / total
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.pending is None:
+            return
+        sums, counts = self.pending
+        self.pending = None
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(sums)
+            distributed.all_reduce(counts)
+        self.sums.lerp_(sums.to(self.sums.dtype), 1 - self.decay)
+        self.counts.lerp_(counts.to(self.counts.dtype), 1 - self.decay)
+        self._revive()
+        total = self.counts.sum(-1, keepdim=True)
+        smoothed = (self.counts + SMOOTHING) / (total + self.clusters * SMOOTHING) * total
+        self.centroids.copy_(self.sums / smoothed.unsqueeze(-1))
+
+    def _revive(self) -> None:
+        """The emptiest clusters are paired with the fullest, and where one is dead, it and its partner m become m + a
+        and m - a, with half of the partner's count each. The step a is at right angles to m, so that the border runs
+        through the middle of the full cluster, and its direction is that of the dead centroid."""
+        half = self.clusters // 2
+        counts, order = self.counts.sort(dim=-1, stable=True)
+        low, high = order[:, :half], order.flip(-1)[:, :half]
+        dead = counts[:, :half] < self.dead * counts.mean(-1, keepdim=True)  # (H, half)
+        pick = torch.arange(len(order), device=order.device).unsqueeze(-1)
+        mass = self.counts[pick, high].unsqueeze(-1) / 2  # (H, half, 1)
+        full = self.sums[pick, high] / (2 * mass)  # (H, half, d)
+        along = F.normalize(full, dim=-1)
+        side = self.sums[pick, low]
+        side = F.normalize(side - (side * along).sum(-1, keepdim=True) * along, dim=-1)
+        side = side * full.norm(dim=-1, keepdim=True) * APART
+        moved = dead.unsqueeze(-1)
+        for index, place in ((low, full + side), (high, full - side)):
+            self.sums[pick, index] = torch.where(moved, place * mass, self.sums[pick, index])
+            self.counts[pick, index] = torch.where(dead, mass.squeeze(-1), self.counts[pick, index])
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """(B, H, N, d) to (H, BN, d)."""
+    return x.detach().transpose(0, 1).flatten(1, 2)
+
+
+class Routed(Mixer):
+    """Local heads first, then routing heads. In causal_self only the keys of local heads are looked at."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        pattern: Pattern,
+        centroids: Centroids,
+        window: int,
+        local_heads: int,
+        local_window: int,
+        membership: Membership,
+    ) -> None:
+        super().__init__()
+        self.shape, self.pattern, self.centroids, self.window = shape, pattern, centroids, window
+        self.local_heads, self.local_window, self.membership = local_heads, local_window, membership
+        self.groups: dict[str, tuple[Group, Tensor | None, int]] = {}  # of the last forward, for `statistics`
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None = None, k_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        local, routed = self._parts(q, k, v)
+        self.centroids.occupied = None
+        x = normed(routed[0])
+        if self.pattern is Pattern.CAUSAL_SELF:
+            z, y = x, self._causal_self(*routed, x, q_valid)
+        else:
+            z = normed(routed[1])
+            y = self._separate(*routed, x, z, q_valid, k_valid)
+        if self.local_heads:
+            near = local_attention(*local, self.local_window, self.pattern.causal, k_valid)
+            y = torch.cat([near, y], 1)
+        if not self.training:
+            return y, no_loss(q)
+        loss = self.centroids.observe(x, q_valid)
+        return y, loss if z is x else (loss + self.centroids.observe(z, k_valid)) / 2
+
+    def _causal_self(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, valid: Tensor | None) -> Tensor:
+        keys = x.to(q.dtype)
+        if self.membership == "strict":  # padding lies to the right: no valid token sees any
+            return windowed_attention(q, keys, v, self.centroids.nearest(x), self.window)
+        group = self._group("uncovered", x, valid)
+        return grouped_attention(q, keys, v, group, group, causal=True)
+
+    def _separate(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        x: Tensor,
+        z: Tensor,
+        q_valid: Tensor | None,
+        k_valid: Tensor | None,
+    ) -> Tensor:
+        """x and z are the normed queries and keys."""
+        k_group = self._group("unread", z, k_valid)
+        if self.pattern.causal:
+            return served_attention(q, k, v, self.centroids.nearest(x), k_group)
+        return grouped_attention(q, k, v, self._group("uncovered", x, q_valid), k_group)
+
+    def prefill(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None = None) -> tuple[Tensor, State]:
+        check_causal(self.pattern)
+        if self.membership == "balanced":
+            raise Unsupported("membership=balanced cannot be decoded: who is in a cluster depends on later tokens")
+        local, (q, k, v) = self._parts(q, k, v)
+        x = normed(q)
+        nearest = self.centroids.nearest(x)
+        if self.pattern.cross:
+            index, valid = self._group("unread", normed(k), k_valid)
+            y = served_attention(q, k, v, nearest, (index, valid))
+            counts = torch.full_like(index[..., 0], index.shape[-1]) if valid is None else valid.sum(-1)
+            return y, (Groups(rows_of(k, index), rows_of(v, index), counts), None)
+        keys = x.to(q.dtype)
+        y = windowed_attention(q, keys, v, nearest, self.window)
+        index, counts = last_tokens(nearest, self.centroids.clusters, self.window)
+        groups = Groups(rows_of(keys, index), rows_of(v, index), counts)
+        if not self.local_heads:
+            return y, (groups, None)
+        near = local_attention(*local, self.local_window, True, None)
+        return torch.cat([near, y], 1), (groups, LocalRing.of(*local[1:], self.local_window))
+
+    def step(self, q: Tensor, k: Tensor | None, v: Tensor | None, state: State) -> tuple[Tensor, State]:
+        groups, ring = state
+        if k is None or v is None:
+            return groups.read(q, self.centroids.nearest(normed(q))), state
+        local, (q, _, v) = self._parts(q, k, v)
+        x = normed(q)
+        nearest = self.centroids.nearest(x)
+        groups.put(x, v, nearest)
+        y = groups.read(q, nearest)
+        if ring is None:
+            return y, state
+        ring = ring.put(*local[1:])
+        return torch.cat([ring.read(local[0]), y], 1), (groups, ring)
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        dim, local = self.shape.head_dim, self.local_heads
+        window = min(self.window, m) if self.pattern.cross else self.window
+        groups = (self.shape.heads - local) * self.centroids.clusters * (2 * window * dim + 1)
+        return groups + local * 2 * 2 * self.local_window * dim
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Of the last forward. occupancy (H, C): the share of tokens nearest to each centroid (training only);
+        uncovered: the share of queries in no group, which get 0 (0 where queries go to their nearest centroid);
+        unread: the share of memory or keys in no group, where groups of keys are formed."""
+        found = {"uncovered": torch.zeros(())}
+        if self.centroids.occupied is not None:
+            found["occupancy"] = self.centroids.occupied / self.centroids.occupied.sum(-1, keepdim=True)
+        for name, ((index, real), valid, n) in self.groups.items():
+            inside = torch.ones_like(index) if real is None else real.long()
+            member = inside.new_zeros(*index.shape[:2], n).scatter_add(-1, index.flatten(2), inside.flatten(2)) > 0
+            total = member.numel() if valid is None else valid.sum().clamp(min=1) * index.shape[1]
+            found[name] = 1 - member.sum() / total
+        return found
+
+    def _group(self, name: str, x: Tensor, valid: Tensor | None) -> Group:
+        group = top_tokens(self.centroids.scores(x), valid, self.window)
+        self.groups[name] = group, valid, x.shape[2]
+        return group
+
+    def _parts(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Heads, Heads]:
+        """Of local heads and of routing heads."""
+        count = self.local_heads
+        return (q[:, :count], k[:, :count], v[:, :count]), (q[:, count:], k[:, count:], v[:, count:])
+
+
+class Routing(ProjectedAttention):
+    support: ClassVar[Mapping[Pattern, str]] = {
+        Pattern.NONCAUSAL_SELF: "paper",
+        Pattern.CAUSAL_SELF: "paper",
+        Pattern.NONCAUSAL_CROSS: "reference code",
+        Pattern.CAUSAL_CROSS: "extension",
+    }
+    mixer: Routed
+
+    def __init__(
+        self,
+        shape: Shape,
+        pattern: Pattern,
+        layer: int,
+        layers: int,
+        *,
+        clusters: int | None = None,
+        window: int | None = None,
+        local_heads: int = 0,
+        local_window: int | None = None,
+        membership: Membership = "strict",
+        decay: float = 0.999,
+        commitment: float = 1e-4,
+        dead: float = 0.02,
+    ) -> None:
+        """`clusters` x `window` is about the design length (of the memory in cross patterns): what is not given follows
+        from the other or, both missing, is the square root."""
+        length = shape.memory or shape.length if pattern.cross else shape.length
+        if clusters is None:
+            clusters = math.isqrt(length) if window is None else max(1, length // max(1, window))
+        if window is None:
+            window = -(-length // max(1, clusters))
+        local_window = window if local_window is None else local_window
+        for name, value, least, most in (
+            ("clusters", clusters, 1, length),
+            ("window", window, 1, length),
+            ("local_heads", local_heads, 0, 0 if pattern.cross else shape.heads - 1),
+            ("local_window", local_window, 1, length),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                allowed = f"use {least} <= attention.{name} <= {most}"
+                raise ValueError(f"{name}={value!r} in {pattern} at design length {length}: {allowed}")
+        for name, share, below in (("decay", decay, True), ("dead", dead, True), ("commitment", commitment, False)):
+            if not share >= 0 or (below and not share < 1):
+                raise ValueError(f"{name}={share!r}: use {name} >= 0" + (" and < 1" if below else ""))
+        if membership not in get_args(Membership):
+            raise ValueError(f"membership={membership!r}: use one of {', '.join(get_args(Membership))}")
+        if membership == "balanced" and pattern is Pattern.CAUSAL_CROSS:
+            raise Unsupported("membership=balanced is a form of causal_self, and what noncausal patterns do anyway")
+        centroids = Centroids(shape.heads - local_heads, clusters, shape.head_dim, decay, commitment, dead)
+        mixer = Routed(shape, pattern, centroids, window, local_heads, local_window, membership)
+        super().__init__(shape, pattern, layer, layers, mixer)
+        if pattern is Pattern.CAUSAL_SELF:  # routing heads share queries and keys
+            del self.key
+            if local_heads:
+                self.key = nn.Linear(shape.dim, local_heads * shape.head_dim, bias=False)
+
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        if self.pattern is not Pattern.CAUSAL_SELF:
+            return super().keys_values(source)
+        v = self.split(self.value(source))
+        local = self.mixer.local_heads
+        if not local:
+            return v[:, :0], v
+        return self.key(source).unflatten(-1, (local, -1)).transpose(1, 2), v
+
+    def after_step(self) -> None:
+        self.mixer.centroids.update()
+
+    def statistics(self) -> dict[str, Tensor]:
+        return self.mixer.statistics()
