@@ -1,0 +1,332 @@
+"""SSA, stochastically subsampled self-attention: dense weights, trained on a fresh random part of the pairs each step.
+
+Hussain, Zaki, Subramanian 2023 (KDD), arXiv 2306.01705. No code was released; this follows the figure on the project's
+page and, where it says so, memory.  With r = `reduction`, in training, for N targets and M sources:
+
+    unbiased   a random permutation of the sources, the first ceil(M / r) are kept; all targets attend to them
+    local      targets in natural order in r windows; sources in the order of j + sigma w eps_j, eps_j ~ N(0, 1), in r
+               windows too; target window a attends to source window a. sigma -> inf makes it a partition at random
+
+    o_t = sum_{s in S(t)} softmax_s(q_t . k_s / sqrt(d)) v_s,  without reweighting
+
+Time O(N M d / r), half of it in causal_self, memory O(N + M); no parameters beyond vanilla's. Evaluation is dense:
+exactly vanilla, in time too. `dense_after` = n > 0 trains densely after n optimiser steps (the paper's fine-tune).
+
+From memory, not checked against the paper: the permutation of the local form, a fresh sample per layer and step, dense
+evaluation without rescaling, and that its language model masks as below. Choices made here:
+  * One sample per layer and step, shared by heads, batch and micro-batches. It is a function of (seed, layer, counter)
+    and of the row's length; the counter is in the state dict and moves in `after_step` only. So activation
+    checkpointing and a resumed run see the same samples, and a row is sampled as if it had no padding.
+  * sigma counts in source windows, w = M / r, so that it means the same at every length.
+  * Windows differ by at most one token. A row with fewer sources than windows has some of them in several windows.
+  * causal_self masks by original index and adds the query's own key, which would otherwise be missing from most sets
+    (and leave rows without any). Target window a sees source window a only, not a - 1 as well.
+  * samples = T > 0 evaluates a self-ensemble: each layer averages its output over T samples. The paper averages the
+    predictions of T passes through the network, which a layer cannot; T times the cost, and no decoding, as a step
+    that samples would not equal the full pass.
+  * The sample derives from the length of the input, so a prefix of an input is sampled differently: truncation gives
+    a prefix of the outputs in dense evaluation only. In training y_t still depends on x_<=t alone.
+
+Patterns: noncausal_self and causal_self are the paper's. noncausal_cross and causal_cross (extensions) sample the
+memory, and are equal: sources are sampled without a look at the queries. Decoding is dense, with vanilla's cache.
+"""
+
+import hashlib
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, no_loss
+from attentions.vanilla import Softmax
+
+BLOCKS, LEAST_BLOCK = 16, 128
+"""Causal queries go in at most BLOCKS blocks of at least LEAST_BLOCK, each with the sources before its end."""
+OWN = 8
+"""Head dimensions added for the own key; a multiple of 8 keeps fused kernels fast."""
+
+
+class Sample(NamedTuple):
+    """Which sources each of g windows of targets sees, for b rows (1: all rows of the batch alike)."""
+
+    sources: Tensor
+    """(b, g, K), ascending original positions; M and above = none."""
+    targets: Tensor | None
+    """(b, g, W) positions; -1 = none. None: one window, all targets."""
+    places: Tensor | None
+    """(b, N): where each target is among the g W. None as above."""
+    full: bool
+    """No source is missing: no mask is needed."""
+
+
+class Subsampled(Mixer):
+    def __init__(
+        self,
+        shape: Shape,
+        pattern: Pattern,
+        layer: int,
+        form: Literal["unbiased", "local"],
+        reduction: int,
+        sigma: float,
+        samples: int,
+        dense_after: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.shape, self.pattern, self.layer = shape, pattern, layer
+        self.form, self.reduction, self.sigma = form, reduction, sigma
+        self.samples, self.dense_after, self.seed = samples, dense_after, seed
+        self.dense = Softmax(shape, pattern)
+        self.counter = 0
+        """Optimiser steps so far. No buffer: the sample is drawn on the host, which must not wait for a device."""
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.counter)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.counter = int(state)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None = None, k_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.training:
+            return self._train(q, k, v, q_valid, k_valid), no_loss(q)
+        if self.samples:
+            return self._ensemble(q, k, v, q_valid, k_valid), no_loss(q)
+        return self.dense(q, k, v, q_valid, k_valid)
+
+    def prefill(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None = None) -> tuple[Tensor, State]:
+        if self.samples:
+            raise ValueError(f"samples={self.samples}: an ensemble is not decoded token by token, use samples=0")
+        return self.dense.prefill(q, k, v, k_valid)
+
+    def step(self, q: Tensor, k: Tensor | None, v: Tensor | None, state: State) -> tuple[Tensor, State]:
+        return self.dense.step(q, k, v, state)
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        return self.dense.state_size(n, m)
+
+    # Compilers must not see the counter: they would compile anew at every step.
+    @torch.compiler.disable
+    def _train(self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None) -> Tensor:
+        if 0 < self.dense_after <= self.counter:
+            return self.dense(q, k, v, q_valid, k_valid)[0]
+        return self._sampled(q, k, v, q_valid, k_valid, self.counter)
+
+    @torch.compiler.disable
+    def _ensemble(self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None) -> Tensor:
+        total = torch.zeros((), dtype=torch.promote_types(v.dtype, torch.float32), device=v.device)
+        for index in range(self.samples):
+            y = self._sampled(q, k, v, q_valid, k_valid, -1 - index)  # never a sample of the training
+            total = total + y.to(total.dtype)
+        return (total / self.samples).to(y.dtype)
+
+    def _sampled(
+        self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None, counter: int
+    ) -> Tensor:
+        sample = self.sample(q.shape[2], k.shape[2], q_valid, k_valid, counter)
+        if self.pattern is Pattern.CAUSAL_SELF:
+            return self._causal(q, k, v, sample)
+        seen = None if sample.full else sample.sources < k.shape[2]  # (b, g, K)
+        there = sample.sources.clamp(max=k.shape[2] - 1)
+        q, k, v = _windows(q, sample), _take(k, there), _take(v, there)  # (B, g, H, W or K, d)
+        if seen is not None:
+            seen = seen.to(q.device).expand(q.shape[0], -1, -1).flatten(0, 1)
+        y, _ = self.dense(*(x.flatten(0, 1) for x in (q, k, v)), None, seen)  # (B g, H, W, d)
+        return _tokens(y.unflatten(0, q.shape[:2]), sample)
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor, sample: Sample) -> Tensor:
+        """Sources are in order, so a block of queries needs a prefix of them and nothing more.
+
+        The own key is one more column, the same for all queries: they get a further dimension that holds q_t . k_t,
+        where only this column's key is 1 and its value is 1, too. What comes out there is the share of v_t.
+        """
+        n, dim = q.shape[2:]
+        column = torch.zeros(*k.shape[:2], 1, dim + OWN, dtype=k.dtype, device=k.device)
+        column[..., dim : dim + 2] = 1  # twice: the product is handed over in two parts
+        value = torch.zeros_like(column, dtype=v.dtype)
+        value[..., dim] = 1
+        there = sample.sources.clamp(max=n - 1)
+        keys, values = _after(column, _take(k, there)), _after(value, _take(v, there))  # (B, g, H, 1 + K, d + OWN)
+        queries = _windows(torch.cat([q, _dots(q, k)], -1), sample)  # (B, g, H, W, d + OWN)
+        targets = torch.arange(n).view(1, 1, n) if sample.targets is None else sample.targets
+        size = max(LEAST_BLOCK, -(-targets.shape[2] // BLOCKS))
+        counts = _counts(sample.sources, targets, size)
+        sources, targets = sample.sources.to(q.device).unsqueeze(-2), targets.to(q.device).unsqueeze(-1)
+        blocks = []
+        for window, window_counts in enumerate(counts):
+            ends = [1 + count for count in window_counts]
+            parts = (
+                queries[:, window].split(size, 2),
+                _Prefixes.apply(keys[:, window], ends),
+                _Prefixes.apply(values[:, window], ends),
+                targets[:, window].split(size, 1),
+            )
+            for end, query, key, value, target in zip(ends, *parts, strict=True):
+                sees = sources[:, window, :, : end - 1] < target  # (b, S, count)
+                mask = F.pad(sees, (1, 0), value=True).unsqueeze(1)
+                blocks.append(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=dim**-0.5))
+        y = _tokens(torch.cat(blocks, 2).unflatten(2, (len(counts), -1)).transpose(1, 2), sample)
+        return y[..., :dim] + y[..., dim : dim + 1] * v
+
+    @torch.no_grad()
+    def sample(self, n: int, m: int, q_valid: Tensor | None, k_valid: Tensor | None, counter: int) -> Sample:
+        """On the host where no row has padding, else where the masks are."""
+        if not self.pattern.cross:
+            q_valid = k_valid
+        length = torch.tensor([m]) if k_valid is None else k_valid.sum(-1)  # (b,)
+        noise, position = self.noise(m, counter).to(length.device), torch.arange(m, device=length.device)
+        if self.form == "unbiased":
+            score = noise
+            start, size = torch.zeros_like(length).unsqueeze(-1), -(-length // self.reduction).unsqueeze(-1)  # (b, 1)
+        else:
+            spread = self.sigma / self.reduction * length.double().unsqueeze(-1)
+            score = position + spread * torch.special.ndtri(noise)
+            start, size = _cut(length, self.reduction)  # (b, r)
+            size = size.clamp(min=1)
+        order = score.where(position < length.unsqueeze(-1), torch.inf).argsort(dim=-1, stable=True)  # (b, m)
+        rank, inside = _slots(start, size, length, -(-m // self.reduction))
+        chosen = order.gather(-1, rank.clamp(max=m - 1).flatten(1)).view(rank.shape)
+        sources = chosen.where(inside, m).sort(-1).values
+        if self.form == "unbiased":
+            return Sample(sources, None, None, k_valid is None)
+        length = torch.tensor([n]) if q_valid is None else q_valid.sum(-1)
+        start, size = _cut(length, self.reduction)
+        width = -(-n // self.reduction)
+        rank, inside = _slots(start, size, length, width)
+        window = torch.arange(1, n + 1, device=length.device) * self.reduction - 1  # (n,), over the length
+        window = (window // length.clamp(min=1).unsqueeze(-1)).clamp(max=self.reduction - 1)  # (b, n)
+        place = window * width + torch.arange(n, device=length.device) - start.gather(-1, window)
+        places = place.clamp(max=self.reduction * width - 1)  # beyond only at padding
+        return Sample(sources, rank.where(inside, -1), places, k_valid is None and m % self.reduction == 0)
+
+    def noise(self, m: int, counter: int) -> Tensor:
+        """(m,) uniform in (0, 1): the same for a position whatever comes after it."""
+        key = hashlib.sha256(repr((self.seed, self.layer, counter)).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big"))
+        return torch.rand(m, dtype=torch.float64, generator=generator).clamp_(min=2**-54)
+
+
+def _cut(length: Tensor, windows: int) -> tuple[Tensor, Tensor]:
+    """Start and size (b, g) of windows that cut lengths (b,) as evenly as can be."""
+    edges = length.unsqueeze(-1) * torch.arange(windows + 1, device=length.device) // windows
+    return edges[:, :-1], edges.diff(dim=-1)
+
+
+def _slots(start: Tensor, size: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """(b, g, width): what is in each place of each window, and whether there is anything."""
+    place = torch.arange(width, device=start.device)
+    rank = start.unsqueeze(-1) + place
+    return rank, (place < size.unsqueeze(-1)) & (rank < length.view(-1, 1, 1))
+
+
+def _counts(sources: Tensor, targets: Tensor, size: int) -> list[list[int]]:
+    """How many sources come before the end of each block of each window. Where nobody may wait for data: a bound."""
+    width, k = targets.shape[2], sources.shape[2]
+    if sources.device.type != "cpu":
+        bounds = [min(end, k) if targets.shape[1] == 1 else k for end in range(size, width + size, size)]
+        return [bounds] * targets.shape[1]
+    ends = F.pad(targets, (0, -width % size), value=-1).unflatten(-1, (-1, size)).amax(-1)  # (b, g, blocks)
+    return torch.searchsorted(sources, ends.expand(sources.shape[0], -1, -1).contiguous()).amax(0).tolist()
+
+
+class _Prefixes(torch.autograd.Function):
+    """x[:, :, :end] for each end. Slices would each come back as a gradient of the full length, to be added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ends: list[int]) -> tuple[Tensor, ...]:
+        ctx.size = x.shape
+        return tuple(x[:, :, :end] for end in ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].new_zeros(ctx.size)
+        for gradient in gradients:
+            total[:, :, : gradient.shape[2]] += gradient
+        return total, None
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x (B, H, N, d), index (b, g, K) to (B, g, H, K, d)."""
+    tokens, flat = x.transpose(1, 2), index.to(x.device).flatten(1)  # tokens together, as projections leave them
+    if index.shape[0] == 1:
+        taken = tokens.index_select(1, flat[0])
+    else:
+        taken = tokens.gather(1, flat[:, :, None, None].expand(-1, -1, *tokens.shape[2:]))
+    return taken.unflatten(1, index.shape[1:]).transpose(2, 3)
+
+
+def _windows(x: Tensor, sample: Sample) -> Tensor:
+    """(B, H, N, d) to (B, g, H, W, d)."""
+    return x.unsqueeze(1) if sample.targets is None else _take(x, sample.targets.clamp(min=0))
+
+
+def _tokens(y: Tensor, sample: Sample) -> Tensor:
+    """(B, g, H, W, d) to (B, H, N, d)."""
+    y = y.transpose(1, 2).flatten(2, 3)
+    return y if sample.places is None else _take(y, sample.places.unsqueeze(1)).squeeze(1)
+
+
+def _after(first: Tensor, x: Tensor) -> Tensor:
+    """x (B, g, H, K, d) with OWN more dimensions, after `first` (B, H, 1, d + OWN)."""
+    return torch.cat([first.unsqueeze(1).expand(-1, x.shape[1], -1, -1, -1), F.pad(x, (0, OWN))], 3)
+
+
+def _dots(q: Tensor, k: Tensor) -> Tensor:
+    """(B, H, N, OWN): q_t . k_t in two parts, so that a narrow dtype does not round it, then zeros."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    product = (q.to(wide) * k.to(wide)).sum(-1, keepdim=True)
+    most = product.to(q.dtype)
+    return F.pad(torch.cat([most, (product - most.to(wide)).to(q.dtype)], -1), (0, OWN - 2))
+
+
+class SSA(ProjectedAttention):
+    mixer: Subsampled
+    support = dict.fromkeys(Pattern, "extension") | dict.fromkeys(
+        (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF), "paper"
+    )
+
+    def __init__(
+        self,
+        shape: Shape,
+        pattern: Pattern,
+        layer: int,
+        layers: int,
+        *,
+        form: Literal["unbiased", "local"] = "unbiased",
+        reduction: int = 4,
+        sigma: float = 1.0,
+        samples: int = 0,
+        dense_after: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        """A seed of None is the one that torch was given last, so that a run needs to name its seed only once."""
+        if form not in ("unbiased", "local"):
+            raise ValueError(f"form={form!r}: one of unbiased, local is needed")
+        for name, value, least in (
+            ("reduction", reduction, 1),
+            ("samples", samples, 0),
+            ("dense_after", dense_after, 0),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+        if not 0 <= sigma < float("inf"):
+            raise ValueError(f"sigma={sigma!r}: a finite number of at least 0 is needed")
+        mixer = Subsampled(
+            shape,
+            pattern,
+            layer,
+            form,
+            reduction,
+            sigma,
+            samples,
+            dense_after,
+            torch.initial_seed() if seed is None else seed,
+        )
+        super().__init__(shape, pattern, layer, layers, mixer)
+
+    def after_step(self) -> None:
+        self.mixer.counter += 1
