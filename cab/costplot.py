@@ -1,6 +1,8 @@
 """Time and memory against length, one row per phase, with the lengths from which a family passes the baselines.
 
-Each family is drawn from its own run. A ring marks where it becomes cheaper than vanilla (black) or eager (grey) for
+Baselines are drawn from the record that measured them at most lengths. Other records come from other runs, in which the
+machine may have been busier: their times are multiplied by what vanilla took there against here, so that a line lies
+where the paired ratios say. A ring marks where it becomes cheaper than vanilla (black) or eager (grey) for
 good, with the length beside it; the lines below a panel say so for every family, with what lies outside of the measured
 lengths and what was not measured. Lines are medians, bands run from the lower to the upper quartile.
 """
@@ -8,6 +10,7 @@ lengths and what was not measured. Lines are medians, bands run from the lower t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from cab import lengths
@@ -40,7 +43,7 @@ def costs(records: Sequence[Record], title: str = "") -> Figure | None:
         return None
     named = list(zip(_labels(records), records, strict=True))
     with looks() as figure_class:
-        lines = 2 + len(named)
+        lines = 3 + len(named)
         heights = [4.4, LINE * lines] * len(phases)
         figure = figure_class(figsize=(14, 1.4 + sum(heights)), layout="constrained")
         grid = figure.subplots(2 * len(phases), 2, squeeze=False, height_ratios=heights)
@@ -84,8 +87,12 @@ def _batch_text(records: Sequence[Record], phase: str) -> str:
 
 def _panel(axes: Axes, named: Sequence[Named], phase: str, quantity: str) -> list[Label]:
     """Draws one phase's time or memory; gives the labels of the crossings."""
-    for baseline in BASELINES:
-        _line(axes, _longest(named, baseline, phase, quantity), style(baseline), baseline)
+    common = _longest(named, "vanilla", phase, "seconds")
+    for name in BASELINES:
+        points = _longest(named, name, phase, quantity)
+        if quantity == "seconds":
+            points = _aligned(points, _points_of(_reference(named, phase, name), phase, "vanilla"), common)
+        _line(axes, points, style(name), name)
     labels: list[Label] = []
     seen: dict[str, int] = {}
     for label, record in named:
@@ -95,6 +102,8 @@ def _panel(axes: Axes, named: Sequence[Named], phase: str, quantity: str) -> lis
         if family in BASELINES:
             continue
         points = _points(rows, family, quantity)
+        if quantity == "seconds":
+            points = _aligned(points, _points(rows, "vanilla", quantity), common)
         _line(axes, points, look, label)
         for name in BASELINES:
             crossing = _crossing(record, rows, name, phase, quantity)
@@ -113,14 +122,8 @@ def _notes(axes: Axes, named: Sequence[Named], phase: str, quantity: str, lines:
         if family not in BASELINES:
             found = [_crossing(record, rows, name, phase, quantity) for name in BASELINES]
             table.append((style(family).text, (label, _text(found[0]), _text(found[1]))))
-    ends = dict.fromkeys(
-        end
-        for label, record in named
-        for subject, name in (*((name, name) for name in BASELINES), (record.cell["attention"], label))
-        if (end := _end(one_batch(record.result["measurements"], phase), subject, name))
-    )
-    if ends:
-        table.append((INK, (f"not measured: {'; '.join(ends)}"[:85], "", "")))
+    for text in wrap(_ends(named, phase), 66)[:2]:
+        table.append((INK, (text, "", "")))
     for place, (color, cells) in enumerate(table):
         for x, text in zip((0.0, 0.33, 0.68), cells, strict=True):
             y = 1 - place / lines
@@ -167,8 +170,29 @@ def _spread(value: Any) -> tuple[float, float, float]:
 
 def _longest(named: Sequence[Named], baseline: str, phase: str, quantity: str) -> list[Point]:
     """A baseline is in every record: drawn from the one that measured it at most lengths."""
-    found = [_points(one_batch(record.result["measurements"], phase), baseline, quantity) for _, record in named]
-    return max(found, key=len, default=[])
+    record = _reference(named, phase, baseline)
+    return _points(one_batch(record.result["measurements"], phase), baseline, quantity)
+
+
+def _reference(named: Sequence[Named], phase: str, baseline: str) -> Record:
+    """The record that a baseline is drawn from."""
+    return max((record for _, record in named), key=lambda record: len(_points_of(record, phase, baseline)))
+
+
+def _points_of(record: Record, phase: str, subject: str) -> list[Point]:
+    return _points(one_batch(record.result["measurements"], phase), subject, "seconds")
+
+
+def _aligned(points: Sequence[Point], there: Sequence[Point], here: Sequence[Point]) -> list[Point]:
+    """Times as they would have been in the run that vanilla is drawn from (`here`; `there` is the points' own run)."""
+    own, common = ({length: middle for length, _, middle, _ in run} for run in (there, here))
+    factors = {length: common[length] / own[length] for length in own if length in common}
+    found = []
+    for length, *times in points:
+        factor = factors[min(factors, key=lambda known: abs(known - length))] if factors else 1.0
+        low, middle, high = (time * factor for time in times)
+        found.append((length, low, middle, high))
+    return found
 
 
 def _line(axes: Axes, points: Sequence[Point], look: Style, label: str) -> None:
@@ -187,14 +211,21 @@ def _ring(axes: Axes, points: Sequence[Point], length: float, baseline: Style) -
     return Label(length, y, f"{length:,.0f}", baseline.text, radius=10)
 
 
-def _end(rows: Sequence[Row], subject: str, name: str) -> str:
-    """Where a subject's line ends early, and why: `eager from 2,048 on (memory)`."""
-    missing = [row for row in rows if row["subject"] == subject and row["status"] != "ok"]
-    if not missing:
-        return ""
-    first = min(missing, key=lambda row: row["length"])
-    why = first["reason"] if first["status"] == "not_measured" else first["status"].replace("_", " ")
-    return f"{name} from {first['length']:,} on ({why[:28]})"
+def _ends(named: Sequence[Named], phase: str) -> str:
+    """Where lines end early, and why: `not measured: eager from 2,048 on (memory)`."""
+    who = [(name, name, _reference(named, phase, name)) for name in BASELINES]
+    who += [(record.cell["attention"], label, record) for label, record in named]
+    found: dict[tuple[int, str], list[str]] = {}
+    for subject, name, record in who:
+        rows = one_batch(record.result["measurements"], phase)
+        missing = [row for row in rows if row["subject"] == subject and row["status"] != "ok"]
+        if missing and (subject not in BASELINES or subject == name):
+            first = min(missing, key=lambda row: row["length"])
+            why = first["reason"].split(":")[0] if first["status"] == "not_measured" else first["status"]
+            names = found.setdefault((first["length"], why.replace("_", " ")), [])
+            names += [] if name in names else [name]
+    texts = [f"{', '.join(names)} from {length:,} on ({why})" for (length, why), names in found.items()]
+    return f"not measured: {'; '.join(texts)}" if texts else ""
 
 
 def _finish(axes: Axes, quantity: str) -> None:

@@ -7,6 +7,7 @@ them: a family that was not measured there has no costs in this group. Every rat
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,11 @@ def no_costs() -> dict[str, Any]:
     return dict.fromkeys(_summary(nothing, [], {}))
 
 
+def middle(seconds: Sequence[float]) -> float:
+    """The median; of fewer samples than have one, the geometric mean, as `cab.lengths` centres ratios."""
+    return lengths.summary(seconds).median or statistics.geometric_mean(seconds)
+
+
 def _where(record: Record) -> dict[str, Any]:
     return {
         "cost_device": record.cell.get("device"),
@@ -157,9 +163,9 @@ def _decode(rows: Sequence[Row], family: str, to_vanilla: Ratios) -> dict[str, A
     own = [row for row in one_batch(rows, "decode") if row["subject"] == family and row["status"] == "ok"]
     if own:
         last = max(own, key=lambda row: row["length"])
-        median, ratio = lengths.summary(last["seconds"]).median, to_vanilla.get(_place(last))
+        ratio = to_vanilla.get(_place(last))
         found |= {
-            "decode_tokens_per_second": last["batch"] / median if median else None,
+            "decode_tokens_per_second": last["batch"] / middle(last["seconds"]),
             "decode_speedup": 1.0 if family == "vanilla" else 1 / ratio.ratio if ratio else None,
             "decode_length": last["length"],
             "decode_batch": last["batch"],

@@ -70,7 +70,7 @@ def tradeoff(lines: Sequence[Mapping[str, Any]], title: str = "") -> Figure | No
         ("state_bytes", None, None, "decoding state (KiB per sequence)", "state_length"),
     ]
     scored = [line for line in lines if line.get("mean") is not None]
-    panels = [panel for panel in panels if any(line.get(panel[0]) is not None for line in scored)]
+    panels = [panel for panel in panels if any(line.get(panel[0]) for line in scored)]
     if not panels:
         return None
     with looks() as figure_class:
@@ -79,8 +79,8 @@ def tradeoff(lines: Sequence[Mapping[str, Any]], title: str = "") -> Figure | No
         headline, better = scored[0].get("headline"), scored[0].get("better")
         labels = []
         for axes, (cost, low, high, text, length) in zip(grid, panels, strict=True):
-            shown = [line for line in scored if line.get(cost) is not None]
-            measured = Counter(line[length] for line in shown if line.get(length))
+            shown = [line for line in scored if line.get(cost)]  # no state at all has no place on a logarithmic axis
+            measured = Counter(place for line in shown if (place := _length(line, cost, length)))
             usual = max(measured, key=lambda value: (measured[value], value), default=None)
             axes.set_xscale("log")
             axes.margins(0.16, 0.14)
@@ -123,7 +123,8 @@ def _point(
         elinewidth=1.5,
         capsize=4,
     )
-    text = f"{line['label']} at {line[length]:,}" if line.get(length) not in (None, usual) else line["label"]
+    own = _length(line, cost, length)
+    text = line["label"] if own in (None, usual) else f"{line['label']} at {own:,}"
     return Label(x, y, text, look.text, (left, right), (down, up))
 
 
@@ -144,6 +145,11 @@ def _beyond(axes: Axes, line: Mapping[str, Any], cost: str) -> Label:
     x, look = line[cost] / _unit(cost), style(line["attention"])
     axes.plot(x, y, marker="^" if line["mean"] > high else "v", color=look.color, markersize=12)
     return Label(x, y, f"{line['label']}, outside: {line['mean']:.4g}", look.text)
+
+
+def _length(line: Mapping[str, Any], cost: str, length: str) -> int | None:
+    """Where the cost was measured; vanilla is 1 times itself everywhere."""
+    return None if cost == "train_ratio" and line["attention"] == "vanilla" else line.get(length)
 
 
 def _unit(cost: str) -> float:

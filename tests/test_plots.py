@@ -93,6 +93,17 @@ def test_costs_name_crossings_bounds_and_ends():
     assert "training step: peak memory" in said
 
 
+def test_times_of_a_busier_run_are_aligned_at_vanilla():
+    """Each record has its own vanilla: drawn as measured, the slower run's family would lie above it everywhere."""
+    records = [
+        factory.efficiency("lightning", phases=("train",), speed=5),
+        factory.efficiency("vanilla", phases=("train",)),
+    ]
+    drawn = {line.get_label(): line for line in costplot.costs(records).axes[0].get_lines()}
+    assert drawn["lightning"].get_ydata()[-1] < drawn["vanilla"].get_ydata()[-1]
+    assert drawn["lightning"].get_ydata()[0] > drawn["vanilla"].get_ydata()[0]
+
+
 def test_costs_without_measurements_is_no_figure():
     assert costplot.costs([factory.efficiency("fit", status="unsupported", reason="no")]) is None
 
