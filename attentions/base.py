@@ -108,6 +108,8 @@ class Attention(nn.Module):
 
     support: ClassVar[Mapping[Pattern, str]] = {}
     """Pattern to where it is defined: "paper", "reference code" or "extension". Absent patterns are unsupported."""
+    control: ClassVar[bool] = False
+    """A control that uses no context: benchmarked although it fails the dependence check."""
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from attentions.base import Attention, Pattern, Shape, State, check_causal, chec
 
 class NoAttention(Attention):
     support = dict.fromkeys(Pattern, "extension")
+    control = True
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int) -> None:
         super().__init__(shape, pattern, layer, layers)

@@ -3,6 +3,7 @@
 The only module besides the command lines that knows Hydra. Anything wrong with what the user asked for is a UserError.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass, is_pydantic_dataclass
@@ -25,6 +26,9 @@ from cab.provenance import ROOT
 from tasks.base import Data, Task
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+CHECK = "check"
+"""Key in a family's YAML: options so small that a few tokens cross several blocks. Not part of any result."""
 
 OmegaConf.register_new_resolver("cab.root", lambda: str(ROOT), replace=True)
 
@@ -92,6 +96,8 @@ class Request:
     task: str
     size: str
     family: Any  # attentions.slots.Family, which pydantic cannot look into
+    small: Any
+    """The family with the options under `check:` in its YAML, for cab.check."""
     pattern: Pattern
     make_task: Callable[..., Any]
     shape: Shape
@@ -118,6 +124,7 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
         plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    resolved["attention"].pop(CHECK, None)
     pattern = Pattern(resolved["pattern"])
     make_task = part("task", config.task)
     known = make_task.func.patterns
@@ -128,6 +135,7 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
         task=task,
         size=checked("size", str, resolved["size"]),
         family=family(config),
+        small=family(config, small=True),
         pattern=pattern,
         make_task=make_task,
         shape=checked("model", Shape, resolved["model"]),
@@ -144,8 +152,14 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
     )
 
 
-def family(config: DictConfig) -> Family:
-    return part("attention", config.attention)
+def family(config: DictConfig, small: bool = False) -> Family:
+    """The family with its options; `small` puts those under `check:` in their place."""
+    options = copy.deepcopy(config.attention)
+    with open_dict(options), user_errors(f"attention.{CHECK}: "):
+        for key, value in (options.pop(CHECK, None) or {}).items():
+            if small:
+                options[key] = value
+    return part(f"attention.{CHECK}" if small else "attention", options)
 
 
 def part(name: str, config: DictConfig) -> Any:

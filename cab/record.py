@@ -1,6 +1,6 @@
 """Records: one result.json per finished cell, written last and at once. Every table is built from these files alone.
 
-Layout     <results>/runs/<kind>/<hash>/result.json, kind "quality" or "efficiency"
+Layout     <results>/runs/<kind>/<hash>/result.json, kind "quality", "efficiency" or "checks"
 Hash       SHA-256 (16 hex digits) of `identity` and `science_version`: what decides the numbers, and nothing else
 Digest     SHA-256 of everything else in the file, so that a damaged or edited record is never believed
 
@@ -10,10 +10,12 @@ Fields, schema 1:
   reason           one line; empty when ok
   cell             what people filter by: attention, pattern, task, size, seed (quality);
                    attention, pattern, level, dim, heads, depth, hidden, device, precision (efficiency)
+                   attention, pattern (checks)
   identity         what the hash is taken of
   config           the whole resolved configuration
   result           quality: metrics, headline, better, trivial, tables, curve, model, training, data
                    efficiency: measurements (see cab.sweep), gemm_gflops, allocator
+                   checks: checks (see cab.battery)
                    {} where the status is not ok and nothing was measured
   provenance       command, git, versions, device, started, seconds
 """
@@ -32,10 +34,11 @@ SCHEMA = 1
 SCIENCE_VERSION = 1
 """Raised by hand whenever a change to the code changes what the numbers mean. Tables never mix versions."""
 
-Kind = Literal["quality", "efficiency"]
+Kind = Literal["quality", "efficiency", "checks"]
 Status = Literal["ok", "unsupported", "failed_check", "out_of_memory", "diverged", "timeout", "error"]
-FINAL: tuple[Status, ...] = ("ok", "unsupported", "failed_check", "out_of_memory", "diverged")
-"""A cell that ended so is done; running it again would give the same. `timeout` and `error` are tried again."""
+FINAL: tuple[Status, ...] = ("ok", "unsupported", "out_of_memory", "diverged")
+"""A cell that ended so is done; running it again would give the same. `timeout` and `error` are tried again, and so is
+`failed_check`: whether a family passes depends on its source, and the answer is kept (see cab.check)."""
 
 
 class DamagedRecord(Exception):
@@ -109,8 +112,13 @@ def find_record(results: Path, kind: Kind, name: str) -> Record | None:
 
 
 def all_records(results: Path) -> Iterator[tuple[Path, Record | DamagedRecord]]:
-    """Every result.json in order of path, the damaged ones as their error. Changes nothing."""
+    """Every cell's result.json in order of path, the damaged ones as their error. Changes nothing.
+
+    Checks are left out: they say whether a cell may run, they are not cells.
+    """
     for path in sorted(results.glob("runs/*/*/result.json")):
+        if path.parent.parent.name == "checks":
+            continue
         try:
             record = read_record(path)
             if path.parent.name != record.hash:
