@@ -68,15 +68,16 @@ def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
         _write_csv(quality_table(loaded.quality), folder / "quality.csv")
         _write_csv(efficiency_table(analyses), folder / "efficiency.csv")
         write_atomically(folder / "leaderboard.md", page(ranked, loaded.problems, results).encode())
-        made = draw(ranked, loaded.efficiency, folder / "plots") if plots else []
+        print(brief(ranked) or "no quality records: nothing to rank")
+        left_out = f"; {len(loaded.problems)} files left out, see leaderboard.md" if loaded.problems else ""
+        print(f"\n{len(loaded.quality)} quality and {len(loaded.efficiency)} efficiency records{left_out}")
+        print(f"tables   {folder}/leaderboard.md, leaderboard.csv, quality.csv, efficiency.csv", flush=True)
+        if plots:  # last: on a large folder they take longer than all else
+            made = draw(ranked, loaded.efficiency, folder / "plots")
+            print(f"figures  {folder}/plots, {len(made)} as PNG and SVG")
     except OSError as error:
         print(f"{folder}: cannot be written ({error})", file=sys.stderr)
         return 2
-    print(brief(ranked) or "no quality records: nothing to rank")
-    left_out = f"; {len(loaded.problems)} files left out, see leaderboard.md" if loaded.problems else ""
-    print(f"\n{len(loaded.quality)} quality and {len(loaded.efficiency)} efficiency records{left_out}")
-    figures = f"{len(made)} figures in {folder / 'plots'}" if plots else "no figures"
-    print(f"tables: {folder}/leaderboard.md, leaderboard.csv, quality.csv, efficiency.csv; {figures}")
     return 0
 
 
