@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from attentions.base import Pattern, Shape, State
+from attentions.base import Pattern, Shape, State, no_loss, zero_padding
 from attentions.residual import MakeFeedForward, ResidualLayer
 from attentions.vanilla import Softmax, Vanilla
 
@@ -36,15 +36,66 @@ class LatentAttention(Vanilla):
         self.mixer = ChunkSoftmax(shape, pattern, latents)
 
 
+class FewQueries(Vanilla):
+    """Few queries x (R, m, D) over many tokens (R, n, D), equal to vanilla's with less work.
+
+    Per head q . (Wk s) = (Wk^T q) . s and sum_s p_s Wv s = Wv sum_s p_s s: the projections of tokens go over to the
+    queries, H m D operations a token in place of D^2.
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if memory is None or x.shape[1] >= self.shape.head_dim:
+            return super().forward(x, memory, valid, memory_valid)
+        key, value = (w.weight.unflatten(0, (self.shape.heads, -1)) for w in (self.key, self.value))  # (H, d, D)
+        scale = self.shape.head_dim**-0.5
+        query = torch.einsum("rhmd,hde->rhme", self.queries(x) * scale, key).flatten(1, 2)  # (R, H m, D)
+        scores = query @ memory.mT  # (R, H m, n)
+        some = None
+        if memory_valid is not None:
+            some = memory_valid.any(-1)[:, None, None]
+            scores = scores.masked_fill(~memory_valid.unsqueeze(1) & some, float("-inf"))
+        pooled = (scores.softmax(-1) @ memory).unflatten(1, (self.shape.heads, -1))  # (R, H, m, D)
+        mixed = torch.einsum("rhme,hde->rmhd", pooled, value).flatten(-2)
+        y = self.out(mixed if some is None else mixed * some)
+        return zero_padding(y, valid), no_loss(x)
+
+
+class FewKeys(Vanilla):
+    """Many queries x (R, n, D) over few latents (R, m, D), turned round: Wq goes into keys, Wo into values."""
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if memory is None or memory_valid is not None or memory.shape[1] >= self.shape.head_dim:
+            return super().forward(x, memory, valid, memory_valid)
+        heads, scale = self.shape.heads, self.shape.head_dim**-0.5
+        query, out = (w.unflatten(0, (heads, -1)) for w in (self.query.weight, self.out.weight.mT))  # (H, d, D)
+        k, v = self.keys_values(memory)  # (R, H, m, d)
+        keys = torch.einsum("rhmd,hde->rhme", k * scale, query).flatten(1, 2)  # (R, H m, D)
+        values = torch.einsum("rhmd,hde->rhme", v, out).flatten(1, 2)
+        scores = (x @ keys.mT).unflatten(-1, (heads, -1))  # (R, n, H, m)
+        return zero_padding(scores.softmax(-1).flatten(-2) @ values, valid), no_loss(x)
+
+
 class Read(nn.Module):
     """x + attention(norm(x), source), the source normed where it is not the memory."""
 
-    def __init__(self, shape: Shape, causal: bool, norm_source: bool) -> None:
+    def __init__(self, attention: Vanilla, norm_source: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(shape.dim)
-        self.source_norm = nn.LayerNorm(shape.dim) if norm_source else nn.Identity()
-        pattern = Pattern.CAUSAL_CROSS if causal else Pattern.NONCAUSAL_CROSS
-        self.attention = Vanilla(shape, pattern, 0, 1)
+        dim = attention.shape.dim
+        self.norm = nn.LayerNorm(dim)
+        self.source_norm = nn.LayerNorm(dim) if norm_source else nn.Identity()
+        self.attention = attention
 
     def forward(self, x: Tensor, source: Tensor, source_valid: Tensor | None = None) -> Tensor:
         return x + self.attention(self.norm(x), self.source_norm(source), None, source_valid)[0]
@@ -85,8 +136,10 @@ class Segment(nn.Module):
         self.latent: Sequence[ResidualLayer] = nn.ModuleList(  # type: ignore[assignment]
             ResidualLayer(shape, attention, None, feedforward) for attention in thinkers
         )
-        self.gather, self.spread = (Read(shape, pattern.causal, norm_source=True) for _ in range(2))
-        self.recall = Read(shape, pattern.causal, norm_source=False) if pattern.cross else None
+        cross = Pattern.CAUSAL_CROSS if pattern.causal else Pattern.NONCAUSAL_CROSS
+        self.gather = Read(FewQueries(shape, cross, 0, 1), norm_source=True)
+        self.spread = Read(FewKeys(shape, cross, 0, 1), norm_source=True)
+        self.recall = Read(Vanilla(shape, cross, 0, 1), norm_source=False) if pattern.cross else None
 
     def look(self, x: Tensor, z: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
         """Local layers, and latents that read them. real (B T, n): tokens that are not padding."""
