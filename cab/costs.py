@@ -17,7 +17,7 @@ from cab.record import Record
 from cab.tables import BASELINES, canonical, options_text, origin
 
 SHAPE = ("dim", "heads", "depth", "hidden")
-MACHINE = ("device", "precision", "threads", "torch", "allocator")
+MACHINE = ("device", "precision", "threads", "omp_wait_policy", "torch", "allocator")
 """What must be equal for costs to stand in one group."""
 Row = Mapping[str, Any]
 Place = tuple[str, str, int, int]
@@ -109,10 +109,23 @@ def _summary(record: Record, rows: Sequence[Row], to_vanilla: Ratios) -> dict[st
                 f"{name}_length": crossing.value if known else None,
                 f"{name}_bound": crossing.censored if known else None,
             }
+    for figure, cost in (("time", "seconds"), ("memory", "peak_bytes")):
+        found[f"cab_fit_{figure}"] = _cab_fit(train, family, cost, figure)
     own = [row for row in train if row["subject"] == family and row["status"] == "ok"]
     growth = lengths.growth([row["length"] for row in own], [row["seconds"] for row in own])
     found["growth"] = growth.text if growth else None
     return found | _decode(rows, family, to_vanilla) | _where(record)
+
+
+def _cab_fit(train: Sequence[Row], family: str, cost: str, figure: str) -> float | None:
+    """CAB's own efficiency length, against its own baseline (softmax written out)."""
+    points = [] if family == "eager" else lengths.paired(train, family, "eager", "train", figure=cost)
+    if not points:
+        return None
+    at, _, ours, theirs = zip(*points, strict=True)
+    if figure == "memory":
+        return lengths.cab_fit(at, ours, theirs, figure)
+    return lengths.cab_fit(at, *([statistics.median(each) for each in costs] for costs in (ours, theirs)), figure)
 
 
 def no_costs() -> dict[str, Any]:

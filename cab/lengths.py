@@ -19,6 +19,7 @@ name: it is dominated by the longest length and may lie far from where the measu
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def ratios(rows: Iterable[Row], family: str, baseline: str, phase: str, batch: i
     out = []
     for length, size, ours, theirs in paired(rows, family, baseline, phase, batch):
         logs = _log_ratio(ours, theirs)
-        low, high = _interval(_resampled(logs, _generator())) if len(logs) > 1 else (None, None)
+        low, high = _interval(_resampled(logs)) if len(logs) > 1 else (None, None)
         verdict = "tie"
         if low is not None and high is not None:
             low, high = float(np.exp(low)), float(np.exp(high))
@@ -162,8 +163,7 @@ def efficiency_length(
     value, censored = _bounded(_crossings(at, np.array([[_centre(each) for each in logs]]))[0], lengths)
     if min(len(each) for each in logs) < 2:
         return EfficiencyLength(value, censored)
-    generator = _generator()
-    drawn = np.stack([_resampled(each, generator) for each in logs], axis=1)  # (draws, lengths)
+    drawn = np.stack([_resampled(each, place) for place, each in enumerate(logs)], axis=1)  # (draws, lengths)
     low, high = _interval(_crossings(at, drawn))
     return EfficiencyLength(value, censored, *_bounded(low, lengths), *_bounded(high, lengths))
 
@@ -180,8 +180,7 @@ def growth(lengths: Sequence[int], samples: Sequence[Samples]) -> Growth | None:
     exponent = float(slope @ np.array([_centre(each) for each in logs]))
     if min(len(each) for each in logs) < 2:
         return Growth(exponent, None, None, points)
-    generator = _generator()
-    low, high = _interval(np.stack([_resampled(each, generator) for each in logs], axis=1) @ slope)
+    low, high = _interval(np.stack([_resampled(each, place) for place, each in enumerate(logs)], axis=1) @ slope)
     return Growth(exponent, low, high, points)
 
 
@@ -238,21 +237,28 @@ def _centre(samples: np.ndarray) -> float:
     return float(np.median(samples) if len(samples) >= FEW else samples.mean())
 
 
-def _resampled(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draws of the centre of two or more samples."""
+def _resampled(samples: np.ndarray, place: int = 0) -> np.ndarray:
+    """Draws of the centre of two or more samples; `place` tells independent sets of draws apart."""
     n = len(samples)
     if n >= FEW:
-        return np.median(samples[generator.integers(n, size=(DRAWS, n))], axis=1)
-    return samples.mean() + samples.std(ddof=1) / np.sqrt(n) * generator.standard_t(n - 1, size=DRAWS)
+        low, high = _median_ranks(n, place)
+        ordered = np.sort(samples)
+        return (ordered[low] + ordered[high]) / 2
+    return samples.mean() + samples.std(ddof=1) / np.sqrt(n) * np.random.default_rng(place).standard_t(
+        n - 1, size=DRAWS
+    )
+
+
+@cache
+def _median_ranks(n: int, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each draw of n from n, the ranks between which its median lies: the same for all samples of this size."""
+    drawn = np.sort(np.random.default_rng((n, place)).integers(n, size=(DRAWS, n)), axis=1)
+    return drawn[:, (n - 1) // 2], drawn[:, n // 2]
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(draws, TAILS, method="inverted_cdf")  # no interpolation: draws may be infinite
     return float(low), float(high)
-
-
-def _generator() -> np.random.Generator:
-    return np.random.default_rng(0)  # the same samples give the same interval
 
 
 def _check_ascending(lengths: Sequence[int]) -> None:

@@ -20,7 +20,8 @@ Missing is `-`, and never averaged over: a row of which a seed did not end well 
 over seeds. Rows whose intervals overlap share a rank (tie); one seed claims no rank. Benefit is the gain over `none`,
 positive is better. Time and memory are those of a training step of the stack, measured in rounds with the baselines:
 the ratio at the longest length that both were measured at, and the length from which the row is cheaper for good, with
-95% intervals. Decoding speed and state are at the longest measured length. Quality and cost of a row come from records
+95% intervals; CAB's own fit of the time against `eager` (larger root of a quadratic minus a line) stands beside it.
+Decoding speed and state are at the longest measured length. Quality and cost of a row come from records
 with the same options and stack shape, all costs of a table from one machine.
 """
 
@@ -66,6 +67,7 @@ def table(group: Group, lines: Sequence[Line]) -> str:
         "train time / vanilla",
         "faster than vanilla from",
         "faster than eager from",
+        "CAB's fit of that",
         "less memory than eager from",
         "less memory than vanilla from",
         "decode tokens/s",
@@ -84,6 +86,7 @@ def table(group: Group, lines: Sequence[Line]) -> str:
             ratio_text(line),
             line["time_from_vanilla"] or MISSING,
             line["time_from_eager"] or MISSING,
+            number(line["cab_fit_time"]),
             line["memory_from_eager"] or MISSING,
             line["memory_from_vanilla"] or MISSING,
             decode_text(line),
