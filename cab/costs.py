@@ -123,9 +123,9 @@ def _cab_fit(train: Sequence[Row], family: str, cost: str, figure: str) -> float
     if not points:
         return None
     at, _, ours, theirs = zip(*points, strict=True)
-    if figure == "memory":
-        return lengths.cab_fit(at, ours, theirs, figure)
-    return lengths.cab_fit(at, *([statistics.median(each) for each in costs] for costs in (ours, theirs)), figure)
+    if figure == "time":
+        ours, theirs = tuple(map(statistics.median, ours)), tuple(map(statistics.median, theirs))
+    return lengths.cab_fit(at, ours, theirs, figure)
 
 
 def no_costs() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import factory
+import numpy as np
 import pytest
 
 from cab.costs import Costs, analyse
@@ -448,3 +449,20 @@ def test_records_are_read_only(tmp_path):
     assert json.loads(path.read_text()) == content
     assert isinstance(load(tmp_path).quality[0], Record)
     assert isinstance(groups(load(tmp_path).quality)[0], Group)
+
+
+def test_cabs_own_fit_stands_beside_the_efficiency_length():
+    """Against eager, from the median times of a training step: as computed by hand from the record's samples."""
+    made = factory.efficiency("lightning")
+    rows = [row for row in made.result["measurements"] if row["phase"] == "train" and row["status"] == "ok"]
+    times = {
+        name: {row["length"]: float(np.median(row["seconds"])) for row in rows if row["subject"] == name}
+        for name in ("lightning", "eager")
+    }
+    at = sorted(times["lightning"].keys() & times["eager"].keys())
+    quadratic = np.polyfit(at, [times["eager"][n] for n in at], 2)
+    line = np.polyfit(at[1:], [times["lightning"][n] for n in at[1:]], 1)
+    roots = np.roots(quadratic - [0.0, *line])
+    assert analyse(made).summary["cab_fit_time"] == pytest.approx(max(roots.real))
+    assert analyse(made).summary["cab_fit_memory"] is not None
+    assert analyse(factory.efficiency("eager")).summary["cab_fit_time"] is None
