@@ -24,7 +24,7 @@ from attentions.base import Pattern
 from attentions.slots import Family
 from cab import influence, invariance
 from cab.influence import Worst
-from cab.specimen import MODES, REAL, SMALL, Specimen, kept_random_state, specimens
+from cab.specimen import MODES, REAL, SMALL, Setting, Specimen, kept_random_state, specimens
 
 TOLERANCE = {
     "leak": 1e-9,
@@ -33,7 +33,7 @@ TOLERANCE = {
     "padding": 1e-9,
     "batch": 1e-9,
     "decode": 1e-9,
-    "gradients": 1e-5,
+    "gradients": 1e-6,
 }
 """The greatest error that passes; for dependence the least reaction that does."""
 CAUSAL_ONLY = ("leak", "truncation", "decode")
@@ -78,9 +78,14 @@ class Battery:
     `small` is the family with options so small that inputs of two dozen tokens cross several blocks.
     """
 
-    def __init__(self, family: Family, pattern: Pattern, small: Family | None = None) -> None:
-        self.pattern = pattern
-        self.groups = [specimens(small or family, pattern, SMALL), specimens(family, pattern, REAL)]
+    def __init__(
+        self,
+        family: Family,
+        pattern: Pattern,
+        small: Family | None = None,
+        settings: Sequence[Setting] = (SMALL, REAL),
+    ) -> None:
+        self.groups = [specimens(small or family if s is SMALL else family, pattern, s) for s in settings]
         self.influence = cache(influence.influence)  # the leak and the dependence check read the same measurements
 
     def run(self, check: str) -> Finding:

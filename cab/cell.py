@@ -19,6 +19,7 @@ from torch import nn
 from attentions.base import Unsupported, core_parameters
 from attentions.slots import Slots
 from cab import checkpoint
+from cab.check import gate
 from cab.config import Request, user_errors
 from cab.errors import UserError
 from cab.failure import failure
@@ -128,6 +129,9 @@ def _train_and_evaluate(
 ) -> tuple[Status, str]:
     """Fills `result` step by step, so that what is known of a failed cell is kept."""
     model, result["model"] = build_model(request, task)
+    status, reason = gate(request)
+    if status != "ok":
+        return status, reason
     autocast: Any = "bf16-mixed" if chosen_precision(request.device.precision, device) == "bfloat16" else "32-true"
     devices: Any = 1 if device.type == "cpu" else [device.index]
     fabric = Fabric(accelerator=device.type, devices=devices, precision=autocast)

@@ -56,7 +56,10 @@ class Subject:
 def gate(request: Request) -> tuple[Status, str]:
     """ok if the request's family may be trained and measured in its pattern; else the status to record, and why."""
     subject = Subject(request.attention, request.family, request.small, request.resolved["attention"])
-    record, _ = checked(subject, request.pattern, request.results)
+    try:
+        record, _ = checked(subject, request.pattern, request.results)
+    except (RuntimeError, MemoryError) as error:  # says nothing about the family, and is not kept
+        return failure(error)
     return record.status, record.reason
 
 

@@ -22,7 +22,7 @@ COLUMNS = ("family", "pattern", "check", "worst", "tolerance", "status", "detail
 COLORS = {"pass": "#b9dff5", "fail": "#d55e00", "control": "#f3d79b", "unsupported": "#eeeeee"}
 """Distinct also for the colour-blind and in grey."""
 WORDS = {
-    "pass": "passed: error at most 1e-9 (gradients 1e-5), in dependence the least reaction, above 1e-6",
+    "pass": "passed: error at most 1e-9 (gradients 1e-6), in dependence the least reaction, above 1e-6",
     "fail": "failed",
     "control": "control: must fail",
     "unsupported": "unsupported",

@@ -20,6 +20,7 @@ import torch
 from attentions.eager import Eager
 from attentions.slots import Family
 from attentions.vanilla import Vanilla
+from cab.check import gate
 from cab.config import Request
 from cab.errors import UserError
 from cab.machine import chosen_precision, device_name, gemm_gflops, resolve_device, set_allocator
@@ -42,8 +43,10 @@ def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequen
     pending = [request for request, record in zip(requests, done, strict=True) if record is None]
     if pending:
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        families = BASELINES | {request.attention: request.family for request in pending}
-        plan = make_plan(first, device, families=len(pending))
+        refused = {r.attention: answer for r in pending if (answer := gate(r))[0] != "ok"}
+    if pending and len(refused) < len(pending):
+        families = BASELINES | {r.attention: r.family for r in pending if r.attention not in refused}
+        plan = make_plan(first, device, families=len(pending) - len(refused))
         gemm = gemm_gflops(device, torch.bfloat16 if plan.precision == "bfloat16" else torch.float32)
         rows = [row.to_dict() for row in sweep(families, plan, lambda line: print(f"  {line}", flush=True))]
     records = []
@@ -51,8 +54,13 @@ def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequen
         if record is not None:
             records.append((record, True))
             continue
-        own = [row for row in rows if row["subject"] in (request.attention, *BASELINES)]
-        status, reason = summary([row for row in own if row["subject"] == request.attention])
+        result: dict[str, Any] = {}
+        if request.attention in refused:
+            status, reason = refused[request.attention]
+        else:
+            own = [row for row in rows if row["subject"] in (request.attention, *BASELINES)]
+            status, reason = summary([row for row in own if row["subject"] == request.attention])
+            result = {"measurements": own, "gemm_gflops": gemm, "allocator": allocator}
         new = Record(
             kind="efficiency",
             status=status,
@@ -60,7 +68,7 @@ def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequen
             cell=efficiency_cell(request, device),
             identity=identity,
             config=request.resolved,
-            result={"measurements": own, "gemm_gflops": gemm, "allocator": allocator},
+            result=result,
             provenance=provenance(module, overrides, device, started, time.monotonic() - clock),
         )
         new.write(request.results)
@@ -93,8 +101,8 @@ def make_plan(request: Request, device: torch.device, families: int) -> Plan:
 def efficiency_identity(request: Request, device: torch.device, allocator: str) -> dict[str, Any]:
     """What decides a measurement: the family, the work, the machine."""
     return {
-        "attention": {"name": request.attention, **request.resolved["attention"]},
         **efficiency_cell(request, device),
+        "attention": {"name": request.attention, **request.resolved["attention"]},
         **asdict(request.efficiency),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),

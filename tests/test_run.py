@@ -135,7 +135,8 @@ def test_an_impossible_combination_is_a_recorded_row_and_no_failure(cab):
 @pytest.mark.parametrize(
     ("kind", "status"), [("Breaks", "error"), ("TakesAllMemory", "out_of_memory"), ("Diverges", "diverged")]
 )
-def test_a_failed_training_is_recorded_and_the_exit_code_says_so(cab, kind, status):
+def test_a_failed_training_is_recorded_and_the_exit_code_says_so(cab, kind, status, monkeypatch):
+    monkeypatch.setattr("cab.cell.gate", lambda request: ("ok", ""))  # as if it had passed the checks
     code, out, _ = cab("attention=vanilla", f"attention._target_=oddities.{kind}", "measure=false")
     assert code == 1
     [record] = records(cab.results, "quality")
@@ -263,3 +264,10 @@ def test_only_the_command_lines_import_hydra():
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_options_of_a_family_are_part_of_what_identifies_a_measurement(tmp_path):
+    for block in (8, 16):
+        overrides = [f"results={tmp_path}", *TINY, "attention=lightning", f"attention.block={block}"]
+        assert efficiency.main(overrides) == 0
+    assert len(records(tmp_path, "efficiency")) == 2
