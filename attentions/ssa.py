@@ -32,20 +32,14 @@ memory, and are equal: sources are sampled without a look at the queries. Decodi
 """
 
 import hashlib
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, no_loss
+from attentions.past import attend_past
 from attentions.vanilla import Softmax
-
-BLOCKS, LEAST_BLOCK = 16, 128
-"""Causal queries go in at most BLOCKS blocks of at least LEAST_BLOCK, each with the sources before its end."""
-OWN = 8
-"""Head dimensions added for the own key; a multiple of 8 keeps fused kernels fast."""
 
 
 class Sample(NamedTuple):
@@ -53,10 +47,10 @@ class Sample(NamedTuple):
 
     sources: Tensor
     """(b, g, K), ascending original positions; M and above = none."""
-    targets: Tensor | None
-    """(b, g, W) positions; -1 = none. None: one window, all targets."""
+    targets: Tensor
+    """(b, g, W) positions; -1 = none."""
     places: Tensor | None
-    """(b, N): where each target is among the g W. None as above."""
+    """(b, N): where each target is among the g W. None: in their own order."""
     full: bool
     """No source is missing: no mask is needed."""
 
@@ -127,49 +121,16 @@ class Subsampled(Mixer):
         self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None, counter: int
     ) -> Tensor:
         sample = self.sample(q.shape[2], k.shape[2], q_valid, k_valid, counter)
-        if self.pattern is Pattern.CAUSAL_SELF:
-            return self._causal(q, k, v, sample)
-        seen = None if sample.full else sample.sources < k.shape[2]  # (b, g, K)
         there = sample.sources.clamp(max=k.shape[2] - 1)
-        q, k, v = _windows(q, sample), _take(k, there), _take(v, there)  # (B, g, H, W or K, d)
-        if seen is not None:
-            seen = seen.to(q.device).expand(q.shape[0], -1, -1).flatten(0, 1)
-        y, _ = self.dense(*(x.flatten(0, 1) for x in (q, k, v)), None, seen)  # (B g, H, W, d)
-        return _tokens(y.unflatten(0, q.shape[:2]), sample)
-
-    def _causal(self, q: Tensor, k: Tensor, v: Tensor, sample: Sample) -> Tensor:
-        """Sources are in order, so a block of queries needs a prefix of them and nothing more.
-
-        The own key is one more column, the same for all queries: they get a further dimension that holds q_t . k_t,
-        where only this column's key is 1 and its value is 1, too. What comes out there is the share of v_t.
-        """
-        n, dim = q.shape[2:]
-        column = torch.zeros(*k.shape[:2], 1, dim + OWN, dtype=k.dtype, device=k.device)
-        column[..., dim : dim + 2] = 1  # twice: the product is handed over in two parts
-        value = torch.zeros_like(column, dtype=v.dtype)
-        value[..., dim] = 1
-        there = sample.sources.clamp(max=n - 1)
-        keys, values = _after(column, _take(k, there)), _after(value, _take(v, there))  # (B, g, H, 1 + K, d + OWN)
-        queries = _windows(torch.cat([q, _dots(q, k)], -1), sample)  # (B, g, H, W, d + OWN)
-        targets = torch.arange(n).view(1, 1, n) if sample.targets is None else sample.targets
-        size = max(LEAST_BLOCK, -(-targets.shape[2] // BLOCKS))
-        counts = _counts(sample.sources, targets, size)
-        sources, targets = sample.sources.to(q.device).unsqueeze(-2), targets.to(q.device).unsqueeze(-1)
-        blocks = []
-        for window, window_counts in enumerate(counts):
-            ends = [1 + count for count in window_counts]
-            parts = (
-                queries[:, window].split(size, 2),
-                _Prefixes.apply(keys[:, window], ends),
-                _Prefixes.apply(values[:, window], ends),
-                targets[:, window].split(size, 1),
-            )
-            for end, query, key, value, target in zip(ends, *parts, strict=True):
-                sees = sources[:, window, :, : end - 1] < target  # (b, S, count)
-                mask = F.pad(sees, (1, 0), value=True).unsqueeze(1)
-                blocks.append(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=dim**-0.5))
-        y = _tokens(torch.cat(blocks, 2).unflatten(2, (len(counts), -1)).transpose(1, 2), sample)
-        return y[..., :dim] + y[..., dim : dim + 1] * v
+        queries, chosen = _windows(q, sample), (_take(k, there), _take(v, there))  # (B, g, H, W or K, d)
+        if self.pattern is Pattern.CAUSAL_SELF:
+            own = _windows(k, sample), _windows(v, sample)
+            return _tokens(attend_past(queries, *own, *chosen, sample.sources, sample.targets), sample)
+        seen = None  # (B g, K)
+        if not sample.full:
+            seen = (sample.sources < k.shape[2]).to(q.device).expand(q.shape[0], -1, -1).flatten(0, 1)
+        y, _ = self.dense(*(x.flatten(0, 1) for x in (queries, *chosen)), None, seen)  # (B g, H, W, d)
+        return _tokens(y.unflatten(0, queries.shape[:2]), sample)
 
     @torch.no_grad()
     def sample(self, n: int, m: int, q_valid: Tensor | None, k_valid: Tensor | None, counter: int) -> Sample:
@@ -191,16 +152,19 @@ class Subsampled(Mixer):
         chosen = order.gather(-1, rank.clamp(max=m - 1).flatten(1)).view(rank.shape)
         sources = chosen.where(inside, m).sort(-1).values
         if self.form == "unbiased":
-            return Sample(sources, None, None, k_valid is None)
+            return Sample(sources, torch.arange(n, device=sources.device).view(1, 1, n), None, k_valid is None)
         length = torch.tensor([n]) if q_valid is None else q_valid.sum(-1)
         start, size = _cut(length, self.reduction)
         width = -(-n // self.reduction)
         rank, inside = _slots(start, size, length, width)
+        full = k_valid is None and m % self.reduction == 0
+        if q_valid is None and n % self.reduction == 0:
+            return Sample(sources, rank, None, full)
         window = torch.arange(1, n + 1, device=length.device) * self.reduction - 1  # (n,), over the length
         window = (window // length.clamp(min=1).unsqueeze(-1)).clamp(max=self.reduction - 1)  # (b, n)
         place = window * width + torch.arange(n, device=length.device) - start.gather(-1, window)
         places = place.clamp(max=self.reduction * width - 1)  # beyond only at padding
-        return Sample(sources, rank.where(inside, -1), places, k_valid is None and m % self.reduction == 0)
+        return Sample(sources, rank.where(inside, -1), places, full)
 
     def noise(self, m: int, counter: int) -> Tensor:
         """(m,) uniform in (0, 1): the same for a position whatever comes after it."""
@@ -222,33 +186,6 @@ def _slots(start: Tensor, size: Tensor, length: Tensor, width: int) -> tuple[Ten
     return rank, (place < size.unsqueeze(-1)) & (rank < length.view(-1, 1, 1))
 
 
-def _counts(sources: Tensor, targets: Tensor, size: int) -> list[list[int]]:
-    """How many sources come before the end of each block of each window. Where nobody may wait for data: a bound."""
-    width, k = targets.shape[2], sources.shape[2]
-    if sources.device.type != "cpu":
-        bounds = [min(end, k) if targets.shape[1] == 1 else k for end in range(size, width + size, size)]
-        return [bounds] * targets.shape[1]
-    ends = F.pad(targets, (0, -width % size), value=-1).unflatten(-1, (-1, size)).amax(-1)  # (b, g, blocks)
-    return torch.searchsorted(sources, ends.expand(sources.shape[0], -1, -1).contiguous()).amax(0).tolist()
-
-
-class _Prefixes(torch.autograd.Function):
-    """x[:, :, :end] for each end. Slices would each come back as a gradient of the full length, to be added up."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ends: list[int]) -> tuple[Tensor, ...]:
-        ctx.size = x.shape
-        return tuple(x[:, :, :end] for end in ends)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].new_zeros(ctx.size)
-        for gradient in gradients:
-            total[:, :, : gradient.shape[2]] += gradient
-        return total, None
-
-
 def _take(x: Tensor, index: Tensor) -> Tensor:
     """x (B, H, N, d), index (b, g, K) to (B, g, H, K, d)."""
     tokens, flat = x.transpose(1, 2), index.to(x.device).flatten(1)  # tokens together, as projections leave them
@@ -261,26 +198,15 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 def _windows(x: Tensor, sample: Sample) -> Tensor:
     """(B, H, N, d) to (B, g, H, W, d)."""
-    return x.unsqueeze(1) if sample.targets is None else _take(x, sample.targets.clamp(min=0))
+    if sample.places is None:
+        return x.unflatten(2, sample.targets.shape[1:]).transpose(1, 2)
+    return _take(x, sample.targets.clamp(min=0))
 
 
 def _tokens(y: Tensor, sample: Sample) -> Tensor:
     """(B, g, H, W, d) to (B, H, N, d)."""
     y = y.transpose(1, 2).flatten(2, 3)
     return y if sample.places is None else _take(y, sample.places.unsqueeze(1)).squeeze(1)
-
-
-def _after(first: Tensor, x: Tensor) -> Tensor:
-    """x (B, g, H, K, d) with OWN more dimensions, after `first` (B, H, 1, d + OWN)."""
-    return torch.cat([first.unsqueeze(1).expand(-1, x.shape[1], -1, -1, -1), F.pad(x, (0, OWN))], 3)
-
-
-def _dots(q: Tensor, k: Tensor) -> Tensor:
-    """(B, H, N, OWN): q_t . k_t in two parts, so that a narrow dtype does not round it, then zeros."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    product = (q.to(wide) * k.to(wide)).sum(-1, keepdim=True)
-    most = product.to(q.dtype)
-    return F.pad(torch.cat([most, (product - most.to(wide)).to(q.dtype)], -1), (0, OWN - 2))
 
 
 class SSA(ProjectedAttention):

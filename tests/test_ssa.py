@@ -11,7 +11,7 @@ from reference_ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_lay
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-import attentions.ssa
+import attentions.past
 from attentions.base import Pattern, Shape, after_step, core_parameters
 from attentions.ssa import SSA
 from attentions.vanilla import Vanilla
@@ -28,8 +28,8 @@ all_patterns = pytest.mark.parametrize("pattern", Pattern)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks of queries at the lengths of these tests."""
-    monkeypatch.setattr(attentions.ssa, "BLOCKS", 4)
-    monkeypatch.setattr(attentions.ssa, "LEAST_BLOCK", 3)
+    monkeypatch.setattr(attentions.past, "BLOCKS", 4)
+    monkeypatch.setattr(attentions.past, "LEAST_BLOCK", 3)
 
 
 def build(pattern, form="unbiased", heads=3, layer=1, dim=DIM, **options):
@@ -389,7 +389,7 @@ def test_a_fraction_of_the_work(form, pattern):
         return counter.get_total_flops()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attentions.ssa, "BLOCKS", 16)
+        patch.setattr(attentions.past, "BLOCKS", 16)
         share = flops(True) / flops(False)
     assert share < (0.25 if pattern is NS else 0.16) + 1e-6
 
