@@ -8,10 +8,10 @@
 
 windowed_attention. With the tokens of all sequences and heads sorted by (sequence, head, cluster, position), token p
 of the sorted line sees those s with start(p) <= s <= p and p - s < w, where start is the first token of the cluster.
-The line is cut into blocks of b = w / PARTS tokens, each of which sees itself and the PARTS blocks before it. The
-mask alone decides who sees whom, so it does not matter where the cuts fall, which depends on tokens of the future.
-Dropping p - s < w would let it matter: a leak. Blocks are worked on in tiles of bounded size, and the scores are made
-again in the backward. Time O(N log N + N w d), memory O(N d).
+The line is cut into blocks, each of which sees itself and the blocks of one window before it. The mask alone decides
+who sees whom, so it does not matter where the cuts fall, which depends on tokens of the future; without p - s < w it
+would matter: a leak. Blocks are worked on in tiles of bounded size; scores are kept for the backward as far as they
+are not larger than twice the output, and else made again. Time O(N log N + N w d), memory O(N d).
 
 The others gather a group of w keys per cluster, or per block of queries: time O(N w d), memory O(N d) for C w ~ N.
 
@@ -27,10 +27,12 @@ from torch.nn import functional as F
 
 from attentions.decay import no_autocast, widened
 
-PARTS = 2
-"""Blocks in a window: with more of them fewer scores are wasted, 1 / PARTS of the visible ones, in smaller products."""
-TILE = 1 << 21
-"""Scores made at a time."""
+BLOCK, WIDE_BLOCK = 16, 64
+"""About how long blocks are on a processor, where fewer wasted scores count, and elsewhere, where large products do."""
+TILE, WIDE_TILE = 1 << 18, 1 << 25
+"""Scores made at a time: what stays in the cache of a processor, and what keeps another device busy."""
+KEPT = 2
+"""Scores kept for the backward, as a multiple of the size of the output. The others are made again."""
 
 
 def sorted_by_cluster(cluster: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,86 +75,107 @@ class _Windowed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, start: Tensor, window: int) -> Tensor:
         with no_autocast(q):
-            line = _Line(rows, start, window, q.shape[-1])
-            qs, ks, vs = line.blocks(q) * line.scale, line.windows(k), line.windows(v)
-            y = torch.empty_like(qs)
+            line = _Line(rows, start, window)
+            from_q, from_k, from_v = as_rows(q), as_rows(k), as_rows(v)
+            ys = line.empty(from_v, 0)
+            keep = KEPT * ys.numel() // (line.block * line.width) if any(ctx.needs_input_grad) else 0
+            kept = ys.new_empty(min(keep, line.n), line.block, line.width)
             for tile in line.tiles():
-                torch.bmm(line.probabilities(qs[tile], ks[tile], tile), vs[tile], out=y[tile])
-            y = from_rows(line.unsorted(y, 0), q).to(q.dtype)
-        ctx.save_for_backward(q, k, v, rows, start, y)
+                p = kept[tile] if tile.stop <= len(kept) else None
+                p = line.probabilities(line.blocks(from_q, tile), line.windows(from_k, tile), tile, p)
+                torch.bmm(p, line.windows(from_v, tile), out=ys[tile])
+            y = from_rows(line.unsorted(ys, 0), v).to(v.dtype)
+        ctx.save_for_backward(q, k, v, rows, start, y, kept)
         ctx.window = window
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, rows, start, y = ctx.saved_tensors
+        q, k, v, rows, start, y, kept = ctx.saved_tensors
+        scale = q.shape[-1] ** -0.5
         with no_autocast(q):
-            line = _Line(rows, start, ctx.window, q.shape[-1])
-            delta = line.blocks((dy * y).sum(-1, keepdim=True))  # (n, b, 1)
-            gs, qs, ks, vs = line.blocks(dy), line.blocks(q) * line.scale, line.windows(k), line.windows(v)
-            dq = torch.empty_like(qs)
-            dk, dv = (qs.new_zeros(len(qs) + PARTS, line.block, x.shape[-1]) for x in (k, v))
+            line = _Line(rows, start, ctx.window)
+            from_q, from_k, from_v, from_y, from_g = (as_rows(x) for x in (q, k, v, y, dy))
+            dq, dk, dv = (
+                line.empty(from_q, 0),
+                line.empty(from_k, line.parts).zero_(),
+                line.empty(from_v, line.parts).zero_(),
+            )
             for tile in line.tiles():
-                p = line.probabilities(qs[tile], ks[tile], tile)
-                line.add_windows(dv, p, gs[tile], tile)
-                ds = torch.bmm(gs[tile], vs[tile].mT).sub_(delta[tile]).mul_(p)
-                line.add_windows(dk, ds, qs[tile], tile)
-                torch.bmm(ds, ks[tile], out=dq[tile])
-            dq = line.unsorted(dq.mul_(line.scale), 0)
-            dk, dv = (line.unsorted(x, PARTS) for x in (dk, dv))
-        return *(from_rows(dx, x).to(x.dtype) for dx, x in ((dq, q), (dk, k), (dv, v))), None, None, None
+                qs, gs, ks = line.blocks(from_q, tile), line.blocks(from_g, tile), line.windows(from_k, tile)
+                p = kept[tile] if tile.stop <= len(kept) else line.probabilities(qs, ks, tile)
+                line.add_windows(dv, p, gs, tile)
+                delta = line.blocks(from_y, tile).mul_(gs).sum(-1, keepdim=True)  # (t, b, 1)
+                ds = torch.baddbmm(delta, gs, line.windows(from_v, tile).mT, beta=-1).mul_(p)  # (t, b, W)
+                line.add_windows(dk, ds, qs, tile, scale)
+                torch.baddbmm(dq[tile], ds, ks, beta=0, alpha=scale, out=dq[tile])
+            dq = line.unsorted(dq, 0).to(q.dtype)
+            dk = line.unsorted(dk, line.parts).to(k.dtype)
+            dv = line.unsorted(dv, line.parts).to(v.dtype)
+        return from_rows(dq, q), from_rows(dk, k), from_rows(dv, v), None, None, None
 
 
 class _Line:
-    """All tokens in sorted order, in n blocks of b; the windows of keys, of W = (PARTS + 1) b, begin PARTS blocks
-    before the first one."""
+    """All tokens in sorted order, in n blocks of b; the windows of keys, of W = (parts + 1) b, begin `parts` blocks
+    before the first one. A tile is some blocks."""
 
-    def __init__(self, rows: Tensor, start: Tensor, window: int, dim: int) -> None:
-        self.block = -(-window // PARTS)
-        self.width = (PARTS + 1) * self.block
+    def __init__(self, rows: Tensor, start: Tensor, window: int) -> None:
+        cpu = rows.device.type == "cpu"
+        self.tile = TILE if cpu else WIDE_TILE
+        self.parts = max(1, round(window / (BLOCK if cpu else WIDE_BLOCK)))
+        self.block = -(-window // self.parts)
+        self.width = (self.parts + 1) * self.block
         self.count = len(rows)
         self.n = -(-self.count // self.block)
-        self.scale = dim**-0.5
-        self.before, self.rest = PARTS * self.block, self.n * self.block - self.count
-        self.index = F.pad(rows, (self.before, self.rest))  # in places without a token any row will do
+        before, rest = self.parts * self.block, self.n * self.block - self.count
+        self.index = F.pad(rows, (before, rest))  # in places without a token any row will do
         place = torch.arange(self.count, device=rows.device)
         self.inverse = torch.empty_like(rows).scatter_(0, rows, place)
         first = torch.maximum(start, place - window + 1)  # the first one that each token sees
-        first = F.pad(first, (0, self.rest)).view(self.n, self.block)
-        base = torch.arange(self.n, device=rows.device).unsqueeze(-1) * self.block - self.before
+        first = F.pad(first, (0, rest), value=self.count - 1).view(self.n, self.block)
+        base = torch.arange(self.n, device=rows.device).unsqueeze(-1) * self.block - before
         self.first = (first - base).int().unsqueeze(-1)  # (n, b, 1), in its window
-        self.key = torch.arange(self.width, device=rows.device, dtype=torch.int32)
-        self.later = torch.ones(self.block, self.block, dtype=torch.bool, device=rows.device).triu(1)
-
-    def blocks(self, x: Tensor) -> Tensor:
-        """(B, H, N, d) to (n, b, d), 0 after the end."""
-        line = as_rows(widened(x)).index_select(0, self.index[self.before :])
-        line[self.count :].zero_()
-        return line.view(self.n, self.block, -1)
-
-    def windows(self, x: Tensor) -> Tensor:
-        """(B, H, N, d) to (n, W, d), where windows overlap in memory."""
-        line = as_rows(widened(x)).index_select(0, self.index)
-        dim = line.shape[-1]
-        return line.as_strided((self.n, self.width, dim), (self.block * dim, dim, 1))
+        key = torch.arange(self.width, device=rows.device, dtype=torch.int32)
+        later = key > key[before:].unsqueeze(-1)
+        self.key = key.masked_fill(later, -1)  # (b, W), before any `first` where a key comes later than the query
 
     def tiles(self) -> list[slice]:
-        step = max(1, TILE // (self.block * self.width))
+        step = max(1, self.tile // (self.block * self.width))
         return [slice(i, min(i + step, self.n)) for i in range(0, self.n, step)]
 
-    def probabilities(self, q: Tensor, k: Tensor, tile: slice) -> Tensor:
-        """Scaled queries (t, b, d) and windows of keys (t, W, d) to (t, b, W)."""
-        scores = torch.bmm(q, k.mT)
-        scores[..., self.before :].masked_fill_(self.later, -torch.inf)
-        return scores.masked_fill_(self.key < self.first[tile], -torch.inf).softmax(-1)
+    def empty(self, rows: Tensor, before: int) -> Tensor:
+        """(n + before, b, d), float32 or wider."""
+        dtype = torch.promote_types(rows.dtype, torch.float32)
+        return rows.new_empty(self.n + before, self.block, rows.shape[-1], dtype=dtype)
 
-    def add_windows(self, total: Tensor, weights: Tensor, x: Tensor, tile: slice) -> None:
-        """Adds weights^T x, for weights (t, b, W) and x (t, b, d), to total (n + PARTS, b, d), window by window."""
-        for part in range(PARTS + 1):
+    def blocks(self, rows: Tensor, tile: slice) -> Tensor:
+        """Rows (BNH, d) to (t, b, d), 0 after the end."""
+        stop = (tile.stop + self.parts) * self.block
+        blocks = widened(rows.index_select(0, self.index[(tile.start + self.parts) * self.block : stop]))
+        if tile.stop == self.n:
+            blocks[self.count - tile.start * self.block :].zero_()
+        return blocks.view(-1, self.block, rows.shape[-1])
+
+    def windows(self, rows: Tensor, tile: slice) -> Tensor:
+        """Rows (BNH, d) to (t, W, d), where windows overlap in memory."""
+        stop = (tile.stop + self.parts) * self.block
+        line = widened(rows.index_select(0, self.index[tile.start * self.block : stop]))
+        dim = line.shape[-1]
+        return line.as_strided((tile.stop - tile.start, self.width, dim), (self.block * dim, dim, 1))
+
+    def probabilities(self, q: Tensor, k: Tensor, tile: slice, out: Tensor | None = None) -> Tensor:
+        """Queries (t, b, d) and windows of keys (t, W, d) to (t, b, W)."""
+        scores = q.new_empty(len(q), self.block, self.width)
+        torch.baddbmm(scores, q, k.mT, beta=0, alpha=q.shape[-1] ** -0.5, out=scores)
+        return torch.softmax(scores.masked_fill_(self.key < self.first[tile], -torch.inf), -1, out=out)
+
+    def add_windows(self, total: Tensor, weights: Tensor, x: Tensor, tile: slice, scale: float = 1) -> None:
+        """Adds scale weights^T x, for weights (t, b, W), x (t, b, d), to total (n + parts, b, d), window by window."""
+        for part in range(self.parts + 1):
             to = total[tile.start + part : tile.stop + part]
             each = weights[..., part * self.block : (part + 1) * self.block].mT
-            torch.baddbmm(to, each, x, out=to)
+            torch.baddbmm(to, each, x, alpha=scale, out=to)
 
     def unsorted(self, line: Tensor, before: int) -> Tensor:
         """(n + before, b, d) to rows (BNH, d), without the first `before` blocks."""

@@ -34,10 +34,11 @@ centroid, with less than `dead` of the mean moving count, is set beside one of t
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, Unsupported, check_causal, no_loss
@@ -104,30 +105,19 @@ class Centroids(nn.Module):
             best = (_by_head(x) @ directions.mT).max(-1).indices  # (H, BN)
             return best.unflatten(-1, (x.shape[0], -1)).transpose(0, 1)
 
-    def observe(self, x: Tensor, valid: Tensor | None) -> Tensor:
+    def observe(self, x: Tensor, nearest: Tensor, valid: Tensor | None) -> Tensor:
         """In training: adds to the statistics of the next step, and returns the commitment loss, a scalar."""
-        nearest = self.nearest(x)
-        with no_autocast(x):
+        with no_autocast(x), torch.no_grad():
             points, index = _by_head(x), nearest.transpose(0, 1).flatten(1)  # (H, BN, d), (H, BN)
-            with torch.no_grad():
-                weight = points.new_ones(()) if valid is None else valid.flatten().to(points.dtype)
-                member = points.new_zeros(*index.shape, self.clusters)
-                member.scatter_(-1, index.unsqueeze(-1), weight.expand_as(index).unsqueeze(-1))  # (H, BN, C)
-                sums, counts = member.mT @ points, member.sum(1)
-                del member
-                self.occupied = counts if self.occupied is None else self.occupied + counts
-                if self.pending is not None:
-                    sums, counts = sums + self.pending[0], counts + self.pending[1]
-                self.pending = sums, counts
-                if not self.commitment:
-                    return no_loss(x)
-                heads = torch.arange(x.shape[1], device=x.device) * self.clusters
-                rows = (nearest.transpose(1, 2) + heads).flatten()
-                goal = from_rows(self.centroids.to(x.dtype).flatten(0, 1).index_select(0, rows), x)
-                if valid is not None:
-                    goal = torch.where(valid[:, None, :, None], goal, x)
-                total = index.numel() if valid is None else (valid.sum() * len(index)).clamp(min=1)
-            return self.commitment * F.mse_loss(x, goal, reduction="sum") / total
+            weight = points.new_ones(1) if valid is None else valid.flatten().to(points.dtype)
+            member = points.new_zeros(*index.shape, self.clusters)
+            member.scatter_(-1, index.unsqueeze(-1), weight.expand_as(index).unsqueeze(-1))  # (H, BN, C)
+            sums, counts = member.mT @ points, member.sum(1)
+        self.occupied = counts if self.occupied is None else self.occupied + counts
+        self.pending = (sums, counts) if self.pending is None else (self.pending[0] + sums, self.pending[1] + counts)
+        if not self.commitment:
+            return no_loss(x)
+        return self.commitment * _Commitment.apply(x, self.centroids.to(x.dtype), nearest, valid, sums, counts)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -166,6 +156,29 @@ class Centroids(nn.Module):
             self.counts[pick, index] = torch.where(dead, mass.squeeze(-1), self.counts[pick, index])
 
 
+class _Commitment(torch.autograd.Function):
+    """mean |x_i - mu_c(i)|^2 over real tokens, from the sums and counts of each cluster. Gradient to x only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, centroids: Tensor, nearest: Tensor, valid: Tensor | None, sums: Tensor, counts: Tensor
+    ) -> Tensor:
+        total = counts.sum().clamp(min=1)
+        ctx.save_for_backward(x, centroids, nearest, valid, total)
+        own = torch.linalg.vector_norm(x if valid is None else x * valid[:, None, :, None]).square()
+        return (own + (centroids * (counts.unsqueeze(-1) * centroids - 2 * sums)).sum()) / total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, centroids, nearest, valid, total = ctx.saved_tensors
+        heads = torch.arange(len(centroids), device=x.device) * centroids.shape[1]
+        rows = (nearest.transpose(1, 2) + heads).flatten()
+        dx = from_rows(centroids.flatten(0, 1).index_select(0, rows), x)  # (B, H, N, d)
+        dx = dx.sub_(x).mul_(-2 * grad / total)
+        return dx if valid is None else dx.masked_fill_(~valid[:, None, :, None], 0), None, None, None, None, None
+
+
 def _by_head(x: Tensor) -> Tensor:
     """(B, H, N, d) to (H, BN, d)."""
     return x.detach().transpose(0, 1).flatten(1, 2)
@@ -187,49 +200,34 @@ class Routed(Mixer):
         super().__init__()
         self.shape, self.pattern, self.centroids, self.window = shape, pattern, centroids, window
         self.local_heads, self.local_window, self.membership = local_heads, local_window, membership
+        self.shared = pattern is Pattern.CAUSAL_SELF  # keys are normed queries
+        self.pointwise = pattern.causal and membership == "strict"  # queries go to their nearest centroid
         self.groups: dict[str, tuple[Group, Tensor | None, int]] = {}  # of the last forward, for `statistics`
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None = None, k_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        local, routed = self._parts(q, k, v)
-        self.centroids.occupied = None
-        x = normed(routed[0])
-        if self.pattern is Pattern.CAUSAL_SELF:
-            z, y = x, self._causal_self(*routed, x, q_valid)
+        local, (q, k, v) = self._parts(q, k, v)
+        x = normed(q)
+        z = x if self.shared else normed(k)
+        nearest = self.centroids.nearest(x) if self.training or self.pointwise else x.new_empty(0)
+        loss = no_loss(q)
+        if self.training:  # before the attention: the backward goes the other way, and this one's result waits
+            self.centroids.occupied = None
+            loss = self.centroids.observe(x, nearest, q_valid)
+            if not self.shared:
+                loss = (loss + self.centroids.observe(z, self.centroids.nearest(z), k_valid)) / 2
+        if self.pointwise and self.shared:  # padding lies to the right: no valid token sees any
+            y = windowed_attention(q, x.to(q.dtype), v, nearest, self.window)
+        elif self.pointwise:
+            y = served_attention(q, k, v, nearest, self._group("unread", z, k_valid))
         else:
-            z = normed(routed[1])
-            y = self._separate(*routed, x, z, q_valid, k_valid)
+            group = self._group("uncovered", x, q_valid)
+            k, k_group = (x.to(q.dtype), group) if self.shared else (k, self._group("unread", z, k_valid))
+            y = grouped_attention(q, k, v, group, k_group, causal=self.shared)
         if self.local_heads:
-            near = local_attention(*local, self.local_window, self.pattern.causal, k_valid)
-            y = torch.cat([near, y], 1)
-        if not self.training:
-            return y, no_loss(q)
-        loss = self.centroids.observe(x, q_valid)
-        return y, loss if z is x else (loss + self.centroids.observe(z, k_valid)) / 2
-
-    def _causal_self(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, valid: Tensor | None) -> Tensor:
-        keys = x.to(q.dtype)
-        if self.membership == "strict":  # padding lies to the right: no valid token sees any
-            return windowed_attention(q, keys, v, self.centroids.nearest(x), self.window)
-        group = self._group("uncovered", x, valid)
-        return grouped_attention(q, keys, v, group, group, causal=True)
-
-    def _separate(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        x: Tensor,
-        z: Tensor,
-        q_valid: Tensor | None,
-        k_valid: Tensor | None,
-    ) -> Tensor:
-        """x and z are the normed queries and keys."""
-        k_group = self._group("unread", z, k_valid)
-        if self.pattern.causal:
-            return served_attention(q, k, v, self.centroids.nearest(x), k_group)
-        return grouped_attention(q, k, v, self._group("uncovered", x, q_valid), k_group)
+            y = torch.cat([local_attention(*local, self.local_window, self.pattern.causal, k_valid), y], 1)
+        return y, loss
 
     def prefill(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None = None) -> tuple[Tensor, State]:
         check_causal(self.pattern)
