@@ -5,7 +5,7 @@ without any gradient. An input is replaced by another token of four times the si
 moved by a thousandth, which finds what saturates. For leaks everything from a position on is replaced as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -89,70 +89,78 @@ def truncation(specimen: Specimen) -> Worst:
 
 
 def dependence(specimen: Specimen, found: Sequence[Influence], mode: str) -> Worst:
-    """The least reaction among the regions that must have one, over several draws together.
+    """The least reaction among those that the pattern demands, over several draws together.
 
-    Thirds of the outputs must react to each third of the inputs that the pattern allows, to the input just before (and
-    after), to their own input, and to each third of the memory. In eval mode, where nothing is sampled, moreover every
-    single input must be read by another output and every single output must read another input.
+    In eval mode every third of the outputs must react to every third of the inputs that it may use, to the input just
+    before (and after), and to every third of the memory; every single input must be read by another output and every
+    single output must read another input. In train mode, where a method may sample, and sample what is near, every
+    third of the outputs must read something before it (and after), and every third of inputs and memory must be read.
 
     A cross-attention layer by itself owes a reaction to its own input and the memory only: rows need not meet there.
     """
     setting, pattern = specimen.setting, specimen.pattern
     union = reduce(Influence.__or__, found)
-    single = setting.exhaustive and mode == "eval"
-    wanted = _own_token(union.own, setting.sources, setting.n)
+    t, s = torch.arange(setting.n).unsqueeze(1), torch.tensor(setting.sources)
+    wanted = _marginals(union.own.where(t == s, 0), setting.sources, setting.n, "own inputs")
     if not pattern.cross or specimen.level == "stack":
-        wanted += _own_sequence(union.own, setting.sources, pattern, single)
+        past, future = union.own.where(t > s, 0), union.own.where(t < s, 0)
+        sides = [(past, "earlier inputs")] if pattern.causal else [(past, "earlier inputs"), (future, "later inputs")]
+        if mode == "train":
+            wanted += [worst for side, word in sides for worst in _marginals(side, setting.sources, setting.n, word)]
+        else:
+            others = past if pattern.causal else past + future
+            wanted += _regions(others, setting.sources, setting.n, "inputs", pattern.causal)
+            if setting.exhaustive:
+                wanted += _near(union.own, pattern) + _each(others, "another input", pattern.causal)
     if union.memory is not None:
-        wanted += _regions(union.memory, setting.memory_sources, setting.m, "memory")
-        if single:
-            wanted += _each(union.memory, "memory")
+        if mode == "train":
+            wanted += _marginals(union.memory, setting.memory_sources, setting.m, "memory")
+        else:
+            wanted += _regions(union.memory, setting.memory_sources, setting.m, "memory")
+            if setting.exhaustive:
+                wanted += _each(union.memory, "memory")
     return min(wanted)
 
 
-def _own_token(own: Tensor, sources: Sequence[int], n: int) -> list[Worst]:
-    """Reactions y_t to x_t by thirds."""
-    own_token = torch.stack([own[s, column] for column, s in enumerate(sources)])
-    return [
-        (float(own_token[places].max()), f"{PARTS[part]} outputs to their own input")
-        for part in range(3)
-        if (places := [column for column, s in enumerate(sources) if third(s, n) == part])
-    ]
-
-
-def _own_sequence(own: Tensor, sources: Sequence[int], pattern: Pattern, single: bool) -> list[Worst]:
-    n = own.shape[0]
-    t, s = torch.arange(n).unsqueeze(1), torch.tensor(sources)
-    others = own.where(t != s, 0)
-    wanted = _regions(others, sources, n, "inputs", pattern.causal)
-    if not single:
-        return wanted
-    for shift, word in ((1, "before"),) if pattern.causal else ((1, "before"), (-1, "after")):
-        near = own.diagonal(-shift)
-        for part, values in enumerate(near.tensor_split(3)):
-            wanted.append((float(values.max()), f"{PARTS[part]} outputs to the input just {word}"))
-    last = n - 1 if pattern.causal else n  # nobody follows the last, the first follows nobody
-    return wanted + _each(others[:, :last], "input", first=n - last)
+def _marginals(reactions: Tensor, sources: Sequence[int], size: int, word: str) -> list[Worst]:
+    """The greatest reaction of every third of outputs, and to every third of sources."""
+    columns = [[column for column, s in enumerate(sources) if third(s, size) == part] for part in range(3)]
+    reads = [(float(outputs.max()), f"{PARTS[part]} outputs to {word}") for part, outputs in _thirds(reactions)]
+    return reads + [(float(reactions[:, columns[part]].max()), f"outputs to {PARTS[part]} {word}") for part in range(3)]
 
 
 def _regions(reactions: Tensor, sources: Sequence[int], size: int, word: str, causal: bool = False) -> list[Worst]:
     """The greatest reaction for every third of outputs and third of sources."""
     wanted = []
-    for part, outputs in enumerate(reactions.tensor_split(3)):
+    for part, outputs in _thirds(reactions):
         for region in range(part + 1 if causal else 3):
             columns = [column for column, s in enumerate(sources) if third(s, size) == region]
-            where = f"{PARTS[part]} outputs to {PARTS[region]} {word}"
-            wanted.append((float(outputs[:, columns].max()), where))
+            wanted.append((float(outputs[:, columns].max()), f"{PARTS[part]} outputs to {PARTS[region]} {word}"))
     return wanted
 
 
-def _each(reactions: Tensor, word: str, first: int = 0) -> list[Worst]:
-    """Every source is read by someone, and every output from `first` on reads something."""
-    read, reads = reactions.amax(0), reactions[first:].amax(1)
+def _near(own: Tensor, pattern: Pattern) -> list[Worst]:
+    """Reactions y_t to x_{t-1}, and where it is allowed to x_{t+1}, by thirds."""
+    shifts = ((1, "before"),) if pattern.causal else ((1, "before"), (-1, "after"))
     return [
-        (float(read.min()), f"any output to {word} {int(read.argmin())}"),
-        (float(reads.min()), f"output {first + int(reads.argmin())} to any {word}"),
+        (float(values.max()), f"{PARTS[part]} outputs to the input just {word}")
+        for shift, word in shifts
+        for part, values in _thirds(own.diagonal(-shift))
     ]
+
+
+def _each(reactions: Tensor, word: str, causal: bool = False) -> list[Worst]:
+    """Every source is read, and every output reads; if causal not the last source, and not the first output."""
+    read, reads = reactions.amax(0), reactions.amax(1)
+    read, first = (read[:-1], 1) if causal else (read, 0)
+    return [
+        (float(read.min()), f"any output to {word}, number {int(read.argmin())}"),
+        (float(reads[first:].min()), f"output {first + int(reads[first:].argmin())} to {word}"),
+    ]
+
+
+def _thirds(values: Tensor) -> Iterator[tuple[int, Tensor]]:
+    return enumerate(values.tensor_split(3))
 
 
 PARTS = ("early", "middle", "late")
