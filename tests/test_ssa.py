@@ -28,8 +28,17 @@ all_patterns = pytest.mark.parametrize("pattern", Pattern)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks of queries at the lengths of these tests."""
+    monkeypatch.setattr(attentions.past, "LONG", 6)
+    monkeypatch.setattr(attentions.past, "SHORT", 3)
     monkeypatch.setattr(attentions.past, "BLOCKS", 4)
     monkeypatch.setattr(attentions.past, "LEAST_BLOCK", 3)
+
+
+@pytest.fixture(params=["cpu", "elsewhere"])
+def way(request, monkeypatch):
+    """The operator for the CPU, and the one for other devices on the CPU."""
+    if request.param == "elsewhere":
+        monkeypatch.setattr(attentions.past._Past, "apply", attentions.past._by_column)
 
 
 def build(pattern, form="unbiased", heads=3, layer=1, dim=DIM, **options):
@@ -100,14 +109,24 @@ def test_training_equals_dense_attention_over_the_sample(pattern, data):
 
 
 @both_forms
-@pytest.mark.parametrize("n", [300, 1027])
-def test_blocks_of_the_default_size(form, n, monkeypatch):
+@pytest.mark.parametrize("n", [13, 40])
+def test_both_ways_of_causal_training(form, n, way):
+    layer = build(CS, form)
+    x = tensors(CS, 3, n)[0].requires_grad_()
+    for valid in (None, some_valid([n, 6, 0], n)):
+        y, expected = layer(x, None, valid)[0], reference(layer, x, None, valid)
+        torch.testing.assert_close(y, expected, **TIGHT)
+        gradients, wanted = (torch.autograd.grad(out.square().sum(), x) for out in (y, expected))
+        torch.testing.assert_close(gradients, wanted, **TIGHT)
+
+
+@both_forms
+def test_blocks_of_the_default_size(form, monkeypatch):
     monkeypatch.undo()
-    layer = build(CS, form, heads=1)
-    x, _ = tensors(CS, 2, n)
+    n = 1100  # two long blocks
+    layer = build(CS, form, heads=1, reduction=2 if form == "unbiased" else 1)
+    x, _ = tensors(CS, 1, n)
     torch.testing.assert_close(layer(x)[0], reference(layer, x), **TIGHT)
-    valid = some_valid([n, n - 150], n)
-    torch.testing.assert_close(layer(x, None, valid)[0], reference(layer, x, None, valid), **TIGHT)
 
 
 @both_forms
@@ -363,7 +382,7 @@ def test_bfloat16_stays_near(form, pattern):
     assert (gradient - wanted).norm() < 0.04 * wanted.norm()
 
 
-def test_large_scores_in_bfloat16_do_not_round_the_own_key():
+def test_large_scores_in_bfloat16_do_not_round_the_own_key(way):
     """Scores around 60, where one bfloat16 would be off by up to 1/8."""
     mixer = build(CS).mixer
     torch.manual_seed(3)
