@@ -15,6 +15,8 @@ latents of the group before, z_{g-1}. Then z_g knows groups <= g, and a token kn
 its group. Group 0 reads zeros (causal_self) or the latents of an extra group -1 (causal_cross), which start as
 parameters of their own and read the memory as the others do.
 
+With m below the head width, the projections of tokens in the two reads are folded into those of the few latents.
+
 What a token may ask of far groups or of the memory is limited by this: a group sees both only through latents that
 were formed before the group began. An answer that depends on a query comes in the next group at the earliest, that is
 up to n tokens after the query; a task that demands it at once asks for what this architecture cannot do.
