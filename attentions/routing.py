@@ -45,6 +45,7 @@ from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, Un
 from attentions.clusters import (
     Groups,
     LocalRing,
+    as_rows,
     from_rows,
     grouped_attention,
     last_tokens,
@@ -174,9 +175,9 @@ class _Commitment(torch.autograd.Function):
         x, centroids, nearest, valid, total = ctx.saved_tensors
         heads = torch.arange(len(centroids), device=x.device) * centroids.shape[1]
         rows = (nearest.transpose(1, 2) + heads).flatten()
-        dx = from_rows(centroids.flatten(0, 1).index_select(0, rows), x)  # (B, H, N, d)
-        dx = dx.sub_(x).mul_(-2 * grad / total)
-        return dx if valid is None else dx.masked_fill_(~valid[:, None, :, None], 0), None, None, None, None, None
+        dx = centroids.flatten(0, 1).index_select(0, rows).sub_(as_rows(x)).mul_(-2 * grad / total)
+        dx = from_rows(dx, x)
+        return dx if valid is None else dx.masked_fill(~valid[:, None, :, None], 0), None, None, None, None, None
 
 
 def _by_head(x: Tensor) -> Tensor:
