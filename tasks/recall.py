@@ -137,7 +137,8 @@ class Recall(Task):
                 del self._blocks[next(iter(self._blocks))]
             seed = self.seed if split == "train" else 0
             rng = np.random.default_rng((seed, SPLIT_NUMBERS[split], block))
-            self._blocks[key] = sizes.generate(BLOCK, rng)
+            mixed = split == "train" and not self.pattern.cross
+            self._blocks[key] = (_of_all_sizes if mixed else Sizes.generate)(sizes, BLOCK, rng)
         return self._blocks[key]
 
     def _judge(
@@ -197,6 +198,14 @@ class Recall(Task):
             with contextlib.suppress(ValueError):
                 fitting.append(replace(self.sizes, **change))
         return fitting
+
+
+def _of_all_sizes(sizes: Sizes, count: int, rng: np.random.Generator) -> Examples:
+    """Examples with 1 to `pairs` pairs, mixed: from few pairs a model learns to look up at all, many times sooner."""
+    each = -(-count // sizes.pairs)
+    parts = [replace(sizes, pairs=pairs).generate(each, rng) for pairs in range(1, sizes.pairs + 1)]
+    order = rng.permutation(each * sizes.pairs)[:count]
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
 def _logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:

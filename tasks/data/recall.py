@@ -5,8 +5,8 @@ independently, so that no answer says anything about another.
 
 causal_self       Multi-query associative recall (Arora et al. 2023, "Zoology", arXiv 2312.04927): pairs key, value
                   first, then queries among filler; the answer is due where the query is.
-noncausal_self    Masked recall: pairs among filler, some keys once more with a masked value; the answer is due at the
-                  mask. The full pair may be to its left or to its right.
+noncausal_self    Masked recall: every token is an item, a key and its value; some keys come again with a masked
+                  value, and the answer is due there. The full item may be to the left or to the right.
 noncausal_cross   Look-up: queries among filler; a memory whose items hold a key and a value each, with distractors of
                   other keys; the answer is due where the query is.
 causal_cross      The same with every key asked once, and the answer due `delay` tokens after its query; each token also
@@ -73,13 +73,18 @@ class Sizes:
 
     @property
     def asked(self) -> int:
-        """Answers in an example. A key that was asked before would need no memory in causal_cross."""
-        return min(self.queries, self.pairs) if self.pattern is Pattern.CAUSAL_CROSS else self.queries
+        """Answers in an example."""
+        return min(self.queries, self.pairs) if self.once else self.queries
+
+    @property
+    def once(self) -> bool:
+        """Whether a key is asked at most once: its answer would be known from the first time."""
+        return self.pattern is Pattern.CAUSAL_CROSS
 
     @property
     def least_length(self) -> int:
         return {
-            Pattern.NONCAUSAL_SELF: 2 * (self.pairs + self.asked),
+            Pattern.NONCAUSAL_SELF: self.pairs + self.asked,
             Pattern.CAUSAL_SELF: 2 * self.pairs + self.asked,
             Pattern.NONCAUSAL_CROSS: self.asked,
             Pattern.CAUSAL_CROSS: self.asked + self.delay,
@@ -87,12 +92,12 @@ class Sizes:
 
     def generate(self, count: int, rng: np.random.Generator) -> Examples:
         """`count` examples, int64: tokens (B, N), labels (B, N) or NO_LABEL, distance (B, N): how far the pair is
-        from its answer, or which item of the memory it is; in cross patterns memory (B, M, 2) keys and values; in
-        causal_cross carried (B, N): the answer before each token."""
+        from its answer, or which item of the memory it is; in cross patterns memory (B, M, 2): keys and values; carried
+        (B, N): in noncausal_self the value or mask of each item, in causal_cross the answer before each token."""
         order = rng.random((count, self.keys)).argsort(1)  # (B, K)
         keys = FIRST_KEY + order[:, : self.pairs]  # (B, P), all different
         values = rng.integers(self.first_value, self.vocabulary, (count, self.pairs))  # (B, P)
-        if self.pattern is Pattern.CAUSAL_CROSS:
+        if self.once:
             which = rng.random((count, self.pairs)).argsort(1)[:, : self.asked]  # (B, Q)
         else:
             which = rng.integers(0, self.pairs, (count, self.asked))
@@ -105,21 +110,24 @@ class Sizes:
     def _first_pairs(
         self, keys: np.ndarray, values: np.ndarray, which: np.ndarray, rng: np.random.Generator
     ) -> Examples:
-        tokens = np.full((len(keys), self.length), FILLER)
-        tokens[:, 0 : 2 * self.pairs : 2], tokens[:, 1 : 2 * self.pairs : 2] = keys, values
-        places = 2 * self.pairs + _places(rng, len(keys), self.length - 2 * self.pairs, self.asked)
+        count, own = len(keys), 2 * self.pairs
+        tokens = np.full((count, self.length), FILLER)
+        tokens[:, :own] = np.stack([keys, values], 2).reshape(count, own)
+        places = own + _places(rng, count, self.length - own, self.asked)  # (B, Q)
         _put(tokens, places, _pick(keys, which))
         return self._with_answers(tokens, places, _pick(values, which), places - (2 * which + 1))
 
     def _masked(self, keys: np.ndarray, values: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Examples:
         tokens = np.full((len(keys), self.length), FILLER)
-        cells = 2 * _places(rng, len(keys), self.length // 2, self.pairs + self.asked)  # (B, P + Q)
-        pairs, masks = cells[:, : self.pairs], cells[:, self.pairs :]
+        carried = tokens.copy()
+        places = _places(rng, len(keys), self.length, self.pairs + self.asked)  # (B, P + Q)
+        pairs, masks = places[:, : self.pairs], places[:, self.pairs :]
         _put(tokens, pairs, keys)
-        _put(tokens, pairs + 1, values)
+        _put(carried, pairs, values)
         _put(tokens, masks, _pick(keys, which))
-        _put(tokens, masks + 1, np.full_like(masks, MASK))
-        return self._with_answers(tokens, masks + 1, _pick(values, which), np.abs(masks - _pick(pairs, which)))
+        _put(carried, masks, np.full_like(masks, MASK))
+        distance = np.abs(masks - _pick(pairs, which))
+        return self._with_answers(tokens, masks, _pick(values, which), distance) | {"carried": carried}
 
     def _memory(
         self, keys: np.ndarray, values: np.ndarray, which: np.ndarray, others: np.ndarray, rng: np.random.Generator
