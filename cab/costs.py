@@ -17,7 +17,7 @@ from cab.record import Record
 from cab.tables import BASELINES, canonical, options_text, origin
 
 SHAPE = ("dim", "heads", "depth", "hidden")
-MACHINE = ("device", "precision", "threads", "omp_wait_policy", "torch", "allocator")
+MACHINE = ("device", "precision", "threads", "gomp_spincount", "torch", "allocator")
 """What must be equal for costs to stand in one group."""
 Row = Mapping[str, Any]
 Place = tuple[str, str, int, int]

@@ -105,7 +105,7 @@ def efficiency_identity(request: Request, device: torch.device, allocator: str) 
         "attention": {"name": request.attention, **request.resolved["attention"]},
         **asdict(request.efficiency),
         "threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
         "torch": torch.__version__,
         "allocator": allocator,
     }

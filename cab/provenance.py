@@ -33,7 +33,7 @@ def provenance(
             "type": device.type,
             "name": device_name(device),
             "threads": torch.get_num_threads(),
-            "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+            "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
             "system": platform.platform(),
         },
         "started": started,
