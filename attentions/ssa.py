@@ -77,7 +77,7 @@ class Subsampled(Mixer):
         """Optimiser steps so far. No buffer: the sample is drawn on the host, which must not wait for a device."""
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.counter)
+        return torch.tensor(self.counter, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         self.counter = int(state)
@@ -137,7 +137,7 @@ class Subsampled(Mixer):
         """On the host where no row has padding, else where the masks are."""
         if not self.pattern.cross:
             q_valid = k_valid
-        length = torch.tensor([m]) if k_valid is None else k_valid.sum(-1)  # (b,)
+        length = torch.tensor([m], device="cpu") if k_valid is None else k_valid.sum(-1)  # (b,)
         noise, position = self.noise(m, counter).to(length.device), torch.arange(m, device=length.device)
         if self.form == "unbiased":
             score = noise
@@ -153,7 +153,7 @@ class Subsampled(Mixer):
         sources = chosen.where(inside, m).sort(-1).values
         if self.form == "unbiased":
             return Sample(sources, torch.arange(n, device=sources.device).view(1, 1, n), None, k_valid is None)
-        length = torch.tensor([n]) if q_valid is None else q_valid.sum(-1)
+        length = torch.tensor([n], device="cpu") if q_valid is None else q_valid.sum(-1)
         start, size = _cut(length, self.reduction)
         width = -(-n // self.reduction)
         rank, inside = _slots(start, size, length, width)
@@ -169,8 +169,8 @@ class Subsampled(Mixer):
     def noise(self, m: int, counter: int) -> Tensor:
         """(m,) uniform in (0, 1): the same for a position whatever comes after it."""
         key = hashlib.sha256(repr((self.seed, self.layer, counter)).encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big"))
-        return torch.rand(m, dtype=torch.float64, generator=generator).clamp_(min=2**-54)
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "big"))
+        return torch.rand(m, dtype=torch.float64, device="cpu", generator=generator).clamp_(min=2**-54)
 
 
 def _cut(length: Tensor, windows: int) -> tuple[Tensor, Tensor]:
