@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from attentions.decay import no_autocast, widened
 
 BLOCK, WIDE_BLOCK = 16, 64
-"""About how long blocks are on a processor, where fewer wasted scores count, and elsewhere, where large products do."""
+"""About how long blocks are on a processor, where fewer wasted scores count, and on a GPU, where large products do."""
 TILE, WIDE_TILE = 1 << 18, 1 << 25
-"""Scores made at a time: what stays in the cache of a processor, and what keeps another device busy."""
+"""Scores made at a time: what stays in the cache of a processor, and what keeps a GPU busy."""
 KEPT = 2
 """Scores kept for the backward, as a multiple of the size of the output. The others are made again."""
 
@@ -121,9 +121,8 @@ class _Line:
     before the first one. A tile is some blocks."""
 
     def __init__(self, rows: Tensor, start: Tensor, window: int) -> None:
-        cpu = rows.device.type == "cpu"
-        self.tile = TILE if cpu else WIDE_TILE
-        self.parts = max(1, round(window / (BLOCK if cpu else WIDE_BLOCK)))
+        self.tile = WIDE_TILE if rows.is_cuda else TILE
+        self.parts = max(1, round(window / (WIDE_BLOCK if rows.is_cuda else BLOCK)))
         self.block = -(-window // self.parts)
         self.width = (self.parts + 1) * self.block
         self.count = len(rows)
