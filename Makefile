@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run leaderboard test lint format clean
+.PHONY: help run leaderboard bench test lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ run: .venv/ready ## Train vanilla, lightning and no attention on real text, meas
 
 leaderboard: .venv/ready ## Tables and plots from all records in results/
 	$(BIN)/python -m cab.leaderboard $(ARGS)
+
+bench: .venv/ready ## Targets of speed and memory, measured (15 minutes on a quiet machine)
+	$(BIN)/python -m cab.bench $(ARGS)
 
 test: .venv/ready ## Tests; all of them with ARGS='-m "slow or not slow"'
 	$(BIN)/python -m pytest -q $(ARGS)

@@ -134,11 +134,6 @@ def no_costs() -> dict[str, Any]:
     return dict.fromkeys(_summary(nothing, [], {}))
 
 
-def middle(seconds: Sequence[float]) -> float:
-    """The median; of fewer samples than have one, the geometric mean, as `cab.lengths` centres ratios."""
-    return lengths.summary(seconds).median or statistics.geometric_mean(seconds)
-
-
 def _where(record: Record) -> dict[str, Any]:
     return {
         "cost_device": record.cell.get("device"),
@@ -178,7 +173,7 @@ def _decode(rows: Sequence[Row], family: str, to_vanilla: Ratios) -> dict[str, A
         last = max(own, key=lambda row: row["length"])
         ratio = to_vanilla.get(_place(last))
         found |= {
-            "decode_tokens_per_second": last["batch"] / middle(last["seconds"]),
+            "decode_tokens_per_second": last["batch"] / lengths.middle(last["seconds"]),
             "decode_speedup": 1.0 if family == "vanilla" else 1 / ratio.ratio if ratio else None,
             "decode_length": last["length"],
             "decode_batch": last["batch"],

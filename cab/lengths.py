@@ -168,9 +168,10 @@ def efficiency_length(
     return EfficiencyLength(value, censored, *_bounded(low, lengths), *_bounded(high, lengths))
 
 
-def growth(lengths: Sequence[int], samples: Sequence[Samples]) -> Growth | None:
-    """The exponent over the longer half of the lengths, at least three of them; None where fewer were measured."""
-    points = max(3, (len(lengths) + 1) // 2)
+def growth(lengths: Sequence[int], samples: Sequence[Samples], points: int = 0) -> Growth | None:
+    """The exponent over the longest `points` lengths, by default the longer half and at least three of them; None where
+    fewer were measured."""
+    points = points or max(3, (len(lengths) + 1) // 2)
     if len(lengths) < points:
         return None
     _check_ascending(lengths)
@@ -231,6 +232,11 @@ def _log_ratio(ours: Samples, theirs: Samples) -> np.ndarray:
     if len(ours) != len(theirs) or not len(ours):
         raise ValueError(f"{len(ours)} and {len(theirs)} samples do not pair")
     return np.log(np.asarray(ours, dtype=float)) - np.log(np.asarray(theirs, dtype=float))
+
+
+def middle(seconds: Samples) -> float:
+    """The median; of fewer samples than have one, the geometric mean, as ratios are centred."""
+    return float(np.exp(_centre(np.log(np.asarray(seconds, dtype=float)))))
 
 
 def _centre(samples: np.ndarray) -> float:
