@@ -21,23 +21,32 @@ evaluation without rescaling, and that its language model masks as below. Choice
   * Windows differ by at most one token. A row with fewer sources than windows has some of them in several windows.
   * causal_self masks by original index and adds the query's own key, which would otherwise be missing from most sets
     (and leave rows without any). Target window a sees source window a only, not a - 1 as well.
-  * samples = T > 0 evaluates a self-ensemble: each layer averages its output over T samples. The paper averages the
-    predictions of T passes through the network, which a layer cannot; T times the cost, and no decoding, as a step
-    that samples would not equal the full pass.
-  * The sample derives from the length of the input, so a prefix of an input is sampled differently: truncation gives
-    a prefix of the outputs in dense evaluation only. In training y_t still depends on x_<=t alone.
+  * The sample of a training step derives from the length of the input, so a prefix of an input is sampled differently.
+    y_t still depends on x_<=t alone.
+
+samples = T > 0 evaluates a self-ensemble. The paper averages the predictions of T passes through the network; a layer
+cannot, so here each layer averages its output over T samples, at T / r of the cost. So that prefixes of inputs have the
+same samples, and all sources are read, the samples are drawn otherwise than in training: sources are cut into
+consecutive groups of r, and each r samples take one source each from every group, in an order drawn anew for every
+group and every further r samples. A last group that is not full gives some samples nothing; a sample without any source
+is left out of the mean. T is at least r. The local form has this ensemble as well: its windows are parts of the whole
+length, which a prefix does not know.
 
 Patterns: noncausal_self and causal_self are the paper's. noncausal_cross and causal_cross (extensions) sample the
-memory, and are equal: sources are sampled without a look at the queries. Decoding is dense, with vanilla's cache.
+memory, and are equal: sources are sampled without a look at the queries. Decoding has vanilla's cache; it is dense as
+evaluation is, or reads each sample's part of the cache and averages.
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, no_loss
+from attentions.cache import KVCache
 from attentions.past import attend_past
 from attentions.vanilla import Softmax
 
@@ -88,16 +97,32 @@ class Subsampled(Mixer):
         if self.training:
             return self._train(q, k, v, q_valid, k_valid), no_loss(q)
         if self.samples:
-            return self._ensemble(q, k, v, q_valid, k_valid), no_loss(q)
+            return self._ensemble(q, k, v, k_valid, self.members(k.shape[2])), no_loss(q)
         return self.dense(q, k, v, q_valid, k_valid)
 
     def prefill(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None = None) -> tuple[Tensor, State]:
-        if self.samples:
-            raise ValueError(f"samples={self.samples}: an ensemble is not decoded token by token, use samples=0")
-        return self.dense.prefill(q, k, v, k_valid)
+        if not self.samples:
+            return self.dense.prefill(q, k, v, k_valid)
+        members = self.members(k.shape[2])
+        return self._ensemble(q, k, v, k_valid, members), (KVCache(k, v), k_valid, members.to(q.device))
 
     def step(self, q: Tensor, k: Tensor | None, v: Tensor | None, state: State) -> tuple[Tensor, State]:
-        return self.dense.step(q, k, v, state)
+        if not self.samples:
+            return self.dense.step(q, k, v, state)
+        cache, k_valid, members = state
+        if k is None or v is None:
+            return self._ensemble(q, cache.k, cache.v, k_valid, members), state
+        t = cache.length
+        cache = cache.append(k, v)
+        if members.shape[1] * self.reduction <= t:
+            members = self.members(2 * t + 1).to(q.device)
+        outputs = []
+        for sources in members[:, : t // self.reduction + 1]:  # the last may lie in the future; the own key comes after
+            past = F.pad(sources < t, (0, 1), value=True)
+            there = F.pad(sources, (0, 1), value=t).clamp(max=t)
+            chosen = cache.k.index_select(2, there), cache.v.index_select(2, there)
+            outputs.append(self.dense.attend(q, *chosen, past.view(1, 1, 1, -1), causal=False))
+        return _mean(outputs, self.samples), (cache, k_valid, members)
 
     def state_size(self, n: int, m: int = 0) -> int:
         return self.dense.state_size(n, m)
@@ -107,20 +132,24 @@ class Subsampled(Mixer):
     def _train(self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None) -> Tensor:
         if 0 < self.dense_after <= self.counter:
             return self.dense(q, k, v, q_valid, k_valid)[0]
-        return self._sampled(q, k, v, q_valid, k_valid, self.counter)
+        return self._sampled(q, k, v, self.sample(q.shape[2], k.shape[2], q_valid, k_valid, self.counter))
 
     @torch.compiler.disable
-    def _ensemble(self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None) -> Tensor:
-        total = torch.zeros((), dtype=torch.promote_types(v.dtype, torch.float32), device=v.device)
-        for index in range(self.samples):
-            y = self._sampled(q, k, v, q_valid, k_valid, -1 - index)  # never a sample of the training
-            total = total + y.to(total.dtype)
-        return (total / self.samples).to(y.dtype)
+    def _ensemble(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None, members: Tensor) -> Tensor:
+        n, m = q.shape[2], k.shape[2]
+        sources = members.unsqueeze(1)  # (T, 1, K)
+        count: Tensor | int = self.samples
+        if self.pattern is not Pattern.CAUSAL_SELF:  # there, padding is seen by padding only, and own keys by all
+            length = torch.tensor([m], device=sources.device) if k_valid is None else k_valid.sum(-1)
+            sources = sources.to(length.device)
+            sources = sources.where(sources < length.unsqueeze(-1), m)  # (T, b, K)
+            count = (sources < m).any(-1).sum(0).clamp(min=1).view(-1, 1, 1, 1).to(q.device)
+        targets = torch.arange(n, device=sources.device).view(1, 1, n)
+        full = k_valid is None and m % self.reduction == 0
+        samples = (Sample(one.unsqueeze(1), targets, None, full) for one in sources)
+        return _mean((self._sampled(q, k, v, sample) for sample in samples), count)
 
-    def _sampled(
-        self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None, counter: int
-    ) -> Tensor:
-        sample = self.sample(q.shape[2], k.shape[2], q_valid, k_valid, counter)
+    def _sampled(self, q: Tensor, k: Tensor, v: Tensor, sample: Sample) -> Tensor:
         there = sample.sources.clamp(max=k.shape[2] - 1)
         queries, chosen = _windows(q, sample), (_take(k, there), _take(v, there))  # (B, g, H, W or K, d)
         if self.pattern is Pattern.CAUSAL_SELF:
@@ -166,11 +195,28 @@ class Subsampled(Mixer):
         places = place.clamp(max=self.reduction * width - 1)  # beyond only at padding
         return Sample(sources, rank.where(inside, -1), places, full)
 
+    def members(self, m: int) -> Tensor:
+        """(T, ceil(m / r)): the sources of each ensemble sample, one in each group; the last perhaps beyond m."""
+        r, groups = self.reduction, -(-m // self.reduction)
+        cycles = range(-(-self.samples // r))  # of noise that no step of the training has
+        orders = [self.noise(groups * r, -1 - cycle).view(groups, r).argsort(dim=-1) for cycle in cycles]
+        return (torch.cat(orders, 1).T[: self.samples] + r * torch.arange(groups, device="cpu")).contiguous()
+
     def noise(self, m: int, counter: int) -> Tensor:
         """(m,) uniform in (0, 1): the same for a position whatever comes after it."""
         key = hashlib.sha256(repr((self.seed, self.layer, counter)).encode()).digest()
         generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "big"))
         return torch.rand(m, dtype=torch.float64, device="cpu", generator=generator).clamp_(min=2**-54)
+
+
+def _mean(outputs: Iterable[Tensor], count: Tensor | int) -> Tensor:
+    """In float32 or wider, one output after the other."""
+    total, dtype = None, None
+    for y in outputs:
+        wide, dtype = y.to(torch.promote_types(y.dtype, torch.float32)), y.dtype
+        total = wide if total is None else total + wide
+    assert total is not None
+    return (total / count).to(dtype)
 
 
 def _cut(length: Tensor, windows: int) -> tuple[Tensor, Tensor]:
@@ -239,6 +285,10 @@ class SSA(ProjectedAttention):
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+        if 0 < samples < reduction:
+            raise ValueError(
+                f"samples={samples}: at least reduction={reduction} are needed to read every key (0: dense)"
+            )
         if not 0 <= sigma < float("inf"):
             raise ValueError(f"sigma={sigma!r}: a finite number of at least 0 is needed")
         mixer = Subsampled(

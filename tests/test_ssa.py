@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import softmax_layer, some_valid
-from reference_ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_layer
+from reference_ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_ensemble, ssa_layer
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,6 +58,12 @@ def reference(layer, x, memory=None, valid=None, memory_valid=None, counter=None
     noise = mixer.noise((x if memory is None else memory).shape[1], mixer.counter if counter is None else counter)
     options = (mixer.form, mixer.reduction, mixer.sigma)
     return ssa_layer(layer, x, memory, valid, memory_valid, options, noise)
+
+
+def reference_ensemble(layer, x, memory=None, valid=None, memory_valid=None):
+    mixer = layer.mixer
+    noise = [mixer.noise(2 * N + mixer.reduction, -1 - cycle) for cycle in range(mixer.samples)]
+    return ssa_ensemble(layer, x, memory, valid, memory_valid, noise)
 
 
 def pairs(layer, n, m):
@@ -155,21 +161,33 @@ def test_evaluation_is_vanilla(form, pattern):
     assert core_parameters(layer) == core_parameters(vanilla)
 
 
+@pytest.mark.parametrize(("reduction", "samples"), [(4, 4), (3, 7), (1, 2), (16, 16)])
 @both_forms
 @all_patterns
-def test_an_ensemble_is_the_mean_over_samples(form, pattern):
-    layer = build(pattern, form, samples=3).eval()
-    x, memory = tensors(pattern)
-    masks = some_valid([N, 9, 1], N), some_valid([3, M, 0], M) if pattern.cross else None
-    members = [reference(layer, x, memory, *masks, counter=-1 - i) for i in range(3)]
-    expected = torch.stack(members).mean(0)
-    torch.testing.assert_close(layer(x, memory, *masks)[0], expected, **TIGHT)
-    assert not torch.allclose(members[0], members[1])
-    after_step(layer)  # evaluation does not depend on how far training is
-    torch.testing.assert_close(layer(x, memory, *masks)[0], expected, **TIGHT)
-    if pattern.causal:
-        with pytest.raises(ValueError, match="samples=3: an ensemble is not decoded"):
-            layer.prefill(x, memory)
+def test_an_ensemble_is_the_mean_over_samples(form, pattern, reduction, samples):
+    layer = build(pattern, form, reduction=reduction, samples=samples).eval()
+    x, memory = tensors(pattern, 4)
+    masks = some_valid([N, 9, 1, 2], N), some_valid([3, M, 0, 1], M) if pattern.cross else None
+    for valid in (masks, (None, None)):
+        y, expected = layer(x, memory, *valid)[0], reference_ensemble(layer, x, memory, *valid)
+        torch.testing.assert_close(y, expected, **TIGHT)
+        after_step(layer)  # evaluation does not depend on how far training is
+        assert torch.equal(layer(x, memory, *valid)[0], y)
+
+
+def test_an_ensemble_reads_every_source_once_in_each_cycle():
+    def members(m, **options):
+        return build(NS, samples=8, **options).mixer.members(m).tolist()
+
+    drawn = members(22)
+    for cycle in (drawn[:4], drawn[4:]):
+        assert sorted(s for member in cycle for s in member) == list(range(24))
+        assert all(s // 4 == group for member in cycle for group, s in enumerate(member))
+    assert len({tuple(member[group] % 4 for member in drawn) for group in range(6)}) > 1
+    assert drawn[:4] != drawn[4:]
+    assert drawn not in (members(22, seed=4), members(22, layer=2))
+    for m in range(1, 22):  # a prefix has the same samples
+        assert members(m) == [member[: -(-m // 4)] for member in drawn]
 
 
 @both_forms
@@ -288,10 +306,10 @@ def test_no_position_is_preferred_by_the_unbiased_form():
 
 @both_forms
 @all_patterns
-@pytest.mark.parametrize("training", [True, False])
-def test_no_leak(form, pattern, training):
-    """Row s of a batch has token s changed: in training with the sample frozen, in evaluation dense."""
-    layer = build(pattern, form).train(training)
+@pytest.mark.parametrize(("training", "samples"), [(True, 0), (False, 0), (False, 5)])
+def test_no_leak(form, pattern, training, samples):
+    """Row s of a batch has token s changed: in training with the sample frozen."""
+    layer = build(pattern, form, samples=samples).train(training)
     x, memory = tensors(pattern, 1)
     x = x.expand(N, -1, -1)
     memory = None if memory is None else memory.expand(N, -1, -1)
@@ -301,14 +319,14 @@ def test_no_leak(form, pattern, training):
     assert not (moved & ~may).any()
     assert moved.diagonal().all()
     if not training or pattern.cross:
-        assert torch.equal(moved, may)
+        assert torch.equal(moved, may)  # dense, and of an ensemble some sample reads it
 
 
 @both_forms
 @all_patterns
-@pytest.mark.parametrize("training", [True, False])
-def test_padding_neither_shows_nor_counts(form, pattern, training):
-    layer = build(pattern, form).train(training)
+@pytest.mark.parametrize(("training", "samples"), [(True, 0), (False, 0), (False, 5)])
+def test_padding_neither_shows_nor_counts(form, pattern, training, samples):
+    layer = build(pattern, form, samples=samples).train(training)
     x, memory = tensors(pattern, 4)
     lengths, memories = (N, 9, 1, 5), (3, M, 0, 1)
     valid = some_valid(list(lengths), N)
@@ -351,9 +369,10 @@ def test_rows_of_a_batch_are_independent(form, pattern):
 
 
 @pytest.mark.parametrize("pattern", [CS, CC])
+@pytest.mark.parametrize(("reduction", "samples"), [(4, 0), (4, 4), (3, 5)])
 @torch.no_grad()
-def test_prefill_and_steps_equal_forward(pattern):
-    layer = build(pattern).eval()
+def test_prefill_and_steps_equal_forward(pattern, reduction, samples):
+    layer = build(pattern, reduction=reduction, samples=samples).eval()
     x, memory = tensors(pattern)
     memory_valid = some_valid([M, 2, 0], M) if pattern.cross else None
     expected, _ = layer(x, memory, None, memory_valid)
@@ -422,6 +441,11 @@ def test_meta_tensors(form, pattern):
         y, _ = layer(x, memory, *masks)
         y.sum().backward()
         assert y.shape == x.grad.shape == x.shape
+    ensemble = build(pattern, form, samples=4).to("meta").eval()
+    assert ensemble(x, memory, valid)[0].shape == x.shape
+    if pattern.causal:
+        y, state = ensemble.prefill(x.detach(), memory)
+        assert ensemble.step(x[:, :1].detach(), state)[0].shape == y[:, :1].shape
 
 
 def test_impossible_options_are_refused():
@@ -429,6 +453,7 @@ def test_impossible_options_are_refused():
         ({"form": "global"}, "form='global': one of unbiased, local"),
         ({"reduction": 0}, "reduction=0: a whole number of at least 1"),
         ({"samples": -1}, "samples=-1: a whole number"),
+        ({"samples": 3}, "samples=3: at least reduction=4 are needed"),
         ({"dense_after": 1.5}, "dense_after=1.5: a whole number"),
         ({"sigma": -1.0}, "sigma=-1.0: a finite number"),
     ):
@@ -469,6 +494,24 @@ def test_cuda_equals_cpu(form, pattern):
         (gradient,) = torch.autograd.grad(y.square().sum(), there)
         torch.testing.assert_close(y.cpu(), expected, atol=1e-10, rtol=1e-9)
         torch.testing.assert_close(gradient.cpu(), wanted, atol=1e-9, rtol=1e-8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@all_patterns
+@torch.no_grad()
+def test_cuda_ensemble(pattern):
+    layer = build(pattern, samples=5).eval()
+    x, memory = tensors(pattern)
+    there, kept = x.cuda(), None if memory is None else memory.cuda()
+    expected, on_gpu = layer(x, memory)[0], copy.deepcopy(layer).cuda()
+    torch.testing.assert_close(on_gpu(there, kept)[0].cpu(), expected, **TIGHT)
+    if pattern.causal:
+        y, state = on_gpu.prefill(there[:, :2], kept)
+        outputs = [y]
+        for t in range(2, N):
+            y, state = on_gpu.step(there[:, t : t + 1], state)
+            outputs.append(y)
+        torch.testing.assert_close(torch.cat(outputs, 1).cpu(), expected, **TIGHT)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
