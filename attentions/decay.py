@@ -8,8 +8,8 @@ X_j = sum_i lam^(C-1-i) k_i v_i^T, a scan gives the state before each block, S_j
 token i of block j receives lam^(i+1) q_i^T S_j. The other direction is the same, mirrored.
 
 The backward is the same operator with its roles exchanged (the transpose of a decay to the right is one to the left):
-dq = op(dy, v, k), dk = op'(v, dy, q), dv = op'(k, q, dy). The three share the scores and the states; states are kept
-from the forward, scores are made again.
+dq = op(dy, v, k), dk = op'(v, dy, q), dv = op'(k, q, dy). The three share the scores and the states, which
+are kept from the forward. q, k and v are kept as they came, not in blocks.
 
 Every factor is exp of something <= 0, relative to a block or to a group of the scan: nothing overflows, and what
 underflows is far away. All sums are in float32 or wider. Time O(N d (C + d)), memory O(N d (1 + d / C)).
@@ -25,6 +25,8 @@ from torch.nn import functional as F
 
 GROUP = 16
 """Blocks in a group of the scan: one small matrix within each group, one sum of each group for the next level."""
+PIECE = 1 << 19
+"""Numbers of q in the heads that the CPU works on together (2 MB in float32)."""
 NEGLIGIBLE = 1e-35
 """Decays below are taken as 0: products with subnormal numbers are slow."""
 
@@ -57,52 +59,97 @@ class _DecayedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, slope: Tensor, block: int, both: bool
     ) -> tuple[Tensor, Tensor]:
+        slopes = slope.to(torch.promote_types(q.dtype, torch.float32)).view(-1, 1, 1, 1)  # (H, 1, 1, 1)
+        y, kept, last = v[:, :0], [], []
         with no_autocast(q):
-            q, k, v = (x.contiguous() for x in (q, k, v))  # kept for the backward: the order of heads is made once
-            qb, kb, vb = (_blocks(x, block) for x in (q, k, v))  # (B, H, n, C, d) each
-            slopes = slope.to(qb.dtype).view(-1, 1, 1, 1)  # (H, 1, 1, 1)
-            within, to_end, from_end = decays = _decays(slopes, block, both)
-            y, states = None, []
-            for backwards in (False, True)[: 1 + both]:
-                if backwards:
-                    to_end, from_end = to_end.flip(-2), from_end.flip(-2)
-                sums = torch.bmm(_flat(kb * to_end).mT, _flat(vb))  # (BHn, d, e)
-                states.append(_before(sums, kb, slopes, backwards))
-                del sums
-                y = _add_decayed(y, torch.bmm(_flat(qb), states[-1]), qb, from_end)  # (BHn, C, e)
-            y = _add_product(y, _scores(qb, kb, within), _flat(vb))
-        ctx.save_for_backward(q, k, v, slopes, *decays, *states)
-        ctx.block, ctx.both = block, both
-        last = _unflat(states[0], kb)[:, :, -1].clone()  # (B, H, d, e)
-        ctx.mark_non_differentiable(last)
-        return _tokens(y, qb, q), last
+            decays = _decays(slopes, block, both)
+            for heads in _pieces(q):
+                own = [x[heads] for x in decays]
+                part, states = _forward(q[:, heads], k[:, heads], v[:, heads], slopes[heads], own, both)
+                y = _placed(part, y, v, heads)
+                kept += states
+                last.append(_unflat(states[0], q[:, heads])[:, :, -1])
+        ctx.save_for_backward(q, k, v, slopes, *decays, *kept)
+        ctx.both = both
+        state = torch.cat(last, 1)  # (B, H, d, e)
+        ctx.mark_non_differentiable(state)
+        return y, state
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, slopes, within, to_end, from_end, *states = ctx.saved_tensors
-        dq = dk = dv = None  # (BHn, C, d) each
+        q, k, v, slopes, *decays = ctx.saved_tensors[:7]
+        states = iter(ctx.saved_tensors[7:])
+        gradients = [x[:, :0] for x in (q, k, v)]
         with no_autocast(q):
-            qb, kb, vb, gb = (_blocks(x, ctx.block) for x in (q, k, v, dy))
-            for backwards, state in enumerate(states):
-                if backwards:
-                    to_end, from_end = to_end.flip(-2), from_end.flip(-2)
-                decayed = _flat(gb * from_end)
-                sums = torch.bmm(_flat(qb).mT, decayed)  # (BHn, d, e)
-                after = _before(sums, qb, slopes, not backwards)
-                del sums
-                dq = _add_product(dq, decayed, state.mT)
-                del decayed
-                dk = _add_decayed(dk, torch.bmm(_flat(vb), after.mT), kb, to_end)
-                dv = _add_decayed(dv, torch.bmm(_flat(kb), after), kb, to_end)
-                del after
-            scores = _scores(qb, kb, within)  # (BHn, C, C)
-            dv = _add_product(dv, scores.mT, _flat(gb))
-            scores = _scores(gb, vb, within, out=scores)
-            dq = _add_product(dq, scores, _flat(kb))
-            dk = _add_product(dk, scores.mT, _flat(qb))
-        dq, dk, dv = (_tokens(dx, qb, x).to(x.dtype) for dx, x in ((dq, q), (dk, k), (dv, v)))
-        return dq, dk, dv, None, None, None
+            for heads in _pieces(q):
+                own = [x[heads] for x in decays]
+                kept = [next(states) for _ in range(2 + ctx.both)]
+                parts = _backward(q[:, heads], k[:, heads], v[:, heads], dy[:, heads], slopes[heads], own, kept)
+                gradients = [_placed(*each, heads) for each in zip(parts, gradients, (q, k, v), strict=True)]
+        return *gradients, None, None, None
+
+
+def _pieces(x: Tensor) -> list[slice]:
+    """Heads that are worked on together: on the CPU so few that what is made of them stays in its caches."""
+    batch, heads, n, dim = x.shape
+    size = heads if x.device.type != "cpu" else max(1, PIECE // (batch * n * dim))
+    return [slice(start, min(start + size, heads)) for start in range(0, heads, size)]
+
+
+def _placed(part: Tensor, whole: Tensor, like: Tensor, heads: slice) -> Tensor:
+    """The part of some heads (B, h, N, d) put into the whole (without heads at first), in the layout of `like`."""
+    if part.shape[1] == like.shape[1]:
+        return part
+    whole = whole if whole.shape[1] else torch.empty_like(like, dtype=part.dtype)
+    whole[:, heads] = part
+    return whole
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, decays: list[Tensor], both: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """y and the states (BHn, d, e) before each block and, with `both`, after it."""
+    within, to_end, from_end = decays
+    qb, kb, vb = (_blocks(x, within.shape[-1]) for x in (q, k, v))  # (B, H, n, C, d) each
+    y, states = None, []
+    for backwards in (False, True)[: 1 + both]:
+        if backwards:
+            to_end, from_end = to_end.flip(-2), from_end.flip(-2)
+        sums = torch.bmm(_flat(kb * to_end).mT, _flat(vb))  # (BHn, d, e)
+        states.append(_before(sums, kb, slopes, backwards))
+        del sums
+        y = _add_decayed(y, torch.bmm(_flat(qb), states[-1]), qb, from_end)  # (BHn, C, e)
+    states.append(_scores(qb, kb, within))
+    y = _add_product(y, states[-1], _flat(vb))
+    return _tokens(y, qb, q), states
+
+
+def _backward(
+    q: Tensor, k: Tensor, v: Tensor, dy: Tensor, slopes: Tensor, decays: list[Tensor], states: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """The gradients of q, k and v."""
+    within, to_end, from_end = decays
+    qb, kb, vb, gb = (_blocks(x, within.shape[-1]) for x in (q, k, v, dy))
+    dq = dk = dv = None  # (BHn, C, d) each
+    *states, scores = states
+    for backwards, state in enumerate(states):
+        if backwards:
+            to_end, from_end = to_end.flip(-2), from_end.flip(-2)
+        decayed = _flat(gb * from_end)
+        sums = torch.bmm(_flat(qb).mT, decayed)  # (BHn, d, e)
+        after = _before(sums, qb, slopes, not backwards)
+        del sums
+        dq = _add_product(dq, decayed, state.mT)
+        del decayed
+        dk = _add_decayed(dk, torch.bmm(_flat(vb), after.mT), kb, to_end)
+        dv = _add_decayed(dv, torch.bmm(_flat(kb), after), kb, to_end)
+        del after
+    dv = _add_product(dv, scores.mT, _flat(gb))
+    scores = _scores(gb, vb, within)
+    dq = _add_product(dq, scores, _flat(kb))
+    dk = _add_product(dk, scores.mT, _flat(qb))
+    return tuple(_tokens(dx, qb, x).to(x.dtype) for dx, x in ((dq, q), (dk, k), (dv, v)))
 
 
 def _decays(slopes: Tensor, block: int, both: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,7 +228,7 @@ def _flat(x: Tensor) -> Tensor:
 
 def _unflat(x: Tensor, blocks: Tensor) -> Tensor:
     """(BHn, ...) to (B, H, n, ...), as in `blocks`."""
-    return x.view(*blocks.shape[:3], *x.shape[1:])
+    return x.view(*blocks.shape[:2], -1, *x.shape[1:])
 
 
 def _tokens(y: Tensor, blocks: Tensor, x: Tensor) -> Tensor:

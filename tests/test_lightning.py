@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from reference import alibi, decayed, lightning_layer, some_valid
 from torch.utils.flop_counter import FlopCounterMode
 
+from attentions import decay
 from attentions.base import Pattern, Shape, core_parameters
 from attentions.decay import GROUP, decayed_attention, decayed_prefill
 from attentions.lightning import Lightning, alibi_slopes
@@ -56,6 +57,25 @@ def test_op_and_its_gradients_equal_the_formula(n, block, heads, both, value_dim
     weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
     gradients, wanted = (torch.autograd.grad(out, inputs, weight) for out in (y, expected))
     torch.testing.assert_close(gradients, wanted, atol=1e-11, rtol=1e-10)
+
+
+@pytest.mark.parametrize("layout", ["heads first", "tokens first"])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("at_once", [0, 1, 2, 5])  # heads in a piece; 0: even one is too many
+def test_heads_in_pieces(at_once, both, layout, monkeypatch):
+    n, heads, dim, batch = 11, 5, 3, 2
+    monkeypatch.setattr(decay, "PIECE", at_once * batch * n * dim)
+    inputs, slopes = qkv(n, heads, dim, 4, batch), torch.linspace(0.01, 1, heads, dtype=torch.float64)
+    if layout == "tokens first":
+        inputs = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in inputs]
+    expected = decayed(*inputs, slopes, causal=not both)
+    y = decayed_attention(*inputs, slopes, 4, both)
+    torch.testing.assert_close(y, expected, atol=1e-12, rtol=1e-10)
+    gradients, wanted = (torch.autograd.grad(out.square().sum(), inputs) for out in (y, expected))
+    torch.testing.assert_close(gradients, wanted, atol=1e-11, rtol=1e-10)
+    q, k, v = (x.detach() for x in inputs)
+    states = [decayed_prefill(q[:, [h]], k[:, [h]], v[:, [h]], slopes[[h]], 4)[1] for h in range(heads)]
+    torch.testing.assert_close(decayed_prefill(q, k, v, slopes, 4)[1], torch.cat(states, 1))
 
 
 @pytest.mark.parametrize("n", [GROUP, GROUP + 1, 2 * GROUP**2 + 3])  # one, two and three levels of the scan
