@@ -1,7 +1,8 @@
 """Measured support: `python -m cab.check [attention=vanilla,lightning,...] [pattern=causal_self,...] [results=DIR]`.
 
 Runs the battery (see cab.battery) on every family in every pattern, prints the matrix, and writes it to
-<results>/leaderboard: checks.csv, checks.png, checks.svg. Without attention= all families of conf/attention are
+<results>/leaderboard: checks.csv, checks.png, checks.svg; or, given any override but results= and rerun=, to
+selected-checks.*, so that a part never stands for the whole. Without attention= all families of conf/attention are
 examined. What was examined before with the same options and source is not examined again (rerun=true does).
 
 Before a cell is trained or measured, `gate` asks the same question; a family that fails in the cell's pattern gives a
@@ -206,7 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"  {subject.name}, {pattern}: {record.status} ({took})", flush=True)
                 records.append(record)
         print(f"\n{matrix(records)}\n")
-        print(f"files: {', '.join(map(str, write(records, results / 'leaderboard')))}")
+        whole = all(override.partition("=")[0] in ("results", "rerun") for override in overrides)
+        stem = results / "leaderboard" / ("checks" if whole else "selected-checks")
+        print(f"files: {', '.join(map(str, write(records, stem)))}")
         return FAILED if any(record.status == "failed_check" for record in records) else 0
 
     return command_line(work)

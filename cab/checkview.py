@@ -63,15 +63,15 @@ def _word(record: Record) -> str:
     return "unsupported" if record.status == "unsupported" else f"FAIL: {', '.join(failed) or 'build'}"
 
 
-def write(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Writes checks.csv, checks.png and checks.svg; returns their paths."""
+def write(records: Sequence[Record], stem: Path) -> list[Path]:
+    """Writes <stem>.csv, .png and .svg; returns their paths."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows(records))
-    write_atomically(folder / "checks.csv", text.getvalue().encode())
-    save(picture(records), folder / "checks")
-    return [folder / f"checks.{ending}" for ending in ("csv", "png", "svg")]
+    write_atomically(stem.with_suffix(".csv"), text.getvalue().encode())
+    save(picture(records), stem)
+    return [stem.with_suffix(ending) for ending in (".csv", ".png", ".svg")]
 
 
 def picture(records: Sequence[Record]) -> Figure:

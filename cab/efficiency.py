@@ -136,7 +136,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> tuple[Status, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from cab.command import command_line, compose_requests
+    from cab.command import FAILED, command_line, compose_requests
     from cab.report import efficiency_lines
 
     parser = argparse.ArgumentParser(
@@ -149,9 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         requests = compose_requests(overrides)
-        for record, before in efficiency_cells(requests, "cab.efficiency", overrides):
+        cells = efficiency_cells(requests, "cab.efficiency", overrides)
+        for record, before in cells:
             print("\n".join(efficiency_lines(record, before)))
-        return 0
+        return FAILED if any(record.status not in ("ok", "unsupported") for record, _ in cells) else 0
 
     return command_line(work)
 

@@ -197,7 +197,7 @@ def test_a_cell_of_a_family_that_failed_is_recorded_and_not_run(tmp_path, quick,
     monkeypatch.setattr(run, "_exit_codes", [0])
     run.main()
     assert max(run._exit_codes) == 1
-    assert efficiency.main([*arguments, "attention=lightning", "attention.block=16"]) == 0
+    assert efficiency.main([*arguments, "attention=lightning", "attention.block=16"]) == 1
     assert "failed_check" in capsys.readouterr().out
     found = {record.kind: record for _, record in all_records(tmp_path)}
     assert set(found) == {"quality", "efficiency"}
@@ -224,7 +224,7 @@ def test_small_options_are_no_part_of_a_cell(tmp_path, quick, monkeypatch):
     assert read_record(path).config["check"] == {"block": 2}
 
 
-def test_the_command_prints_the_matrix_and_writes_its_files(tmp_path, quick, capsys):
+def test_the_command_prints_the_matrix_and_writes_its_files(tmp_path, quick, monkeypatch, capsys):
     quick.found = [Finding("dependence", 0.0, "any output to input 0"), Finding("padding", 1e-16, "")]
     arguments = [f"results={tmp_path}", "pattern=causal_self,noncausal_cross", "attention=vanilla,none"]
     assert check.main(arguments) == 1
@@ -232,7 +232,8 @@ def test_the_command_prints_the_matrix_and_writes_its_files(tmp_path, quick, cap
     assert said.count("FAIL: dependence") == 2
     assert said.count("control: dependence") == 2
     assert "vanilla, causal_self: dependence (0.0e+00): any output to input 0" in said
-    lines = list(csv.DictReader((tmp_path / "leaderboard" / "checks.csv").open()))
+    folder = tmp_path / "leaderboard"
+    lines = list(csv.DictReader((folder / "selected-checks.csv").open()))
     assert len(lines) == 8
     assert {(line["family"], line["check"], line["status"]) for line in lines} == {
         ("vanilla", "dependence", "fail"),
@@ -240,10 +241,14 @@ def test_the_command_prints_the_matrix_and_writes_its_files(tmp_path, quick, cap
         ("none", "dependence", "control"),
         ("none", "padding", "pass"),
     }
-    assert (tmp_path / "leaderboard" / "checks.png").stat().st_size > 5000
-    assert "<svg" in (tmp_path / "leaderboard" / "checks.svg").read_text()
+    assert (folder / "selected-checks.png").stat().st_size > 5000
+    assert "<svg" in (folder / "selected-checks.svg").read_text()
+    assert not (folder / "checks.csv").exists()  # a part does not stand for the whole
     assert check.main([f"results={tmp_path}", "attention=none"]) == 0
     assert json.loads(next(tmp_path.glob("runs/checks/*/result.json")).read_text())["kind"] == "checks"
+    monkeypatch.setattr(check, "all_families", lambda: ["none"])
+    assert check.main([f"results={tmp_path}"]) == 0
+    assert {line["family"] for line in csv.DictReader((folder / "checks.csv").open())} == {"none"}
 
 
 @pytest.mark.parametrize(
