@@ -63,9 +63,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         for name, least in (("dim", 1), ("heads", 1), ("depth", 1), ("hidden", 0), ("length", 1), ("memory", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+            check_whole(name, getattr(self, name), least)
         if self.dim % self.heads:
             raise ValueError(f"dim={self.dim} is not a multiple of heads={self.heads}")
 
@@ -240,6 +238,12 @@ class Stack(nn.Module):
     def state_size(self, n: int, m: int = 0) -> int:
         """As `Attention.state_size`, over all layers."""
         raise NotImplementedError
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Raises ValueError unless an option is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
 
 
 def check_support(family: Attention | Stack, pattern: Pattern) -> None:

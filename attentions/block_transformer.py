@@ -44,6 +44,7 @@ from attentions.base import (
     check_causal,
     check_memory,
     check_support,
+    check_whole,
     mark_position,
     no_loss,
     zero_padding,
@@ -233,9 +234,8 @@ class WindowSoftmax(Softmax):
 
 
 def _check_options(shape: Shape, block: int, prefixes: int) -> None:
-    for name, value in (("block", block), ("prefixes", prefixes)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed")
+    check_whole("block", block)
+    check_whole("prefixes", prefixes)
     if shape.depth < BlockTransformer.min_depth:
         raise ValueError(f"depth={shape.depth}: at least 2 is needed, a layer between blocks and one inside them")
     if block > shape.length:

@@ -53,6 +53,7 @@ from attentions.base import (
     check_causal,
     check_memory,
     check_support,
+    check_whole,
     mark_position,
     no_loss,
     zero_padding,
@@ -131,17 +132,15 @@ class FIT(Stack):
         check_support(self, pattern)
         if shape.depth < self.min_depth:
             raise ValueError(f"depth={shape.depth}: FIT needs a local and a latent layer")
-        for name, value in (("group", group), ("latents", latents)):
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not whole and (name, value) != ("group", None):
-                raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed")
-        if group is not None and group > shape.length:
+        check_whole("latents", latents)
+        group = default_group(shape.length, latents) if group is None else group
+        check_whole("group", group)
+        if group > shape.length:
             raise ValueError(
                 f"group={group} is longer than the design length {shape.length}: use attention.group<={shape.length}"
             )
         stages = read_layout(split_depth(shape.depth) if layout is None else layout, shape.depth)
-        self.shape, self.pattern, self.latents = shape, pattern, latents
-        self.group = default_group(shape.length, latents) if group is None else group
+        self.shape, self.pattern, self.group, self.latents = shape, pattern, group, latents
         self.segments: Sequence[Segment] = nn.ModuleList(  # type: ignore[assignment]
             Segment(shape, pattern, feedforward, local, latent, latents) for local, latent in stages[:-1]
         )
