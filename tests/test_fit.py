@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attentions.base import Pattern, Shape, Unsupported, core_parameters
 from attentions.cache import KVCache
 from attentions.fit import FIT, default_group, split_depth
+from attentions.fit_segment import FewKeys, FewQueries
 from attentions.residual import MLP
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
@@ -77,6 +78,25 @@ def test_gradients_equal_the_formulas(pattern):
     weight = torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
     gradients, wanted = (torch.autograd.grad(out, inputs, weight) for out in (y, expected))
     torch.testing.assert_close(gradients, wanted, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("family", "n", "m"), [(FewQueries, 2, 7), (FewKeys, 7, 2)])
+def test_folded_projections_equal_vanilla(family, n, m):
+    """Also where a row has nothing to read, and outputs are 0."""
+    torch.manual_seed(0)
+    shape = Shape(DIM, 3, 1, 0, length=n, memory=m)
+    folded, plain = (kind(shape, NC, 0, 1).double() for kind in (family, Vanilla))
+    plain.load_state_dict(folded.state_dict())
+    x, memory = (t.requires_grad_() for t in tensors(NC, 3, n, m))
+    valid, memory_valid = some_valid([n, 1, n], n), some_valid([m, 1, 0], m)
+    for masks in ((None, None), (valid, None), (valid, memory_valid)):
+        y, expected = folded(x, memory, *masks)[0], plain(x, memory, *masks)[0]
+        torch.testing.assert_close(y, expected, **TIGHT)
+        gradients, wanted = (
+            torch.autograd.grad(out.square().sum(), [x, memory, *layer.parameters()])
+            for out, layer in ((y, folded), (expected, plain))
+        )
+        torch.testing.assert_close(gradients, wanted, **TIGHT)
 
 
 # Who depends on what
