@@ -3,8 +3,12 @@
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): GPT-2 on PG-19, perplexity. Here the text comes from any of
 three sources (`tasks.data.text`) and the headline is bits per byte, which compares across vocabularies.
 
-Training windows of length + 1 tokens lie one after the other, from a random offset and in a random order in every
-epoch; evaluation windows lie evenly over the whole split and do not overlap, nothing is carried from one to the next.
+A window (`tasks.data.windows`) has length + 1 tokens: the inputs and, one further, the labels; neighbours in an epoch
+share one token, so that no label is seen twice. Nothing is carried from one window to the next.
+
+The trained model is also tested at other contexts, shorter and longer than it was trained at, on as many tokens
+(CAB's interpolation and extrapolation): the table `loss_by_context`. How far positions extrapolate is part of what it
+shows; they are the same for all families.
 """
 
 import math
@@ -17,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentions.base import Pattern, Shape
+from attentions.base import Pattern, Shape, check_whole
 from attentions.slots import Slots
 from tasks.backbones.gpt import GPT
 from tasks.backbones.positions import PositionKind, check_positions
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
 from tasks.data.text import SPLITS, corpus
 from tasks.data.tokens import Tokens, Vocabulary, check_vocabulary, tokenise
+from tasks.data.windows import Windows
 
 EVALUATED_AT_ONCE = 2**14
 """Tokens in an evaluation batch, to bound the memory for logits."""
@@ -31,8 +36,12 @@ BUCKET_GROWTH = 4
 """Ratio between the ends of the position buckets."""
 
 
+Row = dict[str, int | float | str]
+
+
 class LanguageModelling(Task):
-    """Options: `vocabulary` (bytes, or the size of a BPE vocabulary), `positions`, and how many windows are evaluated.
+    """Options: `vocabulary` (bytes, or the size of a BPE vocabulary), `positions`, how many windows are evaluated, and
+    at which `contexts` the test is repeated (multiples of the length).
 
     `column` is the text column of a hub data set. Without a revision, the commit that `main` points to is looked up,
     recorded and part of the content hash: results are tied to it.
@@ -54,18 +63,22 @@ class LanguageModelling(Task):
         positions: PositionKind = "sinusoidal",
         validation_windows: int = 64,
         test_windows: int = 256,
+        contexts: Sequence[float] = (0.25, 0.5, 1, 2, 4),
         column: str = "text",
     ) -> None:
         super().__init__(pattern, shape, data, seed, cache)
         check_vocabulary(vocabulary)
         check_positions(positions)
-        self.windows: dict[Split, int] = {"validation": validation_windows, "test": test_windows}
-        for split, count in self.windows.items():
-            if count < 1:
-                raise ValueError(f"{split}_windows={count}: at least 1 is needed")
+        self.counts: dict[Split, int] = {"validation": validation_windows, "test": test_windows}
+        for split, count in self.counts.items():
+            check_whole(f"{split}_windows", count)
+        for factor in contexts:
+            if not 0 < factor < math.inf:
+                raise ValueError(f"contexts={factor}: a finite number above 0 is needed, a multiple of the length")
         self.vocabulary, self.positions, self.column = vocabulary, positions, column
+        self.contexts = sorted({max(1, int(factor * shape.length)) for factor in contexts})
         self._tokens: Tokens | None = None
-        self._epochs: dict[int, np.ndarray] = {}
+        self._windows: Windows | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -73,17 +86,16 @@ class LanguageModelling(Task):
             raise RuntimeError("prepare() comes first: it loads the text and finds the vocabulary")
         return self._tokens
 
+    @property
+    def windows(self) -> Windows:
+        if self._windows is None:
+            raise RuntimeError("prepare() comes first: it loads the text")
+        return self._windows
+
     def prepare(self) -> Source:
         text = corpus(self.data, self.column)
-        tokens = tokenise(text, self.vocabulary, self.cache)
-        for split in SPLITS:
-            have, need = len(tokens.streams[split]), self.shape.length + 1
-            if have < need:
-                raise ValueError(
-                    f"length={self.shape.length}: the {split} text has {have} tokens, a window needs {need}: "
-                    "use a smaller length or more text"
-                )
-        self._tokens, self._epochs = tokens, {}
+        length, tokens = self.shape.length, tokenise(text, self.vocabulary, self.cache)
+        self._tokens, self._windows = tokens, Windows(tokens.streams, length + 1, length, self.counts, self.seed)
         sizes: dict[str, int | float | str] = {f"{split}_tokens": len(tokens.streams[split]) for split in SPLITS}
         facts = text.facts | sizes | {"vocabulary": tokens.size, "test_windows": self.examples("test")}
         return Source(text.description, True, text.content, facts)
@@ -93,14 +105,10 @@ class LanguageModelling(Task):
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`tokens` (B, N + 1): inputs and, one further, labels."""
-        starts = self._train_starts(ids) if split == "train" else self._evaluation_starts(split)[list(ids)]
-        windows = self.tokens.streams[split][starts[:, None] + np.arange(self.shape.length + 1)]
-        return {"tokens": torch.from_numpy(windows.astype(np.int64))}
+        return {"tokens": torch.from_numpy(self.windows(split, ids))}
 
     def examples(self, split: Split) -> int:
-        if split == "train":
-            return self._train_windows()
-        return min(self.windows[split], len(self.tokens.streams[split]) // (self.shape.length + 1))
+        return self.windows.examples(split)
 
     def targets(self, batch: Batch) -> int:
         return batch["tokens"][:, 1:].numel()
@@ -110,21 +118,18 @@ class LanguageModelling(Task):
         return losses.sum(), auxiliary
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
-        size = max(1, EVALUATED_AT_ONCE // self.shape.length)
-        by_position = torch.zeros(self.shape.length, dtype=torch.float64)
-        for batch in self.batches(split, size, move):
-            losses, _ = self._losses(model, batch)
-            by_position += losses.cpu().double().sum(0)
-        labels = self._labels(split)
-        bits = by_position.numpy() / math.log(2)  # (N,), summed over windows
+        bits, labels = self._bits(model, self.windows, split, move)
         sizes = self.tokens.bytes_of[labels].sum(0)  # (N,)
-        rows: list[dict[str, int | float | str]] = []
+        rows: list[Row] = []
         for start, end in buckets(self.shape.length):
             here = slice(start, end)
             count = labels[:, here].size
             per_byte = float(bits[here].sum() / max(1, sizes[here].sum()))
             rows.append({"from": start, "to": end, "tokens": count, "bits_per_byte": per_byte})
-        return Evaluation(_scores(float(bits.sum()), int(sizes.sum()), labels.size), {"loss_by_position": rows})
+        tables = {"loss_by_position": rows}
+        if split == "test" and self.contexts:
+            tables["loss_by_context"] = [self._at(context, model, move) for context in self.contexts]
+        return Evaluation(_scores(float(bits.sum()), int(sizes.sum()), labels.size), tables)
 
     def trivial(self) -> Trivial:
         """Token frequencies of the train text, one added to every count."""
@@ -141,37 +146,32 @@ class LanguageModelling(Task):
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
         return losses.view(labels.shape), auxiliary
 
+    def _bits(self, model: nn.Module, windows: Windows, split: Split, move: Move) -> tuple[np.ndarray, np.ndarray]:
+        """Bits by position, summed over windows, (N,); and what was predicted, (windows, N)."""
+        length, count = windows.stride, windows.examples(split)
+        size = max(1, EVALUATED_AT_ONCE // length)
+        bits = torch.zeros(length, dtype=torch.float64)
+        for start in range(0, count, size):
+            batch = {"tokens": torch.from_numpy(windows(split, range(start, min(start + size, count))))}
+            bits += self._losses(model, move(batch))[0].cpu().double().sum(0)
+        return bits.numpy() / math.log(2), windows(split, range(count))[:, 1:]
+
+    def _at(self, context: int, model: nn.Module, move: Move) -> Row:
+        """The test loss at another context, or why there is none."""
+        if self.positions == "learned" and context > self.shape.length:
+            return {"context": context, "reason": f"learned positions end at {self.shape.length}"}
+        count = -(-self.counts["test"] * self.shape.length // context)  # as many tokens as the test has
+        try:
+            windows = Windows({"test": self.tokens.streams["test"]}, context + 1, context, {"test": count}, self.seed)
+        except ValueError as error:
+            return {"context": context, "reason": str(error)}
+        bits, labels = self._bits(model, windows, "test", move)
+        size = int(self.tokens.bytes_of[labels].sum())
+        return {"context": context, "tokens": labels.size, **_scores(float(bits.sum()), size, labels.size)}
+
     def _labels(self, split: Split) -> np.ndarray:
         """What is predicted in an evaluation, (windows, N)."""
-        return self.batch(split, range(self.examples(split)))["tokens"][:, 1:].numpy()
-
-    def _evaluation_starts(self, split: Split) -> np.ndarray:
-        count, last = self.examples(split), len(self.tokens.streams[split]) - self.shape.length - 1
-        return np.arange(count) * last // max(1, count - 1)
-
-    def _train_windows(self) -> int:
-        """Windows in an epoch: as many as fit from every offset."""
-        return max(1, len(self.tokens.streams["train"]) // self.shape.length - 1)
-
-    def _train_starts(self, ids: Sequence[int]) -> np.ndarray:
-        epochs, places = np.divmod(np.asarray(ids), self._train_windows())
-        starts = np.empty(len(places), np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            starts[chosen] = self._epoch(int(epoch))[places[chosen]]
-        return starts
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """Starts of an epoch's windows in their order. Neighbouring windows share one token: no label is seen twice."""
-        if epoch not in self._epochs:
-            if len(self._epochs) > 1:
-                self._epochs.clear()
-            generator = np.random.default_rng((self.seed, epoch))
-            length, windows = self.shape.length, self._train_windows()
-            slack = len(self.tokens.streams["train"]) - 1 - windows * length
-            offset = generator.integers(min(slack, length - 1) + 1)
-            self._epochs[epoch] = offset + length * generator.permutation(windows)
-        return self._epochs[epoch]
+        return self.windows(split, range(self.examples(split)))[:, 1:]
 
 
 def buckets(length: int) -> list[tuple[int, int]]:

@@ -73,7 +73,7 @@ def test_an_epoch_sees_every_label_at_most_once(folder: Path, length: int) -> No
     stream = task.tokens.streams["train"]
     count = task.examples("train")
     for epoch in range(5):
-        starts = np.sort(task._train_starts(range(epoch * count, (epoch + 1) * count)))
+        starts = np.sort(task.windows._train_starts(range(epoch * count, (epoch + 1) * count)))
         assert starts[0] >= 0
         assert starts[-1] + length + 1 <= len(stream)
         assert (np.diff(starts) >= length).all()
@@ -100,7 +100,7 @@ def test_splits_do_not_meet(folder: Path) -> None:
 @pytest.mark.parametrize("wanted", [1, 2, 7, 10_000])
 def test_evaluation_windows_are_spread_and_disjoint(folder: Path, wanted: int) -> None:
     task = make(folder, test_windows=wanted)
-    starts, have = task._evaluation_starts("test"), len(task.tokens.streams["test"])
+    starts, have = task.windows._evaluation_starts("test"), len(task.tokens.streams["test"])
     assert len(starts) == task.examples("test") == min(wanted, have // 21)
     assert (np.diff(starts) >= 21).all()
     assert starts[-1] + 21 <= have
@@ -175,6 +175,38 @@ def test_unigram_is_what_its_counts_say(folder: Path) -> None:
     assert set(trivial.metrics) == {metric.name for metric in task.metrics}
 
 
+def test_the_model_is_tested_at_other_contexts(folder: Path) -> None:
+    """A model that knows something from the 15th position of a window on, and nothing before."""
+    task = make(folder, test_windows=3, contexts=[0.5, 1, 2, 1000])
+    logits = torch.linspace(-2, 3, 257)
+
+    class Late(nn.Module):
+        def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+            late = torch.arange(tokens.shape[1])[:, None] >= 15
+            return (logits * late).expand(len(tokens), -1, -1), no_loss(tokens)
+
+    evaluation = task.evaluate(Late(), "test", lambda batch: batch)
+    half, one, two, far = evaluation.tables["loss_by_context"]
+    assert half["perplexity"] == pytest.approx(257)  # no position is late
+    assert one["bits_per_byte"] == evaluation.metrics["bits_per_byte"]
+    assert (half["tokens"], one["tokens"], two["tokens"]) == (60, 60, 80)  # whole windows
+    stream = task.tokens.streams["test"]
+    bits = 0.0
+    for start in (0, len(stream) - 41):  # two windows of 40: at the two ends
+        labels = torch.from_numpy(stream[start + 1 : start + 41].astype(np.int64))
+        bits += 15 * math.log2(257) - logits.log_softmax(-1)[labels[15:]].sum().item() / math.log(2)
+    assert two["perplexity"] == pytest.approx(2 ** (bits / 80), rel=1e-4)
+    assert far.keys() == {"context", "reason"}
+    assert "loss_by_context" not in task.evaluate(Late(), "validation", lambda batch: batch).tables
+
+
+def test_learned_positions_have_an_end(folder: Path) -> None:
+    task = make(folder, positions="learned", contexts=[1, 2])
+    rows = task.evaluate(Constant(torch.zeros(257)), "test", lambda batch: batch).tables["loss_by_context"]
+    assert "bits_per_byte" in rows[0]
+    assert rows[1] == {"context": 40, "reason": "learned positions end at 20"}
+
+
 def test_buckets_cover_every_position_once() -> None:
     for length in (1, 2, 4, 5, 256, 1000):
         covered = [t for start, end in buckets(length) for t in range(start, end)]
@@ -192,7 +224,8 @@ def test_text_shorter_than_a_window(folder: Path) -> None:
         ({"vocabulary": 100}, "vocabulary=100: use bytes, or a number of at least 257 for BPE"),
         ({"vocabulary": "words"}, "vocabulary='words': use bytes"),
         ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
-        ({"test_windows": 0}, "test_windows=0: at least 1 is needed"),
+        ({"test_windows": 0}, "test_windows=0: a whole number of at least 1"),
+        ({"contexts": [0.5, 0]}, "contexts=0: a finite number above 0 is needed"),
     ],
 )
 def test_invalid_options(folder: Path, options: dict, message: str) -> None:

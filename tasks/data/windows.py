@@ -1,0 +1,64 @@
+"""Windows of equal width over one stream of tokens per split.
+
+Training windows lie one after the other, from a random offset and in a random order in every epoch; where a window is
+wider than the stride, neighbours share what is over. Evaluation windows lie evenly over the whole split and do not
+overlap. All of it is a pure function of (seed, split, id).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tasks.base import Split
+
+
+class Windows:
+    """`width` tokens each, one every `stride`; `counts` bounds how many are evaluated of validation and test."""
+
+    def __init__(
+        self, streams: Mapping[Split, np.ndarray], width: int, stride: int, counts: Mapping[Split, int], seed: int
+    ) -> None:
+        for split, stream in streams.items():
+            if len(stream) < width:
+                raise ValueError(
+                    f"length={stride}: the {split} text has {len(stream)} tokens, a window needs {width}: "
+                    "use a smaller length or more text"
+                )
+        self.streams, self.width, self.stride, self.counts, self.seed = streams, width, stride, counts, seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def examples(self, split: Split) -> int:
+        """Windows in an epoch of train, as many as fit from every offset; windows in an evaluation of the others."""
+        have = len(self.streams[split])
+        if split == "train":
+            return max(1, have // self.stride - 1)
+        return min(self.counts[split], have // self.width)
+
+    def __call__(self, split: Split, ids: Sequence[int]) -> np.ndarray:
+        """The windows with these ids, (len(ids), width)."""
+        starts = self._train_starts(ids) if split == "train" else self._evaluation_starts(split)[list(ids)]
+        return self.streams[split][starts[:, None] + np.arange(self.width)].astype(np.int64)
+
+    def _evaluation_starts(self, split: Split) -> np.ndarray:
+        count, last = self.examples(split), len(self.streams[split]) - self.width
+        return np.arange(count) * last // max(1, count - 1)
+
+    def _train_starts(self, ids: Sequence[int]) -> np.ndarray:
+        epochs, places = np.divmod(np.asarray(ids), self.examples("train"))
+        starts = np.empty(len(places), np.int64)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            starts[chosen] = self._epoch(int(epoch))[places[chosen]]
+        return starts
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """Starts of an epoch's windows in their order."""
+        if epoch not in self._epochs:
+            if len(self._epochs) > 1:
+                self._epochs.clear()
+            generator = np.random.default_rng((self.seed, epoch))
+            windows = self.examples("train")
+            slack = len(self.streams["train"]) - (self.width - self.stride) - windows * self.stride
+            offset = generator.integers(min(slack, self.stride - 1) + 1)
+            self._epochs[epoch] = offset + self.stride * generator.permutation(windows)
+        return self._epochs[epoch]
