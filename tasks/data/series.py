@@ -1,0 +1,158 @@
+"""Regular time series of several channels: where they come from, how they are split, scaled and dated.
+
+embedded   `tasks.data.seasonal`, generated
+local      a CSV file (also .csv.gz) with a `date` column and otherwise numbers, one row per step, without gaps: the
+           layout of ETTh1, ECL and Weather (Zhou et al., AAAI 2021, arXiv 2012.07436)
+
+Splits follow the order of time. `ett` is the one published for ETT: 12, 4 and 4 months of 30 days, the rest unused;
+`fractions` the one for all others: 70%, 10%, 20%. Channels are standardised by mean and standard deviation of the train
+part alone.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from tasks.base import Data, Split
+from tasks.data import seasonal
+
+SplitKind = Literal["fractions", "ett"]
+ETT_MONTHS = (12, 4, 4)
+TRAIN_SHARE, TEST_SHARE = 0.7, 0.2
+DATE = "date"
+HOUR, DAY, MONTH = 3600, 24 * 3600, 30 * 24 * 3600
+"""In seconds."""
+
+
+@dataclass(frozen=True)
+class Series:
+    description: str
+    real: bool
+    content: str
+    """SHA-256 of names, dates and values; of its version where they are generated."""
+    columns: tuple[str, ...]
+    dates: np.ndarray
+    """(T,) datetime64 in seconds, evenly spaced."""
+    values: np.ndarray
+    """(T, C) float64."""
+
+    @property
+    def step(self) -> int:
+        """Seconds between two rows."""
+        return int((self.dates[1] - self.dates[0]).astype(np.int64))
+
+
+def series(data: Data) -> Series:
+    """What `data` names."""
+    if data.source == "embedded":
+        columns, dates, values = seasonal.seasonal()
+        content = hashlib.sha256(f"seasonal {seasonal.VERSION}".encode()).hexdigest()
+        return Series("seasonal series, generated", False, content, columns, dates, values)
+    if data.source == "local":
+        return read_csv(data.path)
+    raise ValueError(f"data.source={data.source}: forecasting has none: use data=local data.path=FILE.csv, or embedded")
+
+
+def read_csv(path: str | None) -> Series:
+    """The series in a CSV file, checked. Rows are counted from 1, without the header."""
+    where = f"data.path={path}"
+    if not path or not Path(path).expanduser().is_file():
+        raise ValueError(
+            f"{where}: no such file: give a CSV (or .csv.gz) with a {DATE!r} column and columns of numbers"
+        )
+    try:
+        table = pd.read_csv(Path(path).expanduser(), low_memory=False)
+    except (ValueError, OSError, EOFError) as error:  # also what pandas and gzip raise for broken files
+        raise ValueError(f"{where}: not readable as CSV: {(str(error).splitlines() or ['?'])[0]}") from None
+    if DATE not in table:
+        raise ValueError(f"{where}: no column {DATE!r} (it has {', '.join(map(str, table))}): name the dates so")
+    if len(table) < 2:
+        raise ValueError(f"{where}: {len(table)} rows: a series needs more")
+    dates = _dates(where, table[DATE])
+    numbers = table.drop(columns=DATE)
+    if numbers.empty:
+        raise ValueError(f"{where}: no column besides {DATE!r}: add the series to forecast")
+    columns = tuple(map(str, numbers))
+    values = np.stack([_numbers(where, str(name), column) for name, column in numbers.items()], 1)
+    digest = hashlib.sha256("\0".join(columns).encode())
+    digest.update(dates.astype("<i8").tobytes())
+    digest.update(values.astype("<f8").tobytes())
+    return Series("local CSV", True, digest.hexdigest(), columns, dates, values)
+
+
+def _dates(where: str, column: "pd.Series[str]") -> np.ndarray:
+    try:
+        parsed = pd.to_datetime(column.astype("string"), errors="coerce")
+    except ValueError as error:  # offsets that change, for example
+        raise ValueError(f"{where}: dates: {(str(error).splitlines() or ['?'])[0]}") from None
+    if parsed.isna().any():
+        row = int(parsed.isna().to_numpy().argmax())
+        raise ValueError(f"{where}: row {row + 1}: {column[row]!r} is no date like the others: use YYYY-MM-DD HH:MM:SS")
+    if parsed.dt.tz is not None:
+        parsed = parsed.dt.tz_localize(None)
+    dates = parsed.to_numpy().astype("datetime64[s]")
+    steps = np.diff(dates).astype(np.int64)
+    usual = int(np.median(steps))
+    if (steps <= 0).any():
+        row = int((steps <= 0).argmax())
+        how = "comes twice" if steps[row] == 0 else "is earlier than the row before"
+        raise ValueError(f"{where}: row {row + 2}: {column[row + 1]} {how}: one row per step, in the order of time")
+    if (steps != usual).any():
+        row = int((steps != usual).argmax())
+        raise ValueError(
+            f"{where}: row {row + 2}: {column[row + 1]} is {pd.Timedelta(steps[row], 's')} after the row before, "
+            f"elsewhere {pd.Timedelta(usual, 's')}: fill the gaps, or resample"
+        )
+    return dates
+
+
+def _numbers(where: str, name: str, column: "pd.Series[float]") -> np.ndarray:
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(finite.argmin())
+        found = column.iloc[row]
+        missing = pd.isna(found)
+        advice = "fill it" if missing else "take the column away, or make it numeric"
+        shown = "no value" if missing else f"{found!r} is no finite number"
+        raise ValueError(f"{where}: column {name!r}, row {row + 1}: {shown}: {advice}")
+    return values
+
+
+def split_parts(series: Series, kind: SplitKind) -> dict[Split, tuple[int, int]]:
+    """First row of each part and the row after its last."""
+    if kind not in get_args(SplitKind):
+        raise ValueError(f"split={kind!r}: use fractions or ett")
+    steps = len(series.dates)
+    if kind == "ett":
+        ends = (np.cumsum(ETT_MONTHS) * MONTH // series.step).tolist()
+        if ends[-1] > steps:
+            raise ValueError(f"split=ett: 20 months are {ends[-1]:,} steps, the series has {steps:,}: use fractions")
+    else:
+        train, test = int(TRAIN_SHARE * steps), int(TEST_SHARE * steps)
+        ends = [train, steps - test, steps]
+    return {"train": (0, ends[0]), "validation": (ends[0], ends[1]), "test": (ends[1], ends[2])}
+
+
+def standardised(series: Series, train: tuple[int, int]) -> np.ndarray:
+    """(T, C) float32: mean 0 and standard deviation 1 over the rows `train`."""
+    own = series.values[slice(*train)]
+    mean, deviation = own.mean(0), own.std(0)
+    if not deviation.all():
+        name = series.columns[int(deviation.argmin())]
+        raise ValueError(f"column {name!r} is constant in the train part: it cannot be standardised: take it away")
+    return ((series.values - mean) / deviation).astype(np.float32)
+
+
+def time_features(series: Series) -> np.ndarray:
+    """(T, F) float32 in [-0.5, 0.5], as in Informer's published code: hour of the day, day of the week, of the month
+    and of the year; before them, for steps below an hour, the minute of the hour."""
+    dates = pd.DatetimeIndex(series.dates)
+    features = [dates.hour / 23, dates.dayofweek / 6, (dates.day - 1) / 30, (dates.dayofyear - 1) / 365]
+    if series.step < HOUR:
+        features.insert(0, dates.minute / 59)
+    return np.stack([np.asarray(feature, np.float32) - np.float32(0.5) for feature in features], 1)
