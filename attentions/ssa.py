@@ -25,7 +25,7 @@ evaluation without rescaling, and that its language model masks as below. Choice
     y_t still depends on x_<=t alone.
 
 samples = T > 0 evaluates a self-ensemble. The paper averages the predictions of T passes through the network; a layer
-cannot, so here each layer averages its output over T samples, at T / r of the cost. So that prefixes of inputs have the
+cannot, so here each layer averages its output over T samples, T / r of the pairs. So that prefixes of inputs have the
 same samples, and all sources are read, the samples are drawn otherwise than in training: sources are cut into
 consecutive groups of r, and each r samples take one source each from every group, in an order drawn anew for every
 group and every further r samples. A last group that is not full gives some samples nothing; a sample without any source

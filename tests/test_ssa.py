@@ -412,6 +412,44 @@ def test_bfloat16_does_not_round_the_own_score(way):
     assert (y - expected).norm() < 0.01 * expected.norm()
 
 
+def test_bfloat16_gradients_of_a_source_are_summed_in_float32():
+    """A hundred blocks of queries add to the gradient of an early value."""
+    mixer, n = build(CS).mixer, 600
+    torch.manual_seed(2)
+    q, values = torch.zeros(1, 1, n, 8), torch.randn(1, 1, n, 8)
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float64):
+        v = values.to(dtype).requires_grad_()
+        mixer(q.to(dtype), q.to(dtype), v)[0].double().sum().backward()
+        gradients.append(v.grad.double())
+    assert (gradients[0] - gradients[1]).norm() < 0.005 * gradients[1].norm()
+
+
+@both_forms
+def test_whatever_the_kernel_says_of_queries_that_see_nobody_is_not_used(form, monkeypatch):
+    kernel = attentions.past._kernel
+
+    def undefined(q, k, v, attn_mask, **options):
+        y, lse = kernel(q, k, v, attn_mask=attn_mask, **options)
+        if attn_mask is None:
+            return y, lse
+        nobody = (attn_mask == -torch.inf).all(-1)  # (b, 1, S)
+        return y.masked_fill(nobody.unsqueeze(-1), torch.nan), lse.masked_fill(nobody, torch.nan)
+
+    monkeypatch.setattr(attentions.past, "_kernel", undefined)
+    layer, (x, _) = build(CS, form), tensors(CS)
+    torch.testing.assert_close(layer(x)[0], reference(layer, x), **TIGHT)
+
+
+@pytest.mark.parametrize("pattern", [NS, CS])
+def test_an_ensemble_in_bfloat16_is_summed_in_float32(pattern):
+    """Equal values: the mean over samples is this value again, however many there are."""
+    mixer = build(pattern, samples=300).mixer.eval()
+    q, v = torch.randn(1, 1, N, 8).bfloat16(), torch.ones(1, 1, N, 8).bfloat16()
+    y, _ = mixer(q, q, v)
+    assert (y - 1).abs().max() < 0.01
+
+
 @both_forms
 @pytest.mark.parametrize("pattern", [NS, CS])
 def test_a_fraction_of_the_work(form, pattern):
