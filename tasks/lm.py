@@ -21,33 +21,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentions.base import Pattern, Shape, check_whole
+from attentions.base import Pattern, Shape
 from attentions.slots import Slots
 from tasks.backbones.gpt import GPT
-from tasks.backbones.positions import PositionKind, check_positions
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
-from tasks.data.text import SPLITS, corpus
-from tasks.data.tokens import Tokens, Vocabulary, check_vocabulary, tokenise
+from tasks.backbones.positions import PositionKind
+from tasks.base import Batch, Data, Evaluation, Metric, Move, Split, Trivial
+from tasks.data.tokens import Vocabulary, vocabulary_size
 from tasks.data.windows import Windows
+from tasks.windowed import EVALUATED_AT_ONCE, WindowedText
 
-EVALUATED_AT_ONCE = 2**14
-"""Tokens in an evaluation batch, to bound the memory for logits."""
 BUCKET_GROWTH = 4
 """Ratio between the ends of the position buckets."""
-
 
 Row = dict[str, int | float | str]
 
 
-class LanguageModelling(Task):
-    """Options: `vocabulary` (bytes, or the size of a BPE vocabulary), `positions`, how many windows are evaluated, and
-    at which `contexts` the test is repeated (multiples of the length).
-
-    `column` is the text column of a hub data set. Without a revision, the commit that `main` points to is looked up,
-    recorded and part of the content hash: results are tied to it.
-    """
+class LanguageModelling(WindowedText):
+    """Options beside those of all windowed text: at which `contexts` the test is repeated (multiples of the length)."""
 
     name = "lm"
+    overlap = 1
     patterns = (Pattern.CAUSAL_SELF,)
     metrics = (Metric("bits_per_byte", "lower", "bits"), Metric("perplexity", "lower"))
 
@@ -66,56 +59,23 @@ class LanguageModelling(Task):
         contexts: Sequence[float] = (0.25, 0.5, 1, 2, 4),
         column: str = "text",
     ) -> None:
-        super().__init__(pattern, shape, data, seed, cache)
-        check_vocabulary(vocabulary)
-        check_positions(positions)
-        self.counts: dict[Split, int] = {"validation": validation_windows, "test": test_windows}
-        for split, count in self.counts.items():
-            check_whole(f"{split}_windows", count)
+        super().__init__(
+            pattern, shape, data, seed, cache, vocabulary, positions, validation_windows, test_windows, column
+        )
         for factor in contexts:
             if not 0 < factor < math.inf:
                 raise ValueError(f"contexts={factor}: a finite number above 0 is needed, a multiple of the length")
-        self.vocabulary, self.positions, self.column = vocabulary, positions, column
         self.contexts = sorted({max(1, int(factor * shape.length)) for factor in contexts})
-        self._tokens: Tokens | None = None
-        self._windows: Windows | None = None
-
-    @property
-    def tokens(self) -> Tokens:
-        if self._tokens is None:
-            raise RuntimeError("prepare() comes first: it loads the text and finds the vocabulary")
-        return self._tokens
-
-    @property
-    def windows(self) -> Windows:
-        if self._windows is None:
-            raise RuntimeError("prepare() comes first: it loads the text")
-        return self._windows
-
-    def prepare(self) -> Source:
-        text = corpus(self.data, self.column)
-        length, tokens = self.shape.length, tokenise(text, self.vocabulary, self.cache)
-        self._tokens, self._windows = tokens, Windows(tokens.streams, length + 1, length, self.counts, self.seed)
-        sizes: dict[str, int | float | str] = {f"{split}_tokens": len(tokens.streams[split]) for split in SPLITS}
-        facts = text.facts | sizes | {"vocabulary": tokens.size, "test_windows": self.examples("test")}
-        return Source(text.description, True, text.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        return GPT(slots, self.shape, self.tokens.size, self.positions)
+        return GPT(slots, self.shape, vocabulary_size(self.vocabulary), self.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`tokens` (B, N + 1): inputs and, one further, labels."""
         return {"tokens": torch.from_numpy(self.windows(split, ids))}
 
-    def examples(self, split: Split) -> int:
-        return self.windows.examples(split)
-
     def targets(self, batch: Batch) -> int:
         return batch["tokens"][:, 1:].numel()
-
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        losses, auxiliary = self._losses(model, batch)
-        return losses.sum(), auxiliary
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         bits, labels = self._bits(model, self.windows, split, move)
@@ -139,8 +99,7 @@ class LanguageModelling(Task):
         scores = _scores(float(bits[labels].sum()), int(self.tokens.bytes_of[labels].sum()), labels.size)
         return Trivial("unigram", scores)
 
-    def _losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihoods in nats (B, N), and the auxiliary loss."""
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, auxiliary = model(batch["tokens"][:, :-1])
         labels = batch["tokens"][:, 1:]
         losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
@@ -153,7 +112,7 @@ class LanguageModelling(Task):
         bits = torch.zeros(length, dtype=torch.float64)
         for start in range(0, count, size):
             batch = {"tokens": torch.from_numpy(windows(split, range(start, min(start + size, count))))}
-            bits += self._losses(model, move(batch))[0].cpu().double().sum(0)
+            bits += self.losses(model, move(batch))[0].cpu().double().sum(0)
         return bits.numpy() / math.log(2), windows(split, range(count))[:, 1:]
 
     def _at(self, context: int, model: nn.Module, move: Move) -> Row:

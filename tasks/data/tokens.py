@@ -63,6 +63,11 @@ def check_vocabulary(vocabulary: int | str) -> None:
         raise ValueError(f"vocabulary={vocabulary!r}: use bytes, or a number of at least {LEAST_VOCABULARY} for BPE")
 
 
+def vocabulary_size(vocabulary: Vocabulary) -> int:
+    """Ids that there may be, the separator included. A small text can give fewer BPE tokens than were asked for."""
+    return 257 if vocabulary == "bytes" else vocabulary
+
+
 def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
     """The corpus in tokens, from the cache where that is worth it."""
     check_vocabulary(vocabulary)
