@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import some_valid
-from reference_routing import nearest, norm, routing_layer, windowed
+from reference_routing import grouped, nearest, norm, routing_layer, windowed
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions import clusters
@@ -85,6 +85,19 @@ def test_gradcheck():
     group = top_tokens(scores, valid, 3)
     assert torch.autograd.gradcheck(lambda *x: grouped_attention(*x, group, group), inputs)
     assert torch.autograd.gradcheck(lambda *x: served_attention(*x, cluster, group), inputs)
+
+
+def test_slots_without_a_token_count_nowhere():
+    """Whatever they point at: neither as keys, nor in the mean over the groups of a query."""
+    inputs = qkv(7)
+    index = torch.rand(2, 2, 2, 3, 7).argsort(-1)[..., :4]  # of queries and keys, in 3 groups of 4 slots
+    real = torch.rand(2, 2, 2, 3, 4) < 0.6
+    y = grouped_attention(*inputs, *zip(index, real, strict=True))
+    for b, h in ((b, h) for b in range(2) for h in range(2)):
+        members = [
+            [slots[held].tolist() for slots, held in zip(index[i, b, h], real[i, b, h], strict=True)] for i in range(2)
+        ]
+        torch.testing.assert_close(y[b, h], grouped(*(x[b, h] for x in inputs), *members), **TIGHT)
 
 
 def test_work_grows_as_length_to_the_power_of_one_and_a_half():
@@ -344,6 +357,23 @@ def test_dead_centroids_take_half_of_a_full_cluster():
         other.observe(x, other.nearest(x), None)
         other.update()
     assert not other.nearest(x).flatten().bincount(minlength=4).min()  # nothing else would help
+
+
+def test_who_is_revived_and_where():
+    """The emptiest beside the fullest, at right angles to it, with half of its count; who has enough stays."""
+    table = Centroids(1, 6, 4, decay=0.9, commitment=0.0, dead=0.1).double()
+    table.counts.copy_(torch.tensor([8, 0.01, 1.5, 6, 0.02, 4]))
+    table.sums.mul_(table.counts.unsqueeze(-1))
+    (sums,), (counts,) = table.sums.clone(), table.counts.clone()
+    for dead, full in ((1, 0), (4, 3)):
+        middle = sums[full] / counts[full]
+        side = sums[dead] - (sums[dead] @ middle) / (middle @ middle) * middle
+        side = 0.1 * side * middle.norm() / side.norm()
+        counts[dead] = counts[full] = counts[full] / 2
+        sums[dead], sums[full] = (middle + side) * counts[full], (middle - side) * counts[full]
+    table.pending = table.sums.clone(), table.counts.clone()  # of which an average is the same again
+    table.update()
+    torch.testing.assert_close((table.sums[0], table.counts[0]), (sums, counts), **TIGHT)
 
 
 def test_statistics_are_summed_over_processes(monkeypatch):
