@@ -12,9 +12,10 @@ import hashlib
 import os
 import platform
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tasks.base import Data, Split
 from tasks.data.hub import snapshot
@@ -128,6 +129,19 @@ def _in_memory(description: str, documents: dict[Split, dict[str, bytes]]) -> Co
 
 
 def _hub(id: str, revision: str | None, column: str) -> Corpus:
+    splits, commit = hub_splits(id, revision, {"column": column})
+
+    def read(split: Split) -> Iterator[bytes]:
+        for row in splits[split].select_columns([column]):
+            yield (row[column] or "").encode()
+
+    facts: dict[str, int | float | str] = {f"{split}_documents": len(splits[split]) for split in SPLITS}
+    content = hashlib.sha256(f"{id}@{commit}:{column}".encode()).hexdigest()
+    return Corpus(f"hub {id} at {commit}", content, read, large=True, facts={**facts, "commit": commit})
+
+
+def hub_splits(id: str, revision: str | None, columns: Mapping[str, str]) -> tuple[Any, str]:
+    """The `datasets` tables of the splits, and their commit; `columns` has the option that names each column."""
     folder, commit = snapshot(id, revision)
     from datasets import load_dataset
 
@@ -139,14 +153,8 @@ def _hub(id: str, revision: str | None, column: str) -> Corpus:
     for split in SPLITS:
         if split not in splits:
             raise ValueError(f"data.id={id}: no split {split} (it has {', '.join(splits)}): choose another data.id")
-        if column not in splits[split].column_names:
-            columns = ", ".join(splits[split].column_names)
-            raise ValueError(f"data.id={id}: no column {column!r} (it has {columns}): set column to one of these")
-
-    def read(split: Split) -> Iterator[bytes]:
-        for row in splits[split].select_columns([column]):
-            yield (row[column] or "").encode()
-
-    facts: dict[str, int | float | str] = {f"{split}_documents": len(splits[split]) for split in SPLITS}
-    content = hashlib.sha256(f"{id}@{commit}:{column}".encode()).hexdigest()
-    return Corpus(f"hub {id} at {commit}", content, read, large=True, facts={**facts, "commit": commit})
+        for option, column in columns.items():
+            if column not in splits[split].column_names:
+                names = ", ".join(splits[split].column_names)
+                raise ValueError(f"data.id={id}: no column {column!r} (it has {names}): set {option} to one of these")
+    return splits, commit

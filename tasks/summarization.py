@@ -1,0 +1,264 @@
+"""Summarization: write a document's summary, in the patterns noncausal_self, causal_self and causal_cross.
+
+CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): an encoder-decoder of 6 + 6 layers on Multi-News, ROUGE. Here
+documents come from any of three sources (`tasks.data.summaries`).
+
+`shape.memory` is the design length of documents, in tokens, `shape.length` that of summaries, the end included; what is
+longer is cut, and the record says how many were. Costs are measured on stacks of the model's width, heads and depth at
+lengths of their own (memory as long as the queries), so that these two lengths do not enter there.
+
+Scores are ROUGE F-measures (Lin 2004, by `rouge-score`, stemmed) in percent between generated text, greedy through
+prefill and step, and whole references; of several references of a document the best one counts for each measure, as
+rouge-score does it. ROUGE-L is the headline: it wants the words of the reference in its order, which a bag of frequent
+words does not have. `rouge-score` knows words of letters a to z and digits only. The perplexity is that of the
+references, given what comes before.
+
+Every reference is one training example; an epoch sees each of them once, in an order of its own.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attentions.base import Pattern, Shape
+from attentions.slots import Slots
+from tasks.backbones.positions import PositionKind, check_positions
+from tasks.backbones.seq2seq import Seq2Seq, greedy
+from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
+from tasks.data.summaries import Collection, Columns, summaries
+from tasks.data.text import SPLITS
+from tasks.data.tokens import Tokens, Vocabulary, check_vocabulary, tokenise
+
+NO_LABEL = -100
+EVALUATED_AT_ONCE = 2**15
+"""Tokens in an evaluation batch, documents and summaries together."""
+ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+"""Metrics by their names in rouge-score."""
+SHOWN = 8
+"""Texts in the table `generated`, evenly spread over the documents."""
+SHOWN_LETTERS = 400
+
+
+class Summarization(Task):
+    """Options: `vocabulary` (bytes, or the size of a BPE vocabulary), `positions`, `label_smoothing` in training,
+    `least_length` of generated texts in tokens, how many documents are evaluated, and the columns of one's own data.
+    """
+
+    name = "summarization"
+    patterns = (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS)
+    metrics = (
+        Metric("rouge_l", "higher", "%"),
+        Metric("rouge_1", "higher", "%"),
+        Metric("rouge_2", "higher", "%"),
+        Metric("perplexity", "lower"),
+    )
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        shape: Shape,
+        data: Data,
+        seed: int,
+        cache: Path,
+        *,
+        vocabulary: Vocabulary = 2048,
+        positions: PositionKind = "sinusoidal",
+        label_smoothing: float = 0.0,
+        least_length: int = 0,
+        validation_documents: int = 64,
+        test_documents: int = 512,
+        document_column: str = "document",
+        summary_column: str = "summary",
+    ) -> None:
+        super().__init__(pattern, shape, data, seed, cache)
+        check_vocabulary(vocabulary)
+        check_positions(positions)
+        if shape.memory < 1:
+            raise ValueError("memory=0: documents need a length: set model.memory to the most tokens of a document")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing}: at least 0 and below 1 is needed")
+        if not 0 <= least_length < shape.length:
+            raise ValueError(f"least_length={least_length}: at least 0 and below model.length={shape.length} is needed")
+        self.counts: dict[Split, int] = {"validation": validation_documents, "test": test_documents}
+        for split, count in self.counts.items():
+            if count < 1:
+                raise ValueError(f"{split}_documents={count}: at least 1 is needed")
+        self.vocabulary, self.positions = vocabulary, positions
+        self.label_smoothing, self.least_length = label_smoothing, least_length
+        self.columns = Columns(document_column, summary_column)
+        self._tokens: Tokens | None = None
+        self._collections: dict[Split, Collection] = {}
+        self._epochs: dict[int, np.ndarray] = {}
+
+    @property
+    def tokens(self) -> Tokens:
+        if self._tokens is None:
+            raise RuntimeError("prepare() comes first: it loads the documents and finds the vocabulary")
+        return self._tokens
+
+    @property
+    def separator(self) -> int:
+        return self.tokens.size - 1
+
+    def prepare(self) -> Source:
+        found = summaries(self.data, self.columns)
+        self._tokens, self._epochs = tokenise(found, self.vocabulary, self.cache), {}
+        self._collections = {split: Collection.of(self.tokens.streams[split], self.separator) for split in SPLITS}
+        facts = dict(found.facts)
+        for split, collection in self._collections.items():
+            if not len(collection.summaries):
+                raise ValueError(f"no {split} document has a summary: choose other data")
+            cut_documents = (np.diff(collection.documents) > self.shape.memory).sum()
+            cut_summaries = (np.diff(collection.summaries) >= self.shape.length).sum()
+            facts |= {
+                f"{split}_documents": len(collection.documents),
+                f"{split}_documents_cut": int(cut_documents),
+                f"{split}_summaries": len(collection.summaries),
+                f"{split}_summaries_cut": int(cut_summaries),
+            }
+        facts |= {"vocabulary": self.tokens.size, "test_documents_evaluated": self._evaluated("test")}
+        return Source(found.description, True, found.content, facts)
+
+    def build(self, slots: Slots) -> nn.Module:
+        return Seq2Seq(slots, self.shape, self.tokens.size, self.positions)
+
+    def batch(self, split: Split, ids: Sequence[int]) -> Batch:
+        """One reference each. `document` (B, M) and `tokens` (B, N) with `document_valid` and `valid`, `labels` (B, N)
+        or NO_LABEL; M and N are the longest in the batch."""
+        collection = self._collections[split]
+        chosen = self._shuffled(ids) if split == "train" else np.asarray(ids)
+        references = [collection.summary(index) for index in chosen]
+        labels = [np.append(reference, self.separator)[: self.shape.length] for reference in references]
+        tokens = [np.append(self.separator, reference)[: self.shape.length] for reference in references]
+        padded, valid = _padded(tokens, self.separator)
+        documents = self._documents(split, collection.owner[chosen])
+        return {**documents, "tokens": padded, "valid": valid, "labels": _padded(labels, NO_LABEL)[0]}
+
+    def examples(self, split: Split) -> int:
+        """References: all of those of the documents that are evaluated."""
+        collection = self._collections[split]
+        if split == "train":
+            return len(collection.summaries)
+        return int(np.searchsorted(collection.owner, self._evaluated(split)))
+
+    def targets(self, batch: Batch) -> int:
+        return int((batch["labels"] != NO_LABEL).sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._sum_of_losses(model, batch, self.label_smoothing)
+
+    def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
+        size = max(1, EVALUATED_AT_ONCE // (self.shape.memory + self.shape.length))
+        nats, targets = 0.0, 0
+        for batch in self.batches(split, size, move):
+            nats += self._sum_of_losses(model, batch, 0.0)[0].item()
+            targets += self.targets(batch)
+        texts: list[str] = []
+        count = self._evaluated(split)
+        for start in range(0, count, size):
+            batch = move(self._documents(split, range(start, min(start + size, count))))
+            generated = greedy(
+                model,  # type: ignore[arg-type]
+                batch["document"],
+                batch["document_valid"],
+                self.separator,
+                self.shape.length,
+                self.least_length,
+            )
+            texts += [self._text(row) for row in generated.cpu().numpy()]
+        scores = self._rouge(split, texts)
+        metrics = {**scores, "perplexity": math.exp(nats / targets)}
+        return Evaluation(metrics, {"generated": self._shown(split, texts)})
+
+    def trivial(self) -> Trivial:
+        """The first words of each document, as many as train references have on average."""
+        train = self._collections["train"]
+        lengths = [len(_words(self._text(train.summary(index)))) for index in range(len(train.summaries))]
+        count = max(1, round(sum(lengths) / len(lengths)))
+        documents = [self._text(self._collections["test"].document(i)) for i in range(self._evaluated("test"))]
+        leads = [_lead(document, count) for document in documents]
+        return Trivial(f"first {count} words", self._rouge("test", leads))
+
+    def _evaluated(self, split: Split) -> int:
+        return min(self.counts[split], len(self._collections[split].documents))
+
+    def _documents(self, split: Split, indices: Iterable[int]) -> Batch:
+        found = [self._collections[split].document(index)[: self.shape.memory] for index in indices]
+        document, valid = _padded(found, self.separator)
+        return {"document": document, "document_valid": valid}
+
+    def _sum_of_losses(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
+        logits, auxiliary = model(batch["document"], batch["document_valid"], batch["tokens"], batch["valid"])
+        losses = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            batch["labels"].flatten(),
+            ignore_index=NO_LABEL,
+            reduction="sum",
+            label_smoothing=smoothing,
+        )
+        return losses, auxiliary
+
+    def _text(self, tokens: np.ndarray) -> str:
+        return self.tokens.decode(tokens).decode(errors="replace")
+
+    def _references(self, split: Split, document: int) -> list[str]:
+        collection = self._collections[split]
+        return [self._text(collection.summary(index)) for index in collection.references(document)]
+
+    def _rouge(self, split: Split, texts: Sequence[str]) -> dict[str, float]:
+        """Of the first documents' texts, in percent."""
+        from rouge_score.rouge_scorer import RougeScorer
+
+        scorer = RougeScorer(list(ROUGE.values()), use_stemmer=True)
+        scores = [scorer.score_multi(self._references(split, index), text) for index, text in enumerate(texts)]
+        return {
+            name: 100 * sum(score[known].fmeasure for score in scores) / len(scores) for name, known in ROUGE.items()
+        }
+
+    def _shown(self, split: Split, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Some of the texts beside their documents and references, each cut after SHOWN_LETTERS."""
+        rows = []
+        for index in np.unique(np.linspace(0, len(texts) - 1, SHOWN).round().astype(int)):
+            document = self._text(self._collections[split].document(index)[:SHOWN_LETTERS])
+            row = {"document": document, "reference": self._references(split, index)[0], "generated": texts[index]}
+            rows.append({name: text[:SHOWN_LETTERS] for name, text in row.items()})
+        return rows
+
+    def _shuffled(self, ids: Sequence[int]) -> np.ndarray:
+        """The references behind train ids."""
+        epochs, places = np.divmod(np.asarray(ids), self.examples("train"))
+        return np.array([self._epoch(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            if len(self._epochs) > 1:
+                self._epochs.clear()
+            self._epochs[epoch] = np.random.default_rng((self.seed, epoch)).permutation(self.examples("train"))
+        return self._epochs[epoch]
+
+
+def _padded(rows: Sequence[np.ndarray], filler: int) -> tuple[Tensor, Tensor]:
+    """Rows of several lengths as (B, longest), and where they are real."""
+    lengths = np.array([len(row) for row in rows])
+    valid = np.arange(lengths.max()) < lengths[:, None]
+    padded = np.full(valid.shape, filler, np.int64)
+    padded[valid] = np.concatenate(rows)
+    return torch.from_numpy(padded), torch.from_numpy(valid)
+
+
+def _words(text: str) -> list[re.Match[str]]:
+    """Words as rouge-score counts them."""
+    return list(re.finditer("[A-Za-z0-9]+", text))
+
+
+def _lead(text: str, count: int) -> str:
+    """The beginning of a text, up to the end of a word."""
+    words = _words(text)[:count]
+    return text[: words[-1].end()] if words else ""
