@@ -10,6 +10,7 @@ part alone.
 """
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -86,7 +87,8 @@ def read_csv(path: str | None) -> Series:
 
 def _dates(where: str, column: "pd.Series[str]") -> np.ndarray:
     try:
-        parsed = pd.to_datetime(column.astype("string"), errors="coerce")
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a format cannot be guessed
+            parsed = pd.to_datetime(column.astype("string"), errors="coerce")
     except ValueError as error:  # offsets that change, for example
         raise ValueError(f"{where}: dates: {(str(error).splitlines() or ['?'])[0]}") from None
     if parsed.isna().any():
@@ -152,7 +154,7 @@ def time_features(series: Series) -> np.ndarray:
     """(T, F) float32 in [-0.5, 0.5], as in Informer's published code: hour of the day, day of the week, of the month
     and of the year; before them, for steps below an hour, the minute of the hour."""
     dates = pd.DatetimeIndex(series.dates)
-    features = [dates.hour / 23, dates.dayofweek / 6, (dates.day - 1) / 30, (dates.dayofyear - 1) / 365]
+    features = [dates.hour / 23, dates.day_of_week / 6, (dates.day - 1) / 30, (dates.day_of_year - 1) / 365]
     if series.step < HOUR:
         features.insert(0, dates.minute / 59)
     return np.stack([np.asarray(feature, np.float32) - np.float32(0.5) for feature in features], 1)
