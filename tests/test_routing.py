@@ -130,6 +130,8 @@ def test_equals_the_definition(pattern, local, data):
         local_window=data.draw(st.integers(1, 9)),
         membership=data.draw(st.sampled_from(["strict", "balanced"])) if pattern is not CC else "strict",
     )
+    table = layer.mixer.centroids.centroids
+    table.mul_(torch.linspace(0.4, 1.6, table.shape[1]).unsqueeze(-1))  # only directions count
     x, memory = tensors(pattern, 2, n, m)
     valid = some_valid(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2)), n)
     memory_valid = some_valid(data.draw(st.lists(st.integers(0, m), min_size=2, max_size=2)), m)
@@ -417,6 +419,9 @@ def test_statistics(pattern, local):
         assert found["uncovered"].item() == pytest.approx(silent)
     assert (found["uncovered"] > 0) == (not pattern.causal)
     assert ("unread" in found) == (pattern is not CS)
+    layer(-x, memory)
+    layer(x, memory, valid, memory_valid)
+    torch.testing.assert_close(layer.statistics(), found)  # of the last forward alone
 
 
 # Options and numerics
