@@ -70,6 +70,7 @@ def checked(subject: Subject, pattern: Pattern, results: Path, rerun: bool = Fal
         "attention": {"name": subject.name, **subject.options},
         "small": subject.small.keywords,
         "pattern": str(pattern),
+        "declared": subject.family.func.support.get(pattern),  # type: ignore[attr-defined]
         "source": fingerprint(subject.family.func, Battery),
         "torch": torch.__version__,
     }
@@ -102,7 +103,11 @@ def _examined(subject: Subject, pattern: Pattern, identity: dict[str, Any]) -> R
         cell={"attention": subject.name, "pattern": str(pattern)},
         identity=identity,
         config={"attention": subject.options, "check": subject.small.keywords},
-        result={"control": subject.control, "checks": [_row(finding, subject.control) for finding in findings]},
+        result={
+            "declared": identity["declared"],
+            "control": subject.control,
+            "checks": [_row(finding, subject.control) for finding in findings],
+        },
         provenance=provenance("cab.check", overrides, torch.device("cpu"), started, time.monotonic() - clock),
     )
 

@@ -18,7 +18,7 @@ from cab.style import INK, looks, save
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS = ("family", "pattern", "check", "worst", "tolerance", "status", "detail")
+COLUMNS = ("family", "pattern", "declared", "check", "worst", "tolerance", "status", "detail")
 COLORS = {"pass": "#b9dff5", "fail": "#d55e00", "control": "#f3d79b", "unsupported": "#eeeeee"}
 """Distinct also for the colour-blind and in grey."""
 WORDS = {
@@ -33,7 +33,11 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One per family, pattern and check; one per family and pattern that is unsupported or could not be built."""
     found = []
     for record in records:
-        head = {"family": record.cell["attention"], "pattern": record.cell["pattern"]}
+        head = {
+            "family": record.cell["attention"],
+            "pattern": record.cell["pattern"],
+            "declared": record.result["declared"],
+        }
         found += [head | check for check in record.result["checks"]]
         if not record.result["checks"]:
             status = "unsupported" if record.status == "unsupported" else "fail"
@@ -42,7 +46,8 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def matrix(records: Sequence[Record]) -> str:
-    """Family x pattern, and below it what failed and what is unsupported, with the reason."""
+    """Family x pattern, whence a pattern is (paper, reference code, extension), and below it what failed or is
+    unsupported, with the reason."""
     patterns = list(dict.fromkeys(record.cell["pattern"] for record in records))
     lines: dict[str, dict[str, str]] = {}
     for record in records:
@@ -58,8 +63,10 @@ def matrix(records: Sequence[Record]) -> str:
 
 def _word(record: Record) -> str:
     failed = [check["check"] for check in record.result["checks"] if check["status"] != "pass"]
+    if record.status == "ok" and failed:
+        return f"control: {', '.join(failed)}"
     if record.status == "ok":
-        return f"control: {', '.join(failed)}" if failed else "pass"
+        return f"pass ({record.result['declared']})"
     return "unsupported" if record.status == "unsupported" else f"FAIL: {', '.join(failed) or 'build'}"
 
 
