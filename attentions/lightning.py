@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, no_loss
+from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, check_whole, no_loss
 from attentions.decay import decayed_attention, decayed_prefill, no_autocast, widened
 
 EPS = 1e-6
@@ -85,8 +85,7 @@ class Lightning(ProjectedAttention):
     support = dict.fromkeys(Pattern, "extension") | {Pattern.CAUSAL_SELF: "paper"}
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, *, block: int = 64) -> None:
-        if not isinstance(block, int) or isinstance(block, bool) or block < 1:
-            raise ValueError(f"block={block!r}: a whole number of at least 1 is needed")
+        check_whole("block", block)
         if not pattern.cross and block > shape.length:
             raise ValueError(
                 f"block={block} is longer than the design length {shape.length}: use attention.block<={shape.length}"

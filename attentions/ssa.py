@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, no_loss
+from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, check_whole, no_loss
 from attentions.cache import KVCache
 from attentions.past import attend_past
 from attentions.vanilla import Softmax
@@ -278,13 +278,9 @@ class SSA(ProjectedAttention):
         """A seed of None is the one that torch was given last, so that a run needs to name its seed only once."""
         if form not in ("unbiased", "local"):
             raise ValueError(f"form={form!r}: one of unbiased, local is needed")
-        for name, value, least in (
-            ("reduction", reduction, 1),
-            ("samples", samples, 0),
-            ("dense_after", dense_after, 0),
-        ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+        check_whole("reduction", reduction)
+        check_whole("samples", samples, 0)
+        check_whole("dense_after", dense_after, 0)
         if 0 < samples < reduction:
             raise ValueError(
                 f"samples={samples}: at least reduction={reduction} are needed to read every key (0: dense)"
