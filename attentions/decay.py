@@ -9,7 +9,7 @@ token i of block j receives lam^(i+1) q_i^T S_j. The other direction is the same
 
 The backward is the same operator with its roles exchanged (the transpose of a decay to the right is one to the left):
 dq = op(dy, v, k), dk = op'(v, dy, q), dv = op'(k, q, dy). The three share the scores and the states, which
-are kept from the forward. q, k and v are kept as they came, not in blocks.
+are kept from the forward.
 
 Every factor is exp of something <= 0, relative to a block or to a group of the scan: nothing overflows, and what
 underflows is far away. All sums are in float32 or wider. Time O(N d (C + d)), memory O(N d (1 + d / C)).
@@ -60,10 +60,12 @@ class _DecayedAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, slope: Tensor, block: int, both: bool
     ) -> tuple[Tensor, Tensor]:
         slopes = slope.to(torch.promote_types(q.dtype, torch.float32)).view(-1, 1, 1, 1)  # (H, 1, 1, 1)
-        y, kept, last = v[:, :0], [], []
+        pieces, y, kept, last = _pieces(q), v[:, :0], [], []
+        if len(pieces) == 1:  # the backward needs this order, too; of several pieces that would be too much to keep
+            q, k, v = (x.contiguous() for x in (q, k, v))
         with no_autocast(q):
             decays = _decays(slopes, block, both)
-            for heads in _pieces(q):
+            for heads in pieces:
                 own = [x[heads] for x in decays]
                 part, states = _forward(q[:, heads], k[:, heads], v[:, heads], slopes[heads], own, both)
                 y = _placed(part, y, v, heads)
