@@ -1,8 +1,8 @@
 """The Transformer encoder-decoder over tokens, pre-norm, one embedding for source, target and head.
 
 Vaswani et al. 2017, arXiv 1706.03762; CAB's summarization network is one of 6 + 6 layers. The published one is
-post-norm, has dropout and ReLU; here it is pre-norm with GELU and without dropout, as everywhere. Embeddings have
-standard deviation D^-1/2, are scaled by D^1/2 on the way in and shared with the head (sections 3.4 and 5).
+post-norm, has dropout and ReLU; here it is pre-norm with GELU and without dropout, as everywhere. Embeddings are
+scaled by D^1/2 on the way in and shared with the head (section 3.4).
 
 Slots: encoder.self, noncausal; decoder.self, causal, and decoder.cross, causal, in one stack. The design length of the
 encoder is `shape.memory`, that of the decoder `shape.length`.
@@ -25,7 +25,7 @@ class Seq2Seq(nn.Module):
         super().__init__()
         self.scale = math.sqrt(shape.dim)
         self.embedding = nn.Embedding(vocabulary, shape.dim)
-        nn.init.normal_(self.embedding.weight, std=1 / self.scale)
+        nn.init.normal_(self.embedding.weight, std=0.02)
         self.source_positions = Positions(positions, shape.memory, shape.dim)
         self.target_positions = Positions(positions, shape.length, shape.dim)
         source = replace(shape, length=shape.memory, memory=0)
