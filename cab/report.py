@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cab.lengths import EfficiencyLength, ratios, time_efficiency_length
+from cab.lengths import EfficiencyLength, middle, ratios, time_efficiency_length
 from cab.record import Record
 
 PHASE = {"forward": "forward pass", "train": "forward + backward", "prefill": "prefill", "decode": "decoding step"}
@@ -44,6 +44,11 @@ def efficiency_lines(record: Record, before: bool) -> list[str]:
             text = f"{where}: {last.ratio:.2f}{spread} of {baseline}'s time at {last.length:,}; {crossing}"
             lines.append(_line("cost", text, before))
         own = [row for row in rows if (row["subject"], row["phase"], row["batch"]) == (family, phase, batch)]
+        if phase == "decode" and (done := [row for row in own if row["status"] == "ok"]):
+            last_row = done[-1]
+            speed, state = batch / middle(last_row["seconds"]), last_row["state_bytes"] / batch
+            text = f"{where}: {speed:,.0f} tokens/s after {last_row['length']:,}, state {state / 1e6:.3g} MB a sequence"
+            lines.append(_line("cost", text, before))
         missing = [row for row in own if row["status"] != "ok"]
         if missing:
             lengths = ", ".join(f"{row['length']:,}" for row in missing)

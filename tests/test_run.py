@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cab import efficiency, run
-from cab.record import DamagedRecord, all_records, read_record
+from cab.record import DamagedRecord, Record, all_records, read_record
+from cab.report import efficiency_lines
 
 ROOT = Path(run.__file__).resolve().parent.parent
 TINY = [
@@ -237,6 +238,18 @@ def test_efficiency_of_several_families_in_one_process(tmp_path, capsys):
     assert capsys.readouterr().out.count("recorded before") >= 2
     assert efficiency.main([*overrides, "attention=vanilla,nonne"]) == 2
     assert "nonne" in capsys.readouterr().err
+
+
+def test_decoding_says_tokens_per_second_and_state():
+    rows = [
+        {"subject": name, "phase": "decode", "length": n, "batch": 4, "status": "ok", "seconds": [seconds] * 5,
+         "state_bytes": 4 * 2_000_000, "reason": ""}
+        for n in (64, 128) for name, seconds in (("vanilla", 0.002), ("none", 0.001))
+    ]  # fmt: skip
+    record = Record("efficiency", "ok", cell={"attention": "none"}, identity={}, result={"measurements": rows})
+    lines = efficiency_lines(record, before=False)
+    assert "decoding step, batch 4: 0.50 (0.50 to 0.50) of vanilla's time at 128; cheaper at all" in lines[0]
+    assert lines[1].endswith("decoding step, batch 4: 4,000 tokens/s after 128, state 2 MB a sequence")
 
 
 def test_a_level_that_a_family_does_not_have_is_a_row(tmp_path, capsys):
