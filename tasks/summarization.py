@@ -13,7 +13,8 @@ rouge-score does it. ROUGE-L is the headline: it wants the words of the referenc
 words does not have. `rouge-score` knows words of letters a to z and digits only. The perplexity is that of the
 references, given what comes before.
 
-Every reference is one training example; an epoch sees each of them once, in an order of its own.
+Every reference is one training example; an epoch sees each of them at most once, in an order of its own, in which
+documents of similar length are neighbours: a batch has little padding.
 """
 
 import math
@@ -41,6 +42,8 @@ EVALUATED_AT_ONCE = 2**15
 """Tokens in an evaluation batch, documents and summaries together."""
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 """Metrics by their names in rouge-score."""
+BLOCK, GROUP = 512, 16
+"""So many train examples are sorted by length, cut into groups, and the groups shuffled."""
 SHOWN = 8
 """Texts in the table `generated`, evenly spread over the documents."""
 SHOWN_LETTERS = 400
@@ -142,10 +145,11 @@ class Summarization(Task):
         return {**documents, "tokens": padded, "valid": valid, "labels": _padded(labels, NO_LABEL)[0]}
 
     def examples(self, split: Split) -> int:
-        """References: all of those of the documents that are evaluated."""
+        """References: in an epoch as many as make whole groups, in an evaluation all of its documents."""
         collection = self._collections[split]
         if split == "train":
-            return len(collection.summaries)
+            count = len(collection.summaries)
+            return count - count % GROUP or count
         return int(np.searchsorted(collection.owner, self._evaluated(split)))
 
     def targets(self, batch: Batch) -> int:
@@ -237,10 +241,20 @@ class Summarization(Task):
         return np.array([self._epoch(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
 
     def _epoch(self, epoch: int) -> np.ndarray:
+        """The references of an epoch in their order."""
         if epoch not in self._epochs:
             if len(self._epochs) > 1:
                 self._epochs.clear()
-            self._epochs[epoch] = np.random.default_rng((self.seed, epoch)).permutation(self.examples("train"))
+            rng = np.random.default_rng((self.seed, epoch))
+            collection = self._collections["train"]
+            lengths = np.minimum(np.diff(collection.documents)[:, 0], self.shape.memory)[collection.owner]
+            parts = []
+            order = rng.permutation(len(lengths))[: self.examples("train")]
+            for block in np.split(order, range(BLOCK, len(order), BLOCK)):
+                by_length = block[np.argsort(lengths[block], kind="stable")]
+                groups = np.split(by_length, range(GROUP, len(block), GROUP))
+                parts += [groups[place] for place in rng.permutation(len(groups))]
+            self._epochs[epoch] = np.concatenate(parts)
         return self._epochs[epoch]
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -92,12 +93,17 @@ def test_ids_are_pure(folder: Path) -> None:
             assert torch.equal(tensor[0], expected[name][row, : tensor.shape[1]])
 
 
-def test_an_epoch_has_every_reference_once_and_seeds_differ(folder: Path) -> None:
+@pytest.mark.parametrize(("group", "count"), [(1, 21), (2, 20), (16, 16), (32, 21)])
+def test_an_epoch_has_references_at_most_once_and_seeds_differ(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, group: int, count: int
+) -> None:
+    monkeypatch.setattr("tasks.summarization.GROUP", group)
     task, other = make(folder), make(folder, seed=1)
-    count = task.examples("train")
-    assert count == 21
+    assert task.examples("train") == count
     first, second = (task._shuffled(range(e * count, (e + 1) * count)) for e in (0, 1))
-    assert sorted(first) == sorted(second) == list(range(count))
+    for epoch in (first, second):
+        assert len(set(epoch)) == count
+        assert set(epoch) <= set(range(21))
     assert first.tolist() != second.tolist()
     assert first.tolist() != other._shuffled(range(count)).tolist()
     for split in ("validation", "test"):
@@ -125,6 +131,19 @@ def test_batches_are_shifted_padded_and_cut(folder: Path) -> None:
     assert task.targets(batch) == sum(len(labels) for _, _, labels in wanted)
 
 
+def test_neighbours_have_documents_of_similar_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 documents, sorted by 16s: the order of groups is mixed, not sorted."""
+    train = [("x" * n + f"{n:02}", ["a b"]) for n in range(1, 33)]
+    monkeypatch.setattr("tasks.summarization.BLOCK", 16)
+    monkeypatch.setattr("tasks.summarization.GROUP", 4)
+    task = make(write(tmp_path, {**ROWS, "train": train}), memory=26)
+    widths = [task.batch("train", range(i, i + 4))["document_valid"].sum(1) for i in range(0, 320, 4)]
+    for block in range(0, 80, 4):
+        groups = sorted(widths[block : block + 4], key=lambda width: width.tolist())
+        assert (torch.cat(groups).diff() >= 0).all()
+    assert any(first.max() > second.min() for first, second in pairwise(widths))
+
+
 def test_facts_say_what_was_cut(folder: Path) -> None:
     task = make(folder, length=12, memory=25)
     facts = task.prepare().facts
@@ -137,7 +156,7 @@ def test_nothing_of_test_or_validation_reaches_train(folder: Path, tmp_path: Pat
     task = make(folder, memory=99, vocabulary=300)
     held = {document for split in ("validation", "test") for document, _ in ROWS[split]}
     seen = set()
-    for row in range(2 * task.examples("train")):
+    for row in range(8 * task.examples("train")):
         batch = task.batch("train", [row])
         seen.add(task._text(batch["document"][0].numpy()))
     assert seen == {document for document, _ in ROWS["train"]}
