@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
@@ -56,46 +57,41 @@ def heading(group: Group) -> str:
     return f"{title}\n\n{says}"
 
 
+class Column(NamedTuple):
+    title: str
+    field: str
+    """What it shows, as leaderboard.csv names it: the number to sort by where there is one."""
+    text: Callable[[Line], str]
+
+
+def columns(group: Group) -> list[Column]:
+    crossings = {
+        "faster than vanilla from": "time_from_vanilla",
+        "faster than eager from": "time_from_eager",
+        "CAB's fit of that": "cab_fit_time",
+        "less memory than eager from": "memory_from_eager",
+        "less memory than vanilla from": "memory_from_vanilla",
+    }
+    return [
+        Column("rank", "rank", rank_text),
+        Column("attention", "label", lambda line: line["label"]),
+        Column("n", "n", lambda line: str(line["n"])),
+        Column(f"{words(group.headline)} ({group.better} is better)", "mean", mean_text),
+        Column("std", "std", lambda line: number(line["std"])),
+        Column("benefit", "benefit", lambda line: signed(line["benefit"])),
+        Column("train time / vanilla", "train_ratio", ratio_text),
+        *(Column(title, field, partial(crossing_text, field)) for title, field in crossings.items()),
+        Column("decode tokens/s", "decode_tokens_per_second", decode_text),
+        Column("state", "state_bytes", lambda line: bytes_text(line["state_bytes"], line["state_length"])),
+        Column("core parameters", "core_parameters", lambda line: count_text(line["core_parameters"])),
+        Column("status", "status", status_text),
+    ]
+
+
 def table(group: Group, lines: Sequence[Line]) -> str:
-    head = [
-        "rank",
-        "attention",
-        "n",
-        f"{words(group.headline)} ({group.better} is better)",
-        "std",
-        "benefit",
-        "train time / vanilla",
-        "faster than vanilla from",
-        "faster than eager from",
-        "CAB's fit of that",
-        "less memory than eager from",
-        "less memory than vanilla from",
-        "decode tokens/s",
-        "state",
-        "core parameters",
-        "status",
-    ]
-    body = [
-        [
-            MISSING if line["rank"] is None else f"{line['rank']}{' (tie)' if line['tie'] else ''}",
-            line["label"],
-            line["n"],
-            mean_text(line),
-            number(line["std"]),
-            signed(line["benefit"]),
-            ratio_text(line),
-            line["time_from_vanilla"] or MISSING,
-            line["time_from_eager"] or MISSING,
-            number(line["cab_fit_time"]),
-            line["memory_from_eager"] or MISSING,
-            line["memory_from_vanilla"] or MISSING,
-            decode_text(line),
-            bytes_text(line["state_bytes"], line["state_length"]),
-            MISSING if line["core_parameters"] is None else f"{line['core_parameters']:,}",
-            status_text(line),
-        ]
-        for line in lines
-    ]
+    shown = columns(group)
+    body = [[column.text(line) for column in shown] for line in lines]
+    head = [column.title for column in shown]
     return tabulate(_escaped(body), headers=head, tablefmt="github", disable_numparse=True)
 
 
@@ -148,6 +144,19 @@ def brief(groups: Sequence[tuple[Group, Sequence[Line]]]) -> str:
         made = tabulate(body, headers=head, tablefmt="simple", disable_numparse=True)
         parts.append(f"{group.task}, {group.pattern}, {group.size}{settings}{trivial}\n{made}")
     return "\n\n".join(parts)
+
+
+def rank_text(line: Line) -> str:
+    return MISSING if line["rank"] is None else f"{line['rank']}{' (tie)' if line['tie'] else ''}"
+
+
+def crossing_text(field: str, line: Line) -> str:
+    """The length from which a row is cheaper; CAB's fit is a bare number."""
+    return number(line[field]) if isinstance(line[field], float) else line[field] or MISSING
+
+
+def count_text(value: int | None) -> str:
+    return MISSING if value is None else f"{value:,}"
 
 
 def mean_text(line: Line) -> str:
