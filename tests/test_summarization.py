@@ -14,6 +14,7 @@ from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.base import Data
+from tasks.data.text import Corpus
 from tasks.summarization import NO_LABEL, Summarization
 
 CC = Pattern.CAUSAL_CROSS
@@ -302,6 +303,14 @@ def test_a_model_learns_to_write_its_summaries(folder: Path) -> None:
 def test_invalid_options(folder: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(folder, **options)
+
+
+def test_a_split_without_any_summary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a hub data set whose rows are all left out."""
+    rows = {"train": [b"a", b"b", b""], "validation": [], "test": [b"c", b"d", b""]}
+    monkeypatch.setattr("tasks.summarization.summaries", lambda *_: Corpus("x", "0", lambda s: rows[s], large=True))
+    with pytest.raises(ValueError, match="no validation document has a summary: choose other data"):
+        make(folder)
 
 
 def test_other_patterns_are_refused(folder: Path) -> None:

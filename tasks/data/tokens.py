@@ -13,7 +13,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -174,6 +174,7 @@ def _bpe_sizes(tokenizer: "Tokenizer") -> np.ndarray:
     return sizes
 
 
+@cache
 def _bytes_of_letters() -> dict[str, int]:
     """The printable letter that stands for each byte in byte-level BPE, as in GPT-2's encoder."""
     printable: list[Any] = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
