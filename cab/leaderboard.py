@@ -4,6 +4,8 @@ Writes below DIR/leaderboard
     leaderboard.csv, .md   one row per task, pattern, size, data, settings and family (see cab.standing, cab.costs)
     quality.csv            one row per quality record, whatever its status
     efficiency.csv         one row per measurement, with its ratios to vanilla and eager
+    composite.csv          one row per pattern, size and family: the Compositional Index (see cab.composite)
+    composite_scale.csv    the mean and deviation of every metric in it
     plots/*.png, *.svg     training curves, quality against cost, time and memory against length
 and prints a short table. Nothing is ever trained or measured here, and no record is changed.
 """
@@ -21,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cab.composite import Composite, composites, parts
 from cab.costs import Analysis, Costs, analyse, machine
 from cab.record import Record, write_atomically
 from cab.standing import Group, Row, groups, rows_of
@@ -58,20 +61,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
     """Writes everything and prints the short table."""
+    from cab import compositeview
     from cab.markdown import brief, page
 
     folder = results / "leaderboard"
     analyses = in_parallel(analyse, loaded.efficiency)
     ranked = standings(loaded.quality, analyses)
+    indices = composites(group for group, _ in ranked)
+    text = page(ranked, loaded.problems, results, compositeview.section(indices))
     try:
-        _write_csv(leaderboard_table(ranked), folder / "leaderboard.csv")
+        _write_csv(leaderboard_table(ranked, indices), folder / "leaderboard.csv")
+        for name, lines in (("composite", compositeview.entry_lines), ("composite_scale", compositeview.scale_lines)):
+            _write_csv(_table(line for made in indices for line in lines(made)), folder / f"{name}.csv")
         _write_csv(quality_table(loaded.quality), folder / "quality.csv")
         _write_csv(efficiency_table(analyses), folder / "efficiency.csv")
-        write_atomically(folder / "leaderboard.md", page(ranked, loaded.problems, results).encode())
+        write_atomically(folder / "leaderboard.md", text.encode())
         print(brief(ranked) or "no quality records: nothing to rank")
+        if compared := compositeview.brief(indices):
+            print(f"\n{compared}")
         left_out = f"; {len(loaded.problems)} files left out, see leaderboard.md" if loaded.problems else ""
         print(f"\n{len(loaded.quality)} quality and {len(loaded.efficiency)} efficiency records{left_out}")
-        print(f"tables   {folder}/leaderboard.md, leaderboard.csv, quality.csv, efficiency.csv", flush=True)
+        print(f"tables   {folder}/leaderboard.md and five *.csv", flush=True)
         if plots:  # last: on a large folder they take longer than all else
             made = draw(ranked, loaded.efficiency, folder / "plots")
             print(f"figures  {folder}/plots, {len(made)} as PNG and SVG")
@@ -87,16 +97,24 @@ def standings(quality: Iterable[Record], analyses: Iterable[Analysis]) -> Ranked
     return [(group, rows_of(group, costs)) for group in groups(quality)]
 
 
-def leaderboard_table(ranked: Ranked) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame([line for _, lines in ranked for line in lines], dtype=object)
+def leaderboard_table(ranked: Ranked, indices: Iterable[Composite]) -> pd.DataFrame:
+    """The lines of all groups; `index_part` is the row's task score where it is part of an index."""
+    found = parts(indices)
+    return _table(
+        line | {"index_part": found.get(id(row))}
+        for group, lines in ranked
+        for row, line in zip(group.rows, lines, strict=True)
+    )
 
 
 def efficiency_table(analyses: Iterable[Analysis]) -> pd.DataFrame:
+    return _table(row for analysis in analyses for row in analysis.rows)
+
+
+def _table(lines: Iterable[Line]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame([row for analysis in analyses for row in analysis.rows], dtype=object)
+    return pd.DataFrame(list(lines), dtype=object)
 
 
 def draw(ranked: Ranked, efficiency: Iterable[Record], folder: Path) -> list[str]:

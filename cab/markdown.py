@@ -27,13 +27,17 @@ with the same options and stack shape, all costs of a table from one machine.
 """
 
 
-def page(groups: Sequence[tuple[Group, Sequence[Line]]], problems: Sequence[Problem], results: Path) -> str:
-    """The whole file; each group comes with the lines that leaderboard.csv has for it."""
+def page(
+    groups: Sequence[tuple[Group, Sequence[Line]]], problems: Sequence[Problem], results: Path, index: str = ""
+) -> str:
+    """The whole file; each group comes with the lines that leaderboard.csv has for it, `index` is a section."""
     parts = ["# Leaderboard", LEGEND]
     if not groups:
         parts.append("There are no quality records: nothing to rank. See efficiency.csv for what was measured.")
     for group, lines in groups:
         parts += [heading(group), table(group, lines), "Commands:\n\n" + commands(group, lines)]
+    if index:
+        parts.append(index)
     if problems:
         parts.append(f"## Left out\n\nNot used: {len(problems)}.\n\n{problem_list(problems, results)}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -92,7 +96,7 @@ def table(group: Group, lines: Sequence[Line]) -> str:
     shown = columns(group)
     body = [[column.text(line) for column in shown] for line in lines]
     head = [column.title for column in shown]
-    return tabulate(_escaped(body), headers=head, tablefmt="github", disable_numparse=True)
+    return tabulate(escaped(body), headers=head, tablefmt="github", disable_numparse=True)
 
 
 def commands(group: Group, lines: Sequence[Line]) -> str:
@@ -117,7 +121,7 @@ def row_command(row: Row) -> str:
 
 
 def problem_list(problems: Iterable[Problem], results: Path) -> str:
-    return "\n".join(f"* `{_below(problem.path, results)}`: {problem.reason}" for problem in problems)
+    return "\n".join(f"* `{below(problem.path, results)}`: {problem.reason}" for problem in problems)
 
 
 def brief(groups: Sequence[tuple[Group, Sequence[Line]]]) -> str:
@@ -208,9 +212,9 @@ def short_revision(revision: str) -> str:
     return commit[:10] + plus + dirty
 
 
-def _below(path: Path, results: Path) -> Path:
+def below(path: Path, results: Path) -> Path:
     return path.relative_to(results) if path.is_relative_to(results) else path
 
 
-def _escaped(body: Sequence[Sequence[Any]]) -> list[list[str]]:
+def escaped(body: Sequence[Sequence[Any]]) -> list[list[str]]:
     return [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in body]

@@ -217,19 +217,27 @@ def _rank(group: Group) -> None:
     """Sorts the rows, best first and those without a mean last, and ranks those with an interval."""
     sign = 1 if group.better == "lower" else -1
     group.rows.sort(key=lambda row: (row.mean is None, sign * (row.mean or 0), row.label))
-    spans = [(min(ends), max(ends), row) for row in group.rows if (ends := [sign * end for end in row.interval or ()])]
-    clusters: list[list[Row]] = []
+    turned = [row.interval and tuple(sorted(sign * end for end in row.interval)) for row in group.rows]
+    for row, (rank, tie) in zip(group.rows, ranks(turned), strict=True):
+        row.rank, row.tie = rank, tie
+
+
+def ranks(spans: Sequence[tuple[float, ...] | None]) -> list[tuple[int | None, bool]]:
+    """Rank and tie of intervals (low, high), lower is better; those that overlap, also through others, share one."""
+    clusters: list[list[int]] = []
     reach = -math.inf
-    for low, high, row in sorted(spans, key=lambda span: span[0]):  # best first
+    for (low, high), place in sorted((span, place) for place, span in enumerate(spans) if span):
         if low > reach:
             clusters.append([])
-        clusters[-1].append(row)
+        clusters[-1].append(place)
         reach = max(reach, high)
+    found: list[tuple[int | None, bool]] = [(None, False)] * len(spans)
     rank = 1
     for cluster in clusters:
-        for row in cluster:
-            row.rank, row.tie = rank, len(cluster) > 1
+        for place in cluster:
+            found[place] = rank, len(cluster) > 1
         rank += len(cluster)
+    return found
 
 
 def _line(group: Group, row: Row, cost: dict[str, Any]) -> dict[str, Any]:
