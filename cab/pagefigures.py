@@ -1,0 +1,72 @@
+"""The leaderboard's figures inside its page: each as a data URI of its SVG, or of its PNG where that is smaller.
+
+An image can run no script and shares no names with the page or with other figures; SVG elements in the page would.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+KINDS = {"curves": "Training curves", "tradeoff": "Quality against cost", "costs": "Time and memory against length"}
+"""What the first part of a figure's name says."""
+FONTS = re.compile(r"font-family: [^;\"]+")
+PLACES = re.compile(r' (?:d|x|y|transform)="[^"]*"')
+READABLE = ' <>=:;/"(),+-.!$*@?\n'
+"""May stand as they are in a data URI within single quotes."""
+
+
+class Figures:
+    """Those of the figures that fit; what does not is named instead."""
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self.folder, self.names = folder, list(names)
+        self.images: dict[str, str] = {}
+
+    def choose(self, room: int) -> None:
+        """Takes figures in their order as long as there is room for them, in bytes."""
+        for name in self.names:
+            image = inline(self.folder / name)
+            if image and len(image) <= room:
+                self.images[name] = image
+                room -= len(image)
+
+    def of(self, *subjects: str) -> list[str]:
+        """The names of the figures about a subject: `curves_<subject>`, `tradeoff_<subject>`."""
+        return [name for name in self.names if name.partition("_")[2] in subjects]
+
+    def html(self, names: Iterable[str]) -> str:
+        return "".join(self._one(name) for name in names)
+
+    def _one(self, name: str) -> str:
+        kind, _, subject = name.partition("_")
+        title = escape(KINDS.get(kind, kind))
+        file = f"<code>plots/{escape(name)}.svg</code>"
+        if name not in self.images:
+            return f"<p class=note>{title}: too large for this page, see {file}."
+        image = f"<img loading=lazy alt=\"{title}, {escape(subject)}\" src='{self.images[name]}'>"
+        box = f'<div class=scroll tabindex=0 role=region aria-label="{title}, {escape(subject)}">{image}</div>'
+        return f"<figure>{box}<figcaption>{title}, {file}</figcaption></figure>"
+
+
+def inline(path: Path) -> str:
+    """A figure's files as the shorter data URI; nothing where neither can be read."""
+    found = []
+    try:
+        text = quote(_shorter(path.with_name(f"{path.name}.svg").read_text()), safe=READABLE)
+        found.append(f"data:image/svg+xml,{text}")
+        found.append(f"data:image/png;base64,{b64encode(path.with_name(f'{path.name}.png').read_bytes()).decode()}")
+    except OSError:
+        pass
+    return min(found, key=len, default="")
+
+
+def _shorter(svg: str) -> str:
+    """Without what is not seen: metadata, space between elements, digits beyond hundredths of a point, spare fonts."""
+    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = FONTS.sub("font-family: 'DejaVu Sans', Verdana, sans-serif", re.sub(r">\s+<", "><", svg))
+    return PLACES.sub(lambda place: re.sub(r"(?<=\.\d\d)\d+", "", place[0]), svg).strip()
