@@ -34,6 +34,14 @@ def _table(made: Composite) -> str:
     notes = "\n".join(f"* {note}" for note in made.notes)
     if not made.entries:
         return f"{title}\n\nNo index:\n\n{notes}"
+    tables = [
+        tabulate(escaped(body), headers=head, tablefmt="github", disable_numparse=True) for head, body in grids(made)
+    ]
+    return "\n\n".join([title, *tables, *([f"Not in it:\n\n{notes}"] if notes else [])])
+
+
+def grids(made: Composite) -> list[tuple[list[str], list[list[str]]]]:
+    """Head and body of the two tables: the families, and what each metric was measured by."""
     head = ["rank", "attention", "index", "Delta", *made.standards, "tasks", "missing"]
     body = [
         [
@@ -56,11 +64,7 @@ def _table(made: Composite) -> str:
         for line in scale_lines(made)
     ]
     names = ["task", "metric", "mean", "deviation", "over", "data, settings"]
-    tables = [
-        tabulate(escaped(lines), headers=top, tablefmt="github", disable_numparse=True)
-        for lines, top in ((body, head), (scale, names))
-    ]
-    return "\n\n".join([title, *tables, *([f"Not in it:\n\n{notes}"] if notes else [])])
+    return [(head, body), (names, scale)]
 
 
 def brief(indices: Iterable[Composite]) -> str:

@@ -6,6 +6,7 @@ Writes below DIR/leaderboard
     efficiency.csv         one row per measurement, with its ratios to vanilla and eager
     composite.csv          one row per pattern, size and family: the Compositional Index (see cab.composite)
     composite_scale.csv    the mean and deviation of every metric in it
+    index.html             all of it as one page that opens anywhere (see cab.page)
     plots/*.png, *.svg     training curves, quality against cost, time and memory against length
 and prints a short table. Nothing is ever trained or measured here, and no record is changed.
 """
@@ -63,6 +64,7 @@ def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
     """Writes everything and prints the short table."""
     from cab import compositeview
     from cab.markdown import brief, page
+    from cab.page import render
 
     folder = results / "leaderboard"
     analyses = in_parallel(analyse, loaded.efficiency)
@@ -82,9 +84,12 @@ def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
         left_out = f"; {len(loaded.problems)} files left out, see leaderboard.md" if loaded.problems else ""
         print(f"\n{len(loaded.quality)} quality and {len(loaded.efficiency)} efficiency records{left_out}")
         print(f"tables   {folder}/leaderboard.md and five *.csv", flush=True)
+        drawn: list[str] = []
         if plots:  # last: on a large folder they take longer than all else
-            made = draw(ranked, loaded.efficiency, folder / "plots")
-            print(f"figures  {folder}/plots, {len(made)} as PNG and SVG")
+            drawn = draw(ranked, loaded.efficiency, folder / "plots")
+            print(f"figures  {folder}/plots, {len(drawn)} as PNG and SVG")
+        write_atomically(folder / "index.html", render(ranked, indices, loaded, results, drawn).encode())
+        print(f"page     {folder}/index.html")
     except OSError as error:
         print(f"{folder}: cannot be written ({error})", file=sys.stderr)
         return 2

@@ -8,16 +8,16 @@ are missing.
 from __future__ import annotations
 
 import hashlib
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from cab import markdown, pageorigin
+from cab import markdown, pageindex, pageorigin
+from cab.composite import Composite
 from cab.markdown import LEGEND, MISSING, Column, Line, below
 from cab.pagefigures import Figures
-from cab.pagetable import Cell, TableRow, table
+from cab.pagetable import Cell, TableRow, prose, table
 from cab.record import Record
 from cab.standing import Group
 from cab.tables import Loaded, settings_name
@@ -49,10 +49,12 @@ FIRST = ("rank", "label", "status")
 """The columns that stand first: why a row has no number is not to be looked for at the far right."""
 
 
-def render(ranked: Ranked, loaded: Loaded, results: Path, drawn: Iterable[str]) -> str:
+def render(
+    ranked: Ranked, indices: Sequence[Composite], loaded: Loaded, results: Path, drawn: Iterable[str] = ()
+) -> str:
     """The page; `drawn` names the figures below leaderboard/plots."""
     figures = Figures(results / "leaderboard" / "plots", drawn)
-    page = Page(ranked, loaded, results, figures)
+    page = Page(ranked, indices, loaded, results, figures)
     if (size := len(page.html().encode())) > LIMIT:
         page.whole = False
         size = len(page.html().encode())
@@ -61,8 +63,11 @@ def render(ranked: Ranked, loaded: Loaded, results: Path, drawn: Iterable[str]) 
 
 
 class Page:
-    def __init__(self, ranked: Ranked, loaded: Loaded, results: Path, figures: Figures) -> None:
+    def __init__(
+        self, ranked: Ranked, indices: Sequence[Composite], loaded: Loaded, results: Path, figures: Figures
+    ) -> None:
         self.ranked, self.loaded, self.results, self.figures = ranked, loaded, results, figures
+        self.indices = indices
         self.whole = True
         """Whether origins are told in full, and measurements without a row listed."""
         self.about = [figures.of(*_subjects(group)) for group, _ in ranked]
@@ -73,11 +78,12 @@ class Page:
         policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
         body = [
             f"<header><h1>CAB leaderboard</h1>{INTRO}<p>{self._counts()}</header>",
-            f"<details id=legend open><summary>How to read it</summary>{_prose(LEGEND)}{TERMS}</details>",
+            f"<details id=legend open><summary>How to read it</summary>{prose(LEGEND)}{TERMS}</details>",
             f"{self._filter()}{self._contents()}"
             if self.ranked
             else "<p>There are no quality records: nothing to rank.",
             *(self._group(index, *each) for index, each in enumerate(self.ranked)),
+            pageindex.section(self.indices),
             self._costs(),
             self._left_out(),
         ]
@@ -95,7 +101,8 @@ class Page:
         newest = max((record.provenance.get("started") or "" for record in [*quality, *efficiency]), default="")[:10]
         says = f"{len(quality):,} quality and {len(efficiency):,} efficiency records"
         says += f", the newest of {escape(newest)}" if newest else ""
-        says += f": {sum(len(lines) for _, lines in self.ranked):,} rows in {len(self.ranked):,} tables."
+        sizes = [len(lines) for _, lines in self.ranked]
+        says += f": {sum(sizes):,} rows in {len(sizes):,} tables."
         if self.loaded.problems:
             says += f" <a href=#left-out>{len(self.loaded.problems):,} left out</a>."
         if not self.whole:
@@ -116,9 +123,11 @@ class Page:
     def _contents(self) -> str:
         lines = []
         for index, (group, _) in enumerate(self.ranked):
+            name = f"<a href=#table-{index}>{_title(group)}</a>{_code(group)}"
             best = ", ".join(row.label for row in group.rows if row.rank == 1) or MISSING
-            cells = f"<th scope=row><a href=#table-{index}>{_title(group)}</a><td>{_kind(group)}<td>{len(group.rows)}"
-            lines.append(f"<tr data-for=table-{index}>{cells}<td>{escape(best)}")
+            cells = f"<th scope=row>{name}<td>{_kind(group)}<td>{len(group.rows)}<td>{escape(best)}"
+            lines.append(f"<tr data-for=table-{index}>{cells}")
+        lines += pageindex.contents(self.indices)
         head = "<thead><tr><th scope=col>table<th scope=col>data<th scope=col>rows<th scope=col>rank 1</thead>"
         box = "<div class=scroll tabindex=0 role=region aria-label=Contents>"
         return f"<nav aria-label=Tables>{box}<table>{head}<tbody>{''.join(lines)}</tbody></table></div></nav>"
@@ -139,9 +148,11 @@ class Page:
         titles = [column.title for column in columns]
         made = table(titles, rows, name=fields.index("label"), label=_title(group), order=order)
         where = "".join(f' data-{name}="{escape(getattr(group, name))}"' for name in ("task", "pattern", "size"))
-        says = markdown.heading(group).partition("\n\n")[2]
+        says, settings, differ = markdown.heading(group).partition("\n\n")[2].partition(" Settings: ")
         figures = self.figures.html(self.about[index])
-        head = f"<h2>{_title(group)} {_kind(group)}</h2><p class=facts>{escape(says)}</p>"
+        head = f"<h2>{_title(group)} {_kind(group)}{_code(group)}</h2><p class=facts>{escape(says)}</p>"
+        if settings:
+            head += f"<details class=facts><summary>settings in which tables differ</summary>{escape(differ)}</details>"
         return f"<section id=table-{index} class=group{where}>{head}{made}{figures}</section>"
 
     def _costs(self) -> str:
@@ -196,6 +207,11 @@ def _title(group: Group) -> str:
     return escape(", ".join((group.task, _spaced(group.pattern), group.size)))
 
 
+def _code(group: Group) -> str:
+    """Tells tables of one title apart, as leaderboard.csv names their settings."""
+    return f" <small>settings {settings_name(group.first)}</small>" if group.difference else ""
+
+
 def _spaced(name: str) -> str:
     return escape(name.replace("_", " "))
 
@@ -205,12 +221,6 @@ def _kind(group: Group) -> str:
         return "<span class=tag>data unknown</span>"
     real = (group.first.result.get("data") or {}).get("real")
     return "<span class=tag>real data</span>" if real else '<span class="tag generated">generated data</span>'
-
-
-def _prose(text: str) -> str:
-    """Plain paragraphs of markdown."""
-    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text.strip(), quote=False))
-    return "".join(f"<p>{part}" for part in marked.split("\n\n"))
 
 
 def _hash(content: str) -> str:

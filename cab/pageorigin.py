@@ -25,7 +25,8 @@ def of_row(group: Group, row: Row, line: Line, measured: Mapping[str, Record], w
     cost = measured.get(line["cost_record"] or "")
     if whole:
         says |= _machine(row.records)
-        says |= {f"costs: {name}": text for name, text in of_measurement(cost).items()} if cost else {}
+        costs = of_measurement(cost) if cost else {}
+        says |= {f"costs: {name}": text for name, text in costs.items() if text != says.get(name)}
     elif cost:
         says["costs: record"] = f"{_code(cost.hash)}, {_code(cost.provenance.get('command') or '')}"
     return says

@@ -21,6 +21,12 @@ class Cell:
     """What it sorts by, where its text is no plain number."""
 
 
+def numbered(text: str) -> Cell:
+    """Sorts by the number that the text begins with, if any."""
+    found = re.match(r"[+-]?[\d,]*\.?\d+(?=$| )", text)
+    return Cell(text, float(found[0].replace(",", "")) if found else None)
+
+
 @dataclass(frozen=True)
 class TableRow:
     cells: Sequence[Cell]
@@ -36,7 +42,8 @@ def table(
     shown = [i for i in range(len(head)) if i == name or any(row.cells[i].text != MISSING for row in rows)]
     absent = [escape(head[i]) for i in range(len(head)) if i not in shown]
     sorts = {order[0]: f" aria-sort={order[1]}"}
-    titles = "".join(f"<th scope=col{sorts.get(i, '')}>{escape(head[i])}" for i in shown)
+    names = {name: " class=name"}
+    titles = "".join(f"<th scope=col{names.get(i, '')}{sorts.get(i, '')}>{_two_lines(head[i])}" for i in shown)
     body = "".join(_row(row, shown, name) for row in rows)
     note = f"<p class=note>No row has: {', '.join(absent)}." if absent else ""
     box = f'<div class=scroll tabindex=0 role=region aria-label="{label}">'
@@ -63,3 +70,9 @@ def _two_lines(text: str) -> str:
     """The number, and below it in small its interval and where it was measured."""
     first, gap, rest = re.match(r"(.*?)( (?=\(|at )|$)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{escape(first)}{gap}<small>{escape(rest)}</small>" if rest else escape(text)
+
+
+def prose(text: str) -> str:
+    """Plain paragraphs of markdown."""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text.strip(), quote=False))
+    return "".join(f"<p>{part}" for part in marked.split("\n\n"))
