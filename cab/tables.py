@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 BASELINES = ("vanilla", "eager")
 """Measured in every efficiency record, round by round beside the family."""
+CELL = {
+    "quality": ("attention", "pattern", "task", "size", "seed"),
+    "efficiency": ("attention", "pattern", "level", "dim", "heads", "depth", "hidden", "device", "precision"),
+}
+"""The fields of a record's cell without which it has no place in a table."""
 NOT_SETTINGS = ("seed", "attention", "slots", "hidden")
 """Parts of a quality record's identity in which rows of a group may differ: the rest makes them comparable."""
 
@@ -50,9 +55,25 @@ def load(results: Path) -> Loaded:
         elif record.science_version != SCIENCE_VERSION:
             reason = f"science version {record.science_version}, this version reads {SCIENCE_VERSION}"
             loaded.problems.append(Problem(path, reason))
+        elif reason := _unfit(record):
+            loaded.problems.append(Problem(path, reason))
         else:
             (loaded.quality if record.kind == "quality" else loaded.efficiency).append(record)
     return loaded
+
+
+def _unfit(record: Record) -> str:
+    """Why a whole record has no place in a table; empty where it has."""
+    for name in ("cell", "identity", "result", "config", "provenance"):
+        if not isinstance(getattr(record, name), Mapping):
+            return f"its {name} is no mapping"
+    missing = [name for name in CELL[record.kind] if record.cell.get(name) is None]
+    if missing:
+        return f"its cell has no {', '.join(missing)}"
+    for name in ("metrics", "better", "trivial", "data", "model", "training"):
+        if not isinstance(record.result.get(name) or {}, Mapping):
+            return f"its {name} is no mapping"
+    return ""
 
 
 def quality_table(records: Iterable[Record]) -> pd.DataFrame:

@@ -319,7 +319,9 @@ def test_a_task_with_too_few_families_is_left_out_and_the_others_count():
 @pytest.mark.parametrize("status", ["diverged", "error", "failed_check", "out_of_memory"])
 def test_a_failed_seed_is_a_missing_task(status):
     fourth = [cell("fit", 2.0, task=task) for task in SCORES]
-    made = table([*cells(), *fourth, factory.quality("vanilla", 1, task="lm", status=status, reason="why")])
+    failed = factory.quality("vanilla", 1, task="lm", status=status, reason="why")
+    failed.result.update(cell("vanilla", 2.0, 1, task="lm").result)  # as where it failed after its evaluation
+    made = table([*cells(), *fourth, failed])
     assert by_name(made)["vanilla"].index is None
     assert by_name(made)["vanilla"].missing == [f"lm (1 ok, 1 {status})"]
 

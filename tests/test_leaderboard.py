@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -252,6 +253,22 @@ def test_a_copy_is_not_counted_twice(tmp_path, folder):
     assert "a copy" in page(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"cell": {"attention": "fit", "pattern": "causal_self", "size": "smoke"}}, "its cell has no task, seed"),
+        ({"cell": []}, "its cell is no mapping"),
+        ({"result": {"metrics": [1.0]}}, "its metrics is no mapping"),
+        ({"provenance": None}, "its provenance is no mapping"),
+    ],
+)
+def test_a_whole_record_that_fits_no_table_is_left_out_and_named(tmp_path, change, reason):
+    odd = Record(**{**vars(factory.quality("fit", 1)), **change})
+    made = build(tmp_path, factory.quality("lightning", 0), odd)
+    assert len(made["quality"]) == len(made["leaderboard"]) == 1
+    assert f"{odd.hash}/result.json`: {reason}" in page(tmp_path)
+
+
 def test_an_unsupported_cell_is_a_row_with_its_reason(tmp_path):
     unsupported = factory.quality("fit", 0, status="unsupported", reason="the slot is a single layer")
     made = build(tmp_path, factory.quality("vanilla", 0), unsupported)
@@ -440,6 +457,35 @@ def test_importing_the_command_is_cheap():
     code = "import sys, cab.leaderboard; print([m for m in ('torch', 'pandas', 'matplotlib') if m in sys.modules])"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_two_thousand_records_take_seconds_and_little_memory(tmp_path):
+    """Ten seconds of one processor at most, 1 GB; measured of the very process, workers included in the time."""
+    families = ("vanilla", "eager", "none", "lightning", "routing", "ssa", "fit", "block_transformer")
+    tasks = ("lm", "mlm", "recall", "summarization", "forecasting")
+    records = [
+        factory.quality(family, seed, task=task, size=size, pattern=pattern)
+        for family in families
+        for seed in range(10)
+        for task in tasks
+        for size in ("smoke", "base")
+        for pattern in ("causal_self", "noncausal_self")
+    ]
+    records += [
+        factory.efficiency(family, pattern=pattern, options={"block": block})
+        for family in families
+        for pattern in ("causal_self", "noncausal_self")
+        for block in range(25)
+    ]
+    assert len(records) == 2000
+    factory.write(tmp_path, *records)
+    command = [sys.executable, "-m", "cab.leaderboard", "--results", str(tmp_path), "--no-plots"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, process.returncode, usage = os.wait4(process.pid, 0)
+    assert process.returncode == 0
+    assert usage.ru_utime + usage.ru_stime < 10
+    assert usage.ru_maxrss < 1_000_000  # KiB
 
 
 def test_records_are_read_only(tmp_path):
