@@ -43,7 +43,8 @@ if (form) {
     const rows = [...section.querySelector("table").tBodies].map((body) => {
       const hashes = [...body.querySelectorAll("dd code")].map((code) => code.textContent);
       const words = hashes.filter((text) => !text.includes(" ")); // not commands: they name other families, too
-      return [body, [title, body.rows[0].textContent, ...words].join(" ").toLowerCase()];
+      const why = body.querySelector(".why")?.textContent ?? "";
+      return [body, [title, body.rows[0].textContent, why, ...words].join(" ").toLowerCase()];
     });
     return { section, rows, link: document.querySelector(`[data-for="${section.id}"]`) };
   });

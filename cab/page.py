@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cab import markdown, pageindex, pageorigin
 from cab.composite import Composite
-from cab.markdown import LEGEND, MISSING, Column, Line, below
+from cab.markdown import LEGEND, MISSING, Column, Line, below, status_text
 from cab.pagefigures import Figures
 from cab.pagetable import Cell, TableRow, prose, table
 from cab.record import Record
@@ -45,8 +45,6 @@ can do, not what that is worth.
 <dt>Origin<dd>opens below each row: the command that makes it again, commit (<i>dirty</i>: with changes that were not
 committed), hashes of data and records, device, versions.
 </dl>"""
-FIRST = ("rank", "label", "status")
-"""The columns that stand first: why a row has no number is not to be looked for at the far right."""
 
 
 def render(
@@ -101,8 +99,7 @@ class Page:
         newest = max((record.provenance.get("started") or "" for record in [*quality, *efficiency]), default="")[:10]
         says = f"{len(quality):,} quality and {len(efficiency):,} efficiency records"
         says += f", the newest of {escape(newest)}" if newest else ""
-        sizes = [len(lines) for _, lines in self.ranked]
-        says += f": {sum(sizes):,} rows in {len(sizes):,} tables."
+        says += ". <a href=#tables>To the tables</a>."
         if self.loaded.problems:
             says += f" <a href=#left-out>{len(self.loaded.problems):,} left out</a>."
         if not self.whole:
@@ -130,15 +127,15 @@ class Page:
         lines += pageindex.contents(self.indices)
         head = "<thead><tr><th scope=col>table<th scope=col>data<th scope=col>rows<th scope=col>rank 1</thead>"
         box = "<div class=scroll tabindex=0 role=region aria-label=Contents>"
-        return f"<nav aria-label=Tables>{box}<table>{head}<tbody>{''.join(lines)}</tbody></table></div></nav>"
+        return f"<nav id=tables aria-label=Tables>{box}<table>{head}<tbody>{''.join(lines)}</tbody></table></div></nav>"
 
     def _group(self, index: int, group: Group, lines: Sequence[Line]) -> str:
         columns = markdown.columns(group)
-        columns.sort(key=lambda column: FIRST.index(column.field) if column.field in FIRST else len(FIRST))
         rows = [
             TableRow(
                 [_cell(column, line) for column in columns],
                 pageorigin.of_row(group, row, line, self.measured, self.whole),
+                why=said if (said := status_text(line)) != "ok" else "",
                 failed=line["mean"] is None,
             )
             for row, line in zip(group.rows, lines, strict=True)
@@ -179,17 +176,17 @@ def _measurements(records: Sequence[Record]) -> str:
     names = ("attention", "pattern", "level", "dim", "heads", "depth", "hidden", "device", "precision")
     rows = []
     for record in records:
-        status = f"{record.status}: {record.reason}" if record.reason else record.status
         cells = [Cell(str(record.cell.get(name, MISSING))) for name in names]
-        rows.append(
-            TableRow([cells[0], Cell(status), *cells[1:]], pageorigin.of_measurement(record), bool(record.reason))
-        )
+        cells.insert(1, Cell(record.status))
+        rows.append(TableRow(cells, pageorigin.of_measurement(record), record.reason, failed=record.status != "ok"))
     made = table([names[0], "status", *names[1:]], rows, name=0, label="Other measurements")
     return f"<details><summary>Measurements that belong to no row above: {len(rows):,}</summary>{made}</details>"
 
 
 def _cell(column: Column, line: Line) -> Cell:
     """Lengths from which something is cheaper sort by the length, bounds just outside of it."""
+    if column.field == "status":  # the reason stands below the row
+        return Cell(line["status"])
     key = line.get(f"{column.field}_length", line.get(column.field))
     if isinstance(key, bool) or not isinstance(key, int | float):
         return Cell(column.text(line))

@@ -1,6 +1,7 @@
 """A table of the page: cells with what to sort them by, and below each row a <details> that says where it comes from.
 
-Each row is a <tbody> of two lines, so that a sort or a filter moves both. Columns in which no row has anything are
+Each row is a <tbody> of two lines, so that a sort or a filter moves both; the second stays in sight when the numbers
+are scrolled sideways. Columns in which no row has anything are
 named below the table instead of shown. End tags that HTML leaves optional are left out: a page has many cells.
 """
 
@@ -32,6 +33,8 @@ class TableRow:
     cells: Sequence[Cell]
     origin: Mapping[str, str] = field(default_factory=dict)
     """What there is to say about where it comes from, as HTML by name."""
+    why: str = ""
+    """What must be read before the numbers, such as why there are none."""
     failed: bool = False
 
 
@@ -53,7 +56,9 @@ def table(
 def _row(row: TableRow, shown: Sequence[int], name: int) -> str:
     cells = "".join(_cell(row.cells[i], "th scope=row" if i == name else "td") for i in shown)
     says = "".join(f"<dt>{title}<dd>{text}" for title, text in row.origin.items() if text)
-    more = f"<tr><td colspan={len(shown)}><details><summary>origin</summary><dl>{says}</dl></details>" if says else ""
+    more = f"<p class=why>{escape(row.why)}</p>" if row.why else ""
+    more += f"<details><summary>origin</summary><dl>{says}</dl></details>" if says else ""
+    more = f"<tr><td colspan={len(shown)}>{more}" if more else ""
     return f"<tbody{' class=failed' if row.failed else ''}><tr>{cells}{more}</tbody>"
 
 
