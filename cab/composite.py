@@ -81,6 +81,8 @@ class Entry:
     label: str = ""
     tasks: dict[str, float | None] = field(default_factory=dict)
     index: float | None = None
+    n: int | None = None
+    """Seeds; None where they are not the same in all tasks."""
     interval: tuple[float, float] | None = None
     delta: float | None = None
     rank: int | None = None
@@ -259,4 +261,5 @@ def _judge(entry: Entry, made: Composite) -> None:
         index(task_scores({task: seeds[seed] for task, seeds in found.items()}, made.standards))
         for seed in next(iter(found.values()))
     ]
+    entry.n = len(each)
     entry.interval = t_interval([value for value in each if value is not None])

@@ -42,7 +42,7 @@ def _table(made: Composite) -> str:
 
 def grids(made: Composite) -> list[tuple[list[str], list[list[str]]]]:
     """Head and body of the two tables: the families, and what each metric was measured by."""
-    head = ["rank", "attention", "index", "Delta", *made.standards, "tasks", "missing"]
+    head = ["rank", "attention", "n", "index", "Delta", *made.standards, "tasks", "missing"]
     body = [
         [
             *_standing(entry, " (tie)"),
@@ -73,7 +73,7 @@ def brief(indices: Iterable[Composite]) -> str:
     for made in indices:
         if made.entries:
             body = [[*_standing(entry, "="), ", ".join(entry.missing) or MISSING] for entry in made.entries]
-            head = ["rank", "attention", "index", "Delta", "missing"]
+            head = ["rank", "attention", "n", "index", "Delta", "missing"]
             table = tabulate(body, headers=head, tablefmt="simple", disable_numparse=True)
             shown.append(f"Compositional Index, {made.pattern}, {made.size}: {', '.join(made.standards)}\n{table}")
     return "\n\n".join(shown)
@@ -82,7 +82,8 @@ def brief(indices: Iterable[Composite]) -> str:
 def _standing(entry: Entry, tie: str) -> list[str]:
     rank = MISSING if entry.rank is None else f"{entry.rank}{tie if entry.tie else ''}"
     interval = f" ({_z(entry.interval[0])} to {_z(entry.interval[1])})" if entry.interval else ""
-    return [rank, entry.label, _z(entry.index) + interval, _z(entry.delta)]
+    seeds = MISSING if entry.n is None else str(entry.n)
+    return [rank, entry.label, seeds, _z(entry.index) + interval, _z(entry.delta)]
 
 
 def _z(value: float | None) -> str:
@@ -104,6 +105,7 @@ def entry_lines(made: Composite) -> list[dict[str, Any]]:
                 "options": options_text(row.first.identity),
                 "rank": entry.rank,
                 "tie": entry.tie,
+                "n": entry.n,
                 "index": entry.index,
                 "low": low,
                 "high": high,

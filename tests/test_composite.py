@@ -400,6 +400,7 @@ def test_the_interval_is_over_the_index_of_each_seed():
     half = 4.303 * statistics.stdev(each) / math.sqrt(3)
     assert fit.index == pytest.approx(statistics.fmean(each))
     assert fit.interval == pytest.approx((fit.index - half, fit.index + half))
+    assert (fit.n, by_name(made)["vanilla"].n) == (3, 1)
     assert by_name(made)["vanilla"].interval is None
     assert by_name(made)["vanilla"].rank is None
 
@@ -407,6 +408,7 @@ def test_the_interval_is_over_the_index_of_each_seed():
 def test_other_seeds_in_another_task_give_no_interval():
     made = table([*cells(), *seeded({0: -0.1, 1: 0.1}), cell("fit", 2.4, 2, task="lm")])
     assert by_name(made)["fit"].index is not None
+    assert by_name(made)["fit"].n is None
     assert by_name(made)["fit"].interval is None
     assert by_name(made)["fit"].rank is None
 
@@ -440,6 +442,7 @@ def test_the_files_say_all_of_it(tmp_path, capsys):
     for entry in made.entries:
         row = rows[entry.attention]
         assert row["index"] == ("" if entry.index is None else str(entry.index))
+        assert row["n"] == ("" if entry.n is None else "2")
         assert row["task.lm"] == str(entry.tasks["lm"])
         assert (row["tasks"], row["of"]) == (str(2 - len(entry.missing)), "2")
     assert (rows["none"]["missing"], rows["none"]["rank"], rows["vanilla"]["delta"]) == (
