@@ -16,7 +16,7 @@ function compare(a, b) {
 }
 
 function sort(table, header) {
-  const up = header.ariaSort !== "ascending";
+  const up = header.getAttribute("aria-sort") !== "ascending";
   const rows = [...table.tBodies].map((body) => [key(body, header.cellIndex), body]);
   const missing = rows.filter(([value]) => value === null); // last, whichever way the others go
   const known = rows.filter(([value]) => value !== null);
@@ -69,6 +69,7 @@ if (form) {
     form.querySelector("output").value = `${shown} of ${total} rows, in ${tables} of ${sections.length} tables`;
   };
   form.addEventListener("input", filter);
+  form.addEventListener("change", filter); // some browsers report a chosen option in this way only
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(filter));
   form.hidden = false;

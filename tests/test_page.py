@@ -1,0 +1,412 @@
+"""The page: what it says, without a browser; then how it behaves, in headless Chromium where there is one."""
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import factory
+import pytest
+
+from cab import page
+from cab.composite import composites
+from cab.costs import analyse
+from cab.leaderboard import main, standings
+from cab.record import Record
+
+HOSTILE = "<script>document.title='taken'</script>"
+FAMILIES = ("vanilla", "eager", "none", "lightning", "routing")
+GENERATED = "b" * 64
+
+
+class Reader(HTMLParser):
+    """The rows of each table of a page as texts, and every element with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.origins: list[str] = []
+        self.section = ""
+        self.place = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.elements.append((tag, found))
+        if tag == "section":
+            self.section, self.place = found.get("id") or "", ""
+        elif tag == "tr":
+            self.tables.setdefault(self.section, []).append([])
+        elif tag in ("td", "th"):
+            self.tables[self.section][-1].append("")
+            self.place = "cell"
+        elif tag == "details":
+            self.origins.append("")
+            self.place = "origin"
+        elif tag == "p" and found.get("class") == "why":
+            self.place = "cell"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("table", "details"):
+            self.place = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.place == "cell":
+            self.tables[self.section][-1][-1] += data
+        elif self.place == "origin":
+            self.origins[-1] += data + " "
+
+
+def some_records() -> list[Record]:
+    """Two tables: real and generated data, ties, options, and every way for a row to have no number."""
+    made = [factory.quality(name, seed) for name in FAMILIES for seed in range(3)]
+    made += [factory.quality("lightning", s, options={"block": 32}, score=1.95 + s / 100) for s in range(3)]
+    made += [factory.quality("fit", 0, status="unsupported", reason="the slot is a single layer")]
+    made += [factory.quality("ssa", 0), factory.quality("ssa", 1, status="diverged", reason="loss is not finite")]
+    made += [factory.quality(HOSTILE, 0, status="error", reason='<img src=x onerror=alert(1)> & "it\'s"')]
+    made += [factory.quality(n, 0, task="recall", real=False, data=GENERATED) for n in ("vanilla", "none")]
+    made += [factory.efficiency(name, phases=("train", "decode")) for name in FAMILIES]
+    return [*made, factory.efficiency("routing", level="mixer", status="out_of_memory", reason="17 GiB asked")]
+
+
+def render(records: list[Record], results: Path = Path("nowhere"), drawn: tuple[str, ...] = ()) -> str:
+    from cab.tables import Loaded
+
+    quality, efficiency = ([r for r in records if r.kind == kind] for kind in ("quality", "efficiency"))
+    ranked = standings(quality, map(analyse, efficiency))
+    return page.render(ranked, composites(group for group, _ in ranked), Loaded(quality, efficiency), results, drawn)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """leaderboard/ as the command makes it, with figures and one damaged record."""
+    results = tmp_path_factory.mktemp("results")
+    paths = factory.write(results, *some_records(), factory.quality("vanilla", 9))
+    paths[-1].write_text(paths[-1].read_text()[:-40])
+    assert main(["--results", str(results)]) == 0
+    return results / "leaderboard"
+
+
+@pytest.fixture(scope="module")
+def text(made: Path) -> str:
+    return (made / "index.html").read_text()
+
+
+def test_tables_are_those_of_leaderboard_md(made, text):
+    """Same rows, same columns in which any row has something, same texts."""
+    tables = Reader(text).tables
+    for number, part in enumerate((made / "leaderboard.md").read_text().split("\n## ")[1:3]):
+        lines = [line for line in part.splitlines() if line.startswith("|") and not line.startswith("|--")]
+        head, *body = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+        shown = [i for i in range(len(head)) if any(row[i] != "-" for row in body)]
+        found = tables[f"table-{number}"]
+        assert found[0] == [head[i] for i in shown]
+        for row, numbers, below in zip(body, found[1::2], found[2::2], strict=True):
+            assert numbers[:-1] == [row[i] for i in shown[:-1]]
+            status = row[-1]  # a reason stands below the row
+            assert status.startswith(numbers[-1])
+            assert status == "ok" or status in below[0]
+
+
+def test_ties_and_gaps_are_shown(text):
+    rows = Reader(text).tables["table-0"]
+    assert next(row for row in rows if "vanilla" in row)[0] == "1 (tie)"
+    fit = next(row for row in rows if "fit" in row)
+    assert fit[0] == "-"
+    assert fit[3] == "-"
+    assert "No row has: rank, std" in text  # of the table with one seed
+    assert any("17 GiB asked" in row[0] for row in rows + Reader(text).tables["costs"])
+
+
+def test_every_row_says_where_it_comes_from(text):
+    about = [origin for origin in Reader(text).origins if origin.startswith("origin")]
+    rows = [row for name in ("table-0", "table-1", "costs") for row in Reader(text).tables[name][1::2]]
+    assert len(about) == len(rows)
+    for origin in about:
+        assert "python -m cab." in origin
+        assert "1ec352d7a1" in origin
+        assert "a CPU, 2 threads" in origin
+        assert "torch 2.13.0" in origin
+        assert re.search(r"\b[0-9a-f]{16}\b", origin)
+    lightning = next(origin for origin in about if "attention=lightning attention.block=32" in origin)
+    assert "seed=0,1,2" in lightning
+    assert factory.DATA[:16] in lightning
+    for seed in range(3):
+        score = factory.quality("lightning", seed, options={"block": 32}, score=0.0)
+        assert f"seed {seed}: {1.95 + seed / 100:.4g}" in lightning
+        assert score.hash in lightning
+    measured = next(origin for origin in about if f"{factory.quality('lightning', 0).hash} " in origin)
+    assert factory.efficiency("lightning").hash in measured
+
+
+def test_generated_data_is_called_so(text):
+    found = re.findall(r"<section id=(table-\d).*?<h2>(.*?)</h2>", text, re.DOTALL)
+    kinds = {re.sub(r"<.*?>", "", title) for _, title in found}
+    assert kinds == {"lm, causal self, smoke real data", "recall, causal self, smoke generated data"}
+
+
+def test_what_was_left_out_is_named(text):
+    assert re.search(r"<h2>Left out: 1</h2><ul><li><code>runs/quality/[0-9a-f]{16}/result.json</code>: ", text)
+
+
+def test_nothing_is_loaded_and_nothing_of_a_record_becomes_html(text):
+    elements = Reader(text).elements
+    assert [tag for tag, _ in elements].count("script") == 1
+    for tag, attributes in elements:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            if name in attributes:
+                assert (attributes[name] or "").startswith(("data:", "#")), tag
+    assert HOSTILE not in text
+    assert "&lt;img src=x onerror=alert(1)&gt; &amp; &quot;it&#x27;s&quot;" in text
+
+
+def test_only_its_own_style_and_script_may_run(text):
+    policy = next(a["content"] for t, a in Reader(text).elements if t == "meta" and "http-equiv" in a) or ""
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for tag in ("style", "script"):
+        inside = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert inside
+        code = base64.b64encode(hashlib.sha256(inside[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{code}'" in policy
+
+
+def test_figures_stand_beside_their_table(made, text):
+    names = {path.stem for path in (made / "plots").glob("*.svg")}
+    assert len(names) == 5  # curves and trade-off of two tables, one of costs
+    for name in names:
+        assert f"plots/{name}.svg" in text
+    table, rest = text.split("<section id=table-1", 1)
+    assert table.count("<img") == 2
+    assert rest.count("<img") == 3
+    assert "too large for this page" not in text
+
+
+def test_figures_that_do_not_fit_are_named(made, monkeypatch):
+    records = some_records()
+    names = tuple(path.stem for path in sorted((made / "plots").glob("*.svg")))
+    monkeypatch.setattr(page, "LIMIT", len(render(records).encode()) + 90_000)
+    small = render(records, made.parent, names)
+    assert len(small.encode()) <= page.LIMIT
+    shown = small.count("<img")
+    assert 0 < shown < len(names)
+    assert small.count("too large for this page, see <code>plots/") == len(names) - shown
+
+
+def test_without_room_origins_become_short_and_the_page_says_so(monkeypatch):
+    records = some_records()
+    whole = render(records)
+    assert "leave no room" not in whole
+    monkeypatch.setattr(page, "LIMIT", len(whole.encode()) - 1)
+    short = render(records)
+    assert len(short.encode()) <= page.LIMIT
+    assert "leave no room for the versions, devices and single seeds" in short
+    for needed in ("seed=0,1,2", "1ec352d7a1", factory.DATA[:16], factory.quality("vanilla", 2).hash):
+        assert needed in short
+
+
+def test_two_thousand_rows_fit():
+    names = ("lightning", "routing")
+    records = [
+        factory.quality(names[i % 2], 0, task=task, pattern=pattern, options={"block": i, "gate": True}, steps=1)
+        for task in ("lm", "mlm", "recall", "forecasting", "summarization")
+        for pattern in ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
+        for i in range(100)
+    ]
+    made = render(records)
+    assert made.count("<summary>origin") == 2000
+    assert len(made.encode()) <= 2_000_000
+
+
+def test_measurements_alone_make_a_page():
+    made = render([factory.efficiency("lightning")])
+    assert "no quality records: nothing to rank" in made
+    assert "Measurements that belong to no row above: 1" in made
+
+
+def test_bounds_sort_outside_of_what_they_bound():
+    from cab.markdown import Column
+
+    def key(value: float, bound: str) -> float:
+        line = {"time_from_eager_length": value, "time_from_eager_bound": bound}
+        found = page._cell(Column("", "time_from_eager", lambda line: "some length"), line).key
+        assert found is not None
+        return found
+
+    assert key(128.0, "<=") < key(128.0, "") < key(2048.0, "") < key(2048.0, ">")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_have_contrast(scheme):
+    """WCAG AA: 4.5 for text of any size."""
+    style = Path(page.__file__).with_name("page.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", blocks[scheme == "dark"]))
+
+    def luminance(colour: str) -> float:
+        parts = (int(colours[colour][i : i + 2], 16) / 255 for i in (1, 3, 5))
+        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for ink in ("ink", "muted", "link", "bad", "warn"):
+        for ground in ("warn-paper",) if ink == "warn" else ("paper", "soft"):
+            low, high = sorted((luminance(ink), luminance(ground)))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
+
+
+# In a browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium with its driver here (Debian: apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("headless=new", "disable-dev-shm-usage", *(["no-sandbox"] if os.geteuid() == 0 else [])):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def view(browser: Any, made: Path) -> Iterator[Any]:
+    """The page, freshly opened; nothing may have been complained about in the end."""
+    show(browser, made, 1280)
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def show(browser: Any, made: Path, width: int, scheme: str = "light") -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get((made / "index.html").as_uri())
+
+
+def header(view: Any, title: str) -> Any:
+    for found in view.find_elements("css selector", "#table-0 thead th"):
+        if found.text.startswith(title):
+            return found
+    raise AssertionError(title)
+
+
+def names(view: Any) -> list[str]:
+    return [found.text for found in view.find_elements("css selector", "#table-0 tbody th") if found.is_displayed()]
+
+
+def says(view: Any) -> str:
+    return view.find_element("css selector", "output").text
+
+
+def test_a_click_on_a_header_sorts(view):
+    assert header(view, "bits per byte").get_attribute("aria-sort") == "ascending"
+    assert names(view)[0] == "vanilla"
+    scored = names(view)[:6]
+    title = header(view, "train time")
+    button = title.find_element("tag name", "button")
+    button.click()
+    assert title.get_attribute("aria-sort") == "ascending"
+    assert header(view, "bits per byte").get_attribute("aria-sort") is None
+    assert names(view)[:5] == ["none", "lightning", "vanilla", "routing", "eager"]
+    button.click()
+    assert title.get_attribute("aria-sort") == "descending"
+    assert names(view)[:5] == ["eager", "routing", "vanilla", "lightning", "none"]  # what is missing stays last
+    header(view, "bits per byte").find_element("tag name", "button").click()
+    assert names(view)[:6] == scored
+
+
+def test_numbers_with_units_and_bounds_sort_by_size(view):
+    header(view, "state").find_element("tag name", "button").click()
+    assert set(names(view)[:3]) == {"none", "lightning", "routing"}  # 48 KiB before 6 MiB
+    header(view, "faster than vanilla").find_element("tag name", "button").click()
+    assert names(view)[:4] == ["none", "lightning", "eager", "routing"]  # <= 128, a number, > 1,024, > 2,048
+
+
+def test_sorting_by_keyboard_keeps_rows_together(view):
+    from selenium.webdriver.common.keys import Keys
+
+    header(view, "attention").find_element("tag name", "button").send_keys(Keys.ENTER)
+    assert names(view) == sorted(names(view), key=str.lower)
+    for body in view.find_elements("css selector", "#table-0 tbody"):
+        name = body.find_element("tag name", "th").text.split(" (")[0].replace("'", "")
+        body.find_element("tag name", "summary").send_keys(Keys.SPACE)
+        assert f"attention={name}" in body.find_element("tag name", "code").text.replace("'", "")
+
+
+def test_typing_filters_rows(view):
+    total = says(view)
+    box = view.find_element("name", "text")
+    box.send_keys("lightning lm")
+    assert names(view) == ["lightning (block=32)", "lightning"]
+    assert not view.find_element("id", "table-1").is_displayed()
+    assert not view.find_element("css selector", "[data-for=table-1]").is_displayed()
+    assert re.fullmatch(r"2 of \d+ rows, in 1 of \d+ tables", says(view))
+    box.clear()
+    box.send_keys("single layer")
+    assert names(view) == ["fit"]
+    box.clear()
+    box.send_keys(factory.quality("routing", 2).hash)
+    assert names(view) == ["routing"]
+    box.clear()
+    box.send_keys("no such row")
+    assert says(view).startswith("0 of ")
+    view.find_element("css selector", "form button").click()
+    assert len(names(view)) == 9
+    assert says(view) == total
+
+
+def test_choosing_a_task_shows_its_tables(view):
+    from selenium.webdriver.support.ui import Select
+
+    Select(view.find_element("name", "task")).select_by_value("recall")
+    assert not view.find_element("id", "table-0").is_displayed()
+    assert view.find_element("id", "table-1").is_displayed()
+    assert says(view).startswith("2 of ")
+
+
+def test_hostile_names_stay_text(view):
+    assert view.title == "CAB leaderboard"
+    assert HOSTILE in names(view)
+    assert view.find_elements("css selector", "#table-0 table img") == []
+
+
+def test_figures_are_drawn(view):
+    script = "return [...document.images].map(i => (i.loading = 'eager', i.decode().then(() => i.naturalWidth)))"
+    widths = view.execute_async_script(f"Promise.all((() => {{{script}}})()).then(arguments[0])")
+    assert len(widths) == 5
+    assert min(widths) > 500
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_only_tables_and_figures_scroll_sideways(view, made, width):
+    show(view, made, width)
+    view.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert view.execute_script("return document.documentElement.scrollWidth") <= width
+    inside = "[...document.querySelectorAll('td dl, .why')].every(e => e.getBoundingClientRect().right <= innerWidth)"
+    assert view.execute_script(f"return {inside}")
+    boxes = view.execute_script("return [...document.querySelectorAll('section .scroll')].map(e => e.tabIndex)")
+    assert boxes
+    assert set(boxes) == {0}
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_it_follows_the_colour_scheme(view, made, scheme, dark):
+    show(view, made, 1280, scheme)
+    ground = view.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 60) is dark
+    figure = view.execute_script("return getComputedStyle(document.querySelector('figure .scroll')).backgroundColor")
+    assert figure == "rgb(255, 255, 255)"
