@@ -13,10 +13,11 @@ from typing import Any
 import factory
 import pytest
 
-from cab import page
+from cab import page, pagefigures
 from cab.composite import composites
 from cab.costs import analyse
 from cab.leaderboard import main, standings
+from cab.pagetable import Cell, TableRow, table
 from cab.record import Record
 
 HOSTILE = "<script>document.title='taken'</script>"
@@ -167,6 +168,12 @@ def test_nothing_is_loaded_and_nothing_of_a_record_becomes_html(text):
     assert "&lt;img src=x onerror=alert(1)&gt; &amp; &quot;it&#x27;s&quot;" in text
 
 
+def test_all_that_a_table_shows_is_text():
+    row = TableRow([Cell("<i>"), Cell("1 (<i>)", 1.0)], {}, why="<i>")
+    assert "<i>" not in table(["<i>", "score (<i>)"], [row], name=0, label="")
+    assert "<i>" not in table(["a", "<i>"], [TableRow([Cell("b"), Cell("-")])], name=0, label="")
+
+
 def test_only_its_own_style_and_script_may_run(text):
     policy = next(a["content"] for t, a in Reader(text).elements if t == "meta" and "http-equiv" in a) or ""
     assert policy.startswith("default-src 'none'; img-src data:;")
@@ -182,10 +189,31 @@ def test_figures_stand_beside_their_table(made, text):
     assert len(names) == 5  # curves and trade-off of two tables, one of costs
     for name in names:
         assert f"plots/{name}.svg" in text
-    table, rest = text.split("<section id=table-1", 1)
-    assert table.count("<img") == 2
+    first, rest = text.split("<section id=table-1", 1)
+    assert first.count("<img") == 2
     assert rest.count("<img") == 3
     assert "too large for this page" not in text
+
+
+def test_figures_are_written_shorter_and_stay_as_they_are():
+    outline = "M 10.123456 20.5 \nL 30.98765 -4.25 \nQ 1 2 3.333333 4 \nC 1 2 3 4 5.5 6.6 \nz\nM 0 0.004 \n"
+    outline += "".join(f"L {0.104 * i:.3f} 7 \n" for i in range(99))
+    here, points = (0.0, 0.0), []
+    start = here
+    for command, numbers in re.findall(r"([mlqcz])([^mlqcz]*)", pagefigures._steps(outline)):
+        values = [float(value) for value in re.findall(r"-?[\d.]+", numbers)]
+        segment = [(here[0] + x, here[1] + y) for x, y in zip(values[::2], values[1::2], strict=True)]
+        here = start if command == "z" else segment[-1]
+        start = here if command == "m" else start
+        points += segment
+    wanted = [float(value) for value in re.findall(r"-?[\d.]+", outline)]
+    assert [value for point in points for value in point] == pytest.approx(wanted, abs=0.006)
+    drawn = '<path d="M 0 0 L 1.000001 1" style="fill: red'
+    twice = f'{drawn}; stroke: white; stroke-width: 3"/>\n{drawn}"/>'
+    once = '<path d="m0 0l1 1" style="fill: red; stroke: white; stroke-width: 3; paint-order: stroke"/>'
+    label = '<text x="1.23456" style="font-family: \'A\', B">0.123456</text>'
+    found = pagefigures._shorter(f"<?xml version='1.0'?><metadata>who</metadata>{twice}{label}")
+    assert found == once + '<text x="1.23" style="font-family: \'DejaVu Sans\', Verdana, sans-serif">0.123456</text>'
 
 
 def test_figures_that_do_not_fit_are_named(made, monkeypatch):
