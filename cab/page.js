@@ -71,7 +71,10 @@ if (form) {
   form.addEventListener("input", filter);
   form.addEventListener("change", filter); // some browsers report a chosen option in this way only
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(filter));
+  form.querySelector("button").addEventListener("click", () => {
+    form.reset();
+    filter();
+  });
   form.hidden = false;
   filter();
 }

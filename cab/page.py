@@ -114,7 +114,7 @@ class Page:
             options = "".join(f'<option value="{escape(value)}">{_spaced(value)}' for value in values)
             chosen += f'<label>{name}<select name={name}><option value="">all{options}</select></label>'
         search = '<input type=search name=text autocomplete=off placeholder="family, option, status, hash">'
-        buttons = "<button type=reset>Show all</button><output></output>"
+        buttons = "<button type=button>Show all</button><output></output>"
         return f"<form id=filter hidden role=search><label>search{search}</label>{chosen}{buttons}</form>"
 
     def _contents(self) -> str:
