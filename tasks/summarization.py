@@ -35,7 +35,7 @@ from tasks.backbones.seq2seq import Seq2Seq, greedy
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
 from tasks.data.summaries import Collection, Columns, summaries
 from tasks.data.text import SPLITS
-from tasks.data.tokens import Tokens, Vocabulary, check_vocabulary, tokenise
+from tasks.data.tokens import Tokens, Vocabulary, check_vocabulary, tokenise, vocabulary_size
 
 NO_LABEL = -100
 EVALUATED_AT_ONCE = 2**15
@@ -130,7 +130,7 @@ class Summarization(Task):
         return Source(found.description, True, found.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        return Seq2Seq(slots, self.shape, self.tokens.size, self.positions)
+        return Seq2Seq(slots, self.shape, vocabulary_size(self.vocabulary), self.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """One reference each. `document` (B, M) and `tokens` (B, N) with `document_valid` and `valid`, `labels` (B, N)

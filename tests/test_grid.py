@@ -1,0 +1,92 @@
+"""Every task, pattern, size and family composes and builds, or says why not; and at a tiny size all of it runs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attentions.base import Pattern, Unsupported, core_parameters
+from attentions.slots import Slots
+from cab import run
+from cab.check import all_families
+from cab.command import compose_requests
+from cab.provenance import ROOT
+from cab.record import all_records
+
+TASKS = {
+    "forecasting": (Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS),
+    "lm": (Pattern.CAUSAL_SELF,),
+    "mlm": (Pattern.NONCAUSAL_SELF,),
+    "recall": tuple(Pattern),
+    "summarization": (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS),
+}
+CELLS = [(task, pattern) for task, patterns in TASKS.items() for pattern in patterns]
+RECIPES = [path.stem.split("_") for path in sorted((ROOT / "conf" / "recipe").glob("*.yaml"))]
+REFUSED = {
+    "the slot is a single layer, the family is a whole stack",
+    "a whole stack in decoder.self also takes decoder.cross",
+}
+"""The reasons that there may be, after the name of the slot."""
+TINY = ["model.dim=16", "model.heads=2", "model.depth=2", "model.hidden=64", "train.steps=3", "train.batch=2"]
+TINY += ["train.warmup=1", "train.validations=1", "measure=false", "wandb.mode=disabled", "device.threads=1"]
+TINY_TASK = {
+    "forecasting": ["model.length=24", "task.horizon=6", "task.label=4", "task.test_windows=3"],
+    "lm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
+    "mlm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
+    "recall": ["task.test_examples=8", "task.validation_examples=8", "task.table_examples=8"],
+    "summarization": ["model.length=64", "model.memory=64", "task.test_documents=3", "task.validation_documents=2"],
+}
+
+
+def test_all_tasks_are_here():
+    assert sorted(TASKS) == sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml"))
+    for task in TASKS:
+        sizes = {size for name, size in RECIPES if name == task}
+        assert sizes == {"smoke", "base"} if task == "recall" else {"smoke", "base", "paper"}
+
+
+@pytest.mark.parametrize(("task", "size"), RECIPES)
+def test_every_cell_builds_or_says_why_not(task, size, tmp_path):
+    families = ",".join(all_families())
+    for pattern in TASKS[task]:
+        overrides = [f"attention={families}", f"pattern={pattern}", f"task={task}", f"size={size}"]
+        built, refused = {}, {}
+        for request in compose_requests([*overrides, f"results={tmp_path}"]):
+            maker = request.build_task()
+            if task == "forecasting":
+                maker.prepare()  # the series says how many channels there are; it is generated
+            slots = Slots(request.family, request.pattern)
+            try:
+                with torch.device("meta"):
+                    model = maker.build(slots)
+            except Unsupported as error:
+                refused[request.attention] = str(error)
+                continue
+            assert slots.took, f"{request.attention} was put nowhere"
+            assert slots.excess == 0
+            built[request.attention] = core_parameters(model)
+        assert {"vanilla", "eager", "none", "lightning", "routing", "ssa"} <= built.keys()
+        assert {reason.split(": ", 1)[-1] for reason in refused.values()} <= REFUSED
+        for name, parameters in built.items():
+            assert abs(parameters / built["vanilla"] - 1) < 0.01, f"{name}: {parameters} parameters"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "pattern"), CELLS)
+def test_every_cell_runs(task, pattern, tmp_path, monkeypatch):
+    families = all_families()
+    arguments = [f"task={task}", f"pattern={pattern}", f"results={tmp_path}", *TINY, *TINY_TASK[task]]
+    monkeypatch.setattr(sys, "argv", ["cab.run", "-m", f"attention={','.join(families)}", *arguments])
+    monkeypatch.setattr(run, "_exit_codes", [0])
+    monkeypatch.chdir(tmp_path)
+    run.main()
+    assert max(run._exit_codes) == 0
+    found = {record.cell["attention"]: record for _, record in all_records(Path(tmp_path))}
+    assert sorted(found) == sorted(families)
+    for record in found.values():
+        assert record.status in ("ok", "unsupported"), record.reason
+        if record.status == "unsupported":
+            assert record.reason.split(": ", 1)[-1] in REFUSED
+        else:
+            assert record.result["headline"] in record.result["trivial"]["metrics"]
