@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         requests = compose_requests(overrides)
         cells = efficiency_cells(requests, "cab.efficiency", overrides)
         for record, before in cells:
-            print("\n".join(efficiency_lines(record, before)))
+            print("\n".join([record.cell["attention"], *efficiency_lines(record, before)]))
         return FAILED if any(record.status not in ("ok", "unsupported") for record, _ in cells) else 0
 
     return command_line(work)
