@@ -89,7 +89,7 @@ def picture(records: Sequence[Record]) -> Figure:
     patterns = [pattern for pattern in Pattern if any(record.cell["pattern"] == pattern for record in records)]
     widths = [len(checks(pattern)) for pattern in patterns]
     with looks() as figure_class:
-        size = (2.4 + 0.74 * sum(widths), 3.1 + 0.58 * len(names))
+        size = (2.9 + 0.74 * sum(widths), 3.1 + 0.58 * len(names))
         figure = figure_class(figsize=size, layout="constrained")
         grid = figure.subplots(1, len(patterns), squeeze=False, width_ratios=widths)[0]
         for axes, pattern in zip(grid, patterns, strict=True):
