@@ -25,6 +25,7 @@ from attentions.slots import Slots
 from tasks.backbones.informer import Informer
 from tasks.backbones.positions import PositionKind, check_positions
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
+from tasks.data.epochs import Epochs
 from tasks.data.series import DAY, Series, SplitKind, series, split_parts, standardised, time_features
 
 EVALUATED_AT_ONCE = 2**14
@@ -43,6 +44,7 @@ class Forecasting(Task):
     name = "forecasting"
     patterns = (Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS)
     metrics = (Metric("mse", "lower"), Metric("mae", "lower"))
+    _train: Epochs
 
     def __init__(
         self,
@@ -79,7 +81,6 @@ class Forecasting(Task):
         self.windows: dict[Split, int | None] = {"validation": validation_windows, "test": test_windows}
         self._loaded: tuple[Series, np.ndarray, np.ndarray] | None = None
         self._parts: dict[Split, tuple[int, int]] = {}
-        self._epochs: dict[int, np.ndarray] = {}
 
     @property
     def values(self) -> np.ndarray:
@@ -96,7 +97,8 @@ class Forecasting(Task):
                     f"length={self.shape.length}, horizon={self.horizon}: the {name} part has {end - start:,} steps, "
                     f"a window needs {need:,}: use a smaller length or horizon, or a longer series"
                 )
-        self._parts, self._epochs = parts, {}
+        self._parts = parts
+        self._train = Epochs(self.seed, self._starts("train")[1])
         self._loaded = found, standardised(found, parts["train"]), time_features(found)
         facts: dict[str, int | float | str] = {f"{name}_steps": end - start for name, (start, end) in parts.items()}
         facts |= {"channels": len(found.columns), "step_seconds": found.step, "test_windows": self.examples("test")}
@@ -110,7 +112,10 @@ class Forecasting(Task):
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`past` (B, L, C) is known, `future` (B, H, C) is to be forecast; `time` (B, L + H, F) covers both."""
         _, values, time = self._prepared()
-        starts = self._train_starts(ids) if split == "train" else self._evaluation_starts(split)[list(ids)]
+        if split == "train":
+            starts = self._starts("train")[0] + self._train(ids)
+        else:
+            starts = self._evaluation_starts(split)[list(ids)]
         rows = starts[:, None] + np.arange(self.shape.length + self.horizon)
         known, ahead = rows[:, : self.shape.length], rows[:, self.shape.length :]
         arrays = {"past": values[known], "future": values[ahead], "time": time[rows]}
@@ -179,22 +184,6 @@ class Forecasting(Task):
     def _evaluation_starts(self, split: Split) -> np.ndarray:
         (first, most), count = self._starts(split), self.examples(split)
         return first + np.arange(count) * (most - 1) // max(1, count - 1)
-
-    def _train_starts(self, ids: Sequence[int]) -> np.ndarray:
-        first, most = self._starts("train")
-        epochs, places = np.divmod(np.asarray(ids), most)
-        starts = np.empty(len(places), np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            starts[chosen] = first + self._epoch(int(epoch), most)[places[chosen]]
-        return starts
-
-    def _epoch(self, epoch: int, windows: int) -> np.ndarray:
-        if epoch not in self._epochs:
-            if len(self._epochs) > 1:
-                self._epochs.clear()
-            self._epochs[epoch] = np.random.default_rng((self.seed, epoch)).permutation(windows)
-        return self._epochs[epoch]
 
     def _by_distance(self, mse: np.ndarray, mae: np.ndarray) -> list[Row]:
         ends = sorted({round(part * self.horizon / HORIZON_PARTS) for part in range(HORIZON_PARTS + 1)})

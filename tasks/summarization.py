@@ -33,6 +33,7 @@ from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind, check_positions
 from tasks.backbones.seq2seq import Seq2Seq, greedy
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
+from tasks.data.epochs import Epochs
 from tasks.data.summaries import Collection, Columns, summaries
 from tasks.data.text import SPLITS
 from tasks.data.tokens import Tokens, Vocabulary, check_vocabulary, tokenise, vocabulary_size
@@ -62,6 +63,7 @@ class Summarization(Task):
         Metric("rouge_2", "higher", "%"),
         Metric("perplexity", "lower"),
     )
+    _train: Epochs
 
     def __init__(
         self,
@@ -98,7 +100,6 @@ class Summarization(Task):
         self.columns = Columns(document_column, summary_column)
         self._tokens: Tokens | None = None
         self._collections: dict[Split, Collection] = {}
-        self._epochs: dict[int, np.ndarray] = {}
 
     @property
     def tokens(self) -> Tokens:
@@ -112,7 +113,7 @@ class Summarization(Task):
 
     def prepare(self) -> Source:
         found = summaries(self.data, self.columns)
-        self._tokens, self._epochs = tokenise(found, self.vocabulary, self.cache), {}
+        self._tokens = tokenise(found, self.vocabulary, self.cache)
         self._collections = {split: Collection.of(self.tokens.streams[split], self.separator) for split in SPLITS}
         facts = dict(found.facts)
         for split, collection in self._collections.items():
@@ -126,6 +127,7 @@ class Summarization(Task):
                 f"{split}_summaries": len(collection.summaries),
                 f"{split}_summaries_cut": int(cut_summaries),
             }
+        self._train = Epochs(self.seed, self.examples("train"), self._epoch)
         facts |= {"vocabulary": self.tokens.size, "test_documents_evaluated": self._evaluated("test")}
         return Source(found.description, True, found.content, facts)
 
@@ -136,7 +138,7 @@ class Summarization(Task):
         """One reference each. `document` (B, M) and `tokens` (B, N) with `document_valid` and `valid`, `labels` (B, N)
         or NO_LABEL; M and N are the longest in the batch."""
         collection = self._collections[split]
-        chosen = self._shuffled(ids) if split == "train" else np.asarray(ids)
+        chosen = self._train(ids) if split == "train" else np.asarray(ids)
         references = [collection.summary(index) for index in chosen]
         labels = [np.append(reference, self.separator)[: self.shape.length] for reference in references]
         tokens = [np.append(self.separator, reference)[: self.shape.length] for reference in references]
@@ -235,27 +237,17 @@ class Summarization(Task):
             rows.append({name: text[:SHOWN_LETTERS] for name, text in row.items()})
         return rows
 
-    def _shuffled(self, ids: Sequence[int]) -> np.ndarray:
-        """The references behind train ids."""
-        epochs, places = np.divmod(np.asarray(ids), self.examples("train"))
-        return np.array([self._epoch(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
-
-    def _epoch(self, epoch: int) -> np.ndarray:
+    def _epoch(self, generator: np.random.Generator) -> np.ndarray:
         """The references of an epoch in their order."""
-        if epoch not in self._epochs:
-            if len(self._epochs) > 1:
-                self._epochs.clear()
-            rng = np.random.default_rng((self.seed, epoch))
-            collection = self._collections["train"]
-            lengths = np.minimum(np.diff(collection.documents)[:, 0], self.shape.memory)[collection.owner]
-            parts = []
-            order = rng.permutation(len(lengths))[: self.examples("train")]
-            for block in np.split(order, range(BLOCK, len(order), BLOCK)):
-                by_length = block[np.argsort(lengths[block], kind="stable")]
-                groups = np.split(by_length, range(GROUP, len(block), GROUP))
-                parts += [groups[place] for place in rng.permutation(len(groups))]
-            self._epochs[epoch] = np.concatenate(parts)
-        return self._epochs[epoch]
+        collection = self._collections["train"]
+        lengths = np.minimum(np.diff(collection.documents)[:, 0], self.shape.memory)[collection.owner]
+        parts = []
+        order = generator.permutation(len(lengths))[: self.examples("train")]
+        for block in np.split(order, range(BLOCK, len(order), BLOCK)):
+            by_length = block[np.argsort(lengths[block], kind="stable")]
+            groups = np.split(by_length, range(GROUP, len(block), GROUP))
+            parts += [groups[place] for place in generator.permutation(len(groups))]
+        return np.concatenate(parts)
 
 
 def _padded(rows: Sequence[np.ndarray], filler: int) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ def test_an_epoch_sees_every_label_at_most_once(folder: Path, length: int) -> No
     stream = task.tokens.streams["train"]
     count = task.examples("train")
     for epoch in range(5):
-        starts = np.sort(task.windows._train_starts(range(epoch * count, (epoch + 1) * count)))
+        starts = np.sort(task.windows._train(range(epoch * count, (epoch + 1) * count)))
         assert starts[0] >= 0
         assert starts[-1] + length + 1 <= len(stream)
         assert (np.diff(starts) >= length).all()

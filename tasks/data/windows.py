@@ -6,10 +6,12 @@ overlap. All of it is a pure function of (seed, split, id).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from tasks.base import Split
+from tasks.data.epochs import Epochs
 
 
 class Windows:
@@ -25,7 +27,6 @@ class Windows:
                     "use a smaller length or more text"
                 )
         self.streams, self.width, self.stride, self.counts, self.seed = streams, width, stride, counts, seed
-        self._epochs: dict[int, np.ndarray] = {}
 
     def examples(self, split: Split) -> int:
         """Windows in an epoch of train, as many as fit from every offset; windows in an evaluation of the others."""
@@ -36,29 +37,20 @@ class Windows:
 
     def __call__(self, split: Split, ids: Sequence[int]) -> np.ndarray:
         """The windows with these ids, (len(ids), width)."""
-        starts = self._train_starts(ids) if split == "train" else self._evaluation_starts(split)[list(ids)]
+        starts = self._train(ids) if split == "train" else self._evaluation_starts(split)[list(ids)]
         return self.streams[split][starts[:, None] + np.arange(self.width)].astype(np.int64)
 
     def _evaluation_starts(self, split: Split) -> np.ndarray:
         count, last = self.examples(split), len(self.streams[split]) - self.width
         return np.arange(count) * last // max(1, count - 1)
 
-    def _train_starts(self, ids: Sequence[int]) -> np.ndarray:
-        epochs, places = np.divmod(np.asarray(ids), self.examples("train"))
-        starts = np.empty(len(places), np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            starts[chosen] = self._epoch(int(epoch))[places[chosen]]
-        return starts
+    @cached_property
+    def _train(self) -> Epochs:
+        return Epochs(self.seed, self.examples("train"), self._epoch)
 
-    def _epoch(self, epoch: int) -> np.ndarray:
+    def _epoch(self, generator: np.random.Generator) -> np.ndarray:
         """Starts of an epoch's windows in their order."""
-        if epoch not in self._epochs:
-            if len(self._epochs) > 1:
-                self._epochs.clear()
-            generator = np.random.default_rng((self.seed, epoch))
-            windows = self.examples("train")
-            slack = len(self.streams["train"]) - (self.width - self.stride) - windows * self.stride
-            offset = generator.integers(min(slack, self.stride - 1) + 1)
-            self._epochs[epoch] = offset + self.stride * generator.permutation(windows)
-        return self._epochs[epoch]
+        windows = self.examples("train")
+        slack = len(self.streams["train"]) - (self.width - self.stride) - windows * self.stride
+        offset = generator.integers(min(slack, self.stride - 1) + 1)
+        return offset + self.stride * generator.permutation(windows)

@@ -1,0 +1,34 @@
+"""Train ids: every example once an epoch, in an order of its own, the same for any batch."""
+
+import numpy as np
+import pytest
+
+from tasks.data.epochs import Epochs
+
+
+def test_every_example_comes_once_in_an_epoch_and_orders_differ():
+    epochs = Epochs(0, 10)
+    first, second = epochs(range(10)), epochs(range(10, 20))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first.tolist() != second.tolist()
+    assert first.tolist() != Epochs(1, 10)(range(10)).tolist()
+
+
+def test_an_id_is_the_same_example_in_any_batch_and_order():
+    ids = [95, 3, 12, 3, 40, 9]
+    together = Epochs(0, 10)(ids)
+    assert [int(Epochs(0, 10)([i])[0]) for i in ids] == together.tolist()
+    assert Epochs(0, 10)(range(100))[ids].tolist() == together.tolist()
+
+
+def test_own_draws_are_of_the_seed_and_the_epoch():
+    def draw(generator: np.random.Generator) -> np.ndarray:
+        return 100 + generator.permutation(4)
+
+    found = Epochs(3, 4, draw)(range(8))
+    assert found.tolist() == [*draw(np.random.default_rng((3, 0))), *draw(np.random.default_rng((3, 1)))]
+
+
+def test_no_examples_are_refused():
+    with pytest.raises(ValueError, match="0 train examples: at least 1 is needed"):
+        Epochs(0, 0)
