@@ -1,0 +1,82 @@
+"""How far a generated spectrogram is from a reference, however both are timed: MCD and MSD over dynamic time warping.
+
+For log-mel spectrograms x (frames, K) and y, K = 80 bands, natural logarithm of magnitudes:
+
+    c_m(t) = 2/K sum_k x_k(t) cos(pi m (k + 1/2) / K)
+    MCD    = mean over the path of (10 / ln 10) sqrt(2 sum_{m=1..13} (c_m(t) - c'_m(u))^2)     Kubichek 1993
+    MSD    = mean over the path of (20 / ln 10) sqrt(1/K sum_k (x_k(t) - y_k(u))^2)
+
+Both are dB: MSD is the root mean square difference of two frames, MCD the same of their envelopes, smoothed to 13
+cosines and without loudness (m = 0), so that MCD <= MSD for a pair of frames. The path goes from the first frames to
+the last ones by steps (1, 0), (0, 1), (1, 1) with the least sum of distances, all steps alike, of each measure for
+itself; of paths with the same sum the one with more diagonal steps at its end counts.
+
+CAB takes both from fairseq, which makes waves first (Griffin-Lim), takes from them windows of 50 ms every 12.5 ms over
+all frequencies, the power in place of the magnitude, an orthonormal cosine transform with m = 0..12, the root of the
+mean of squares without a factor, and divides the sums of a whole set by its frames. So its numbers are not ours; here
+no vocoder stands between a model and its score.
+"""
+
+import math
+
+import numpy as np
+
+COEFFICIENTS = 13
+DECIBEL = 10 / math.log(10)
+
+
+def mcd(generated: np.ndarray, reference: np.ndarray) -> float:
+    """Mel cepstral distortion in dB of log-mel spectrograms (frames, 80) and (frames, 80)."""
+    one, two = (_cepstrum(spectrogram) for spectrogram in _checked(generated, reference))
+    return DECIBEL * math.sqrt(2) * warped(_distances(one, two))
+
+
+def msd(generated: np.ndarray, reference: np.ndarray) -> float:
+    """Mel spectral distortion in dB of log-mel spectrograms (frames, 80) and (frames, 80)."""
+    one, two = _checked(generated, reference)
+    return 2 * DECIBEL / math.sqrt(one.shape[1]) * warped(_distances(one, two))
+
+
+def warped(distances: np.ndarray) -> float:
+    """The mean of distances (M, N) over the path with the least sum.
+
+    Anti-diagonals i + j = s are computed at once, from the two before: the least sum up to each place, and how many
+    places its path has.
+    """
+    rows, columns = distances.shape
+    flat = distances.ravel()
+    sums, lengths = np.full((3, rows + 1), np.inf), np.zeros((3, rows + 1))  # place i is at i + 1: row 0 is outside
+    sums[1, 0] = 0  # where a path comes from that starts at (0, 0), by a diagonal step
+    for s in range(rows + columns - 1):
+        low, high = max(0, s - columns + 1), min(rows, s + 1)
+        before, twice = (s - 1) % 3, (s - 2) % 3
+        here, above = slice(low + 1, high + 1), slice(low, high)
+        choices = np.stack([sums[twice, above], sums[before, above], sums[before, here]])
+        ways = np.stack([lengths[twice, above], lengths[before, above], lengths[before, here]])
+        best = choices.argmin(0)[None]
+        sums[s % 3], lengths[s % 3] = np.inf, 0
+        places = np.arange(low, high) * (columns - 1) + s
+        sums[s % 3, here] = np.take_along_axis(choices, best, 0)[0] + flat[places]
+        lengths[s % 3, here] = np.take_along_axis(ways, best, 0)[0] + 1
+    last = (rows + columns - 2) % 3
+    return float(sums[last, rows] / lengths[last, rows])
+
+
+def _checked(generated: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    for name, spectrogram in (("generated", generated), ("reference", reference)):
+        if spectrogram.ndim != 2 or not len(spectrogram) or spectrogram.shape[1] != reference.shape[-1]:
+            raise ValueError(f"{name} is {spectrogram.shape}: frames x bands are needed, as many bands in both")
+    return generated.astype(np.float64), reference.astype(np.float64)
+
+
+def _cepstrum(spectrogram: np.ndarray) -> np.ndarray:
+    """(T, K) to (T, 13)."""
+    bands = spectrogram.shape[1]
+    places = (np.arange(bands) + 0.5)[:, None] * np.arange(1, COEFFICIENTS + 1)
+    return spectrogram @ np.cos(np.pi * places / bands) * 2 / bands
+
+
+def _distances(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """(M, N): Euclidean."""
+    squared = (one**2).sum(1)[:, None] + (two**2).sum(1) - 2 * one @ two.T
+    return np.sqrt(np.maximum(squared, 0))
