@@ -123,6 +123,13 @@ class Speech:
         """The log-mel spectrogram (F, 80) behind a standardised one."""
         return standardised * self.std + self.mean
 
+    def mean_spectrogram(self, symbols: int) -> np.ndarray:
+        """(F, 80), log-mel: the train frames' mean, for as long as so many symbols last in train on average. What a
+        model must beat."""
+        train = self.clips["train"]
+        frames = max(1, round(symbols * train.lengths.sum() / train.text_lengths.sum()))
+        return np.tile(self.mean, (frames, 1))
+
 
 def speech(data: Data, cache: Path) -> Speech:
     """What `data` names."""
