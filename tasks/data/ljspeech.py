@@ -162,7 +162,9 @@ def read_wave(file: Path) -> np.ndarray:
             )
             raw = sound.readframes(count)
     except (wave.Error, EOFError) as error:
-        raise ValueError(f"{file}: not readable as wav ({error or 'it ends early'}): make or copy it again") from None
+        raise ValueError(
+            f"{file}: not readable as wav ({str(error) or 'it ends early'}): make or copy it again"
+        ) from None
     if rate != RATE:
         raise ValueError(f"{file}: {rate:,} Hz: resample it to {RATE:,} Hz")
     if channels != 1:
