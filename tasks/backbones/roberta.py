@@ -5,23 +5,19 @@ norm, then the embedding transposed, with a bias. It runs at the masked places o
 post-norm, and positions are the task's choice. One slot: encoder.self, noncausal.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attentions.base import Pattern, Shape
 from attentions.slots import Slots
+from tasks.backbones.embedding import TiedEmbedding
 from tasks.backbones.positions import PositionKind, Positions
 
 
 class RoBERTa(nn.Module):
     def __init__(self, slots: Slots, shape: Shape, vocabulary: int, positions: PositionKind) -> None:
         super().__init__()
-        self.scale = math.sqrt(shape.dim)
-        self.embedding = nn.Embedding(vocabulary, shape.dim)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.embedding = TiedEmbedding(vocabulary, shape.dim)
         self.positions = Positions(positions, shape.length, shape.dim)
         self.stack = slots.stack("encoder", shape, Pattern.NONCAUSAL_SELF)
         self.head = nn.Sequential(nn.Linear(shape.dim, shape.dim), nn.GELU(), nn.LayerNorm(shape.dim))
@@ -29,6 +25,6 @@ class RoBERTa(nn.Module):
 
     def forward(self, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, N), places (B, K) in it, to logits (B, K, V) for what belongs there, and the auxiliary loss."""
-        y, auxiliary = self.stack(self.positions(self.embedding(tokens) * self.scale))  # (B, N, D)
+        y, auxiliary = self.stack(self.positions(self.embedding(tokens)))  # (B, N, D)
         chosen = y.gather(1, places.unsqueeze(-1).expand(-1, -1, y.shape[-1]))  # (B, K, D)
-        return F.linear(self.head(chosen), self.embedding.weight, self.bias), auxiliary
+        return self.embedding.logits(self.head(chosen), self.bias), auxiliary

@@ -1,31 +1,27 @@
 """The Transformer encoder-decoder over tokens, pre-norm, one embedding for source, target and head.
 
 Vaswani et al. 2017, arXiv 1706.03762; CAB's summarization network is one of 6 + 6 layers. The published one is
-post-norm, has dropout and ReLU; here it is pre-norm with GELU and without dropout, as everywhere. Embeddings are
-scaled by D^1/2 on the way in and shared with the head (section 3.4).
+post-norm, has dropout and ReLU; here it is pre-norm with GELU and without dropout, as everywhere.
 
 Slots: encoder.self, noncausal; decoder.self, causal, and decoder.cross, causal, in one stack. The design length of the
 encoder is `shape.memory`, that of the decoder `shape.length`.
 """
 
-import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attentions.base import Pattern, Shape, State
 from attentions.slots import Slots
+from tasks.backbones.embedding import TiedEmbedding
 from tasks.backbones.positions import PositionKind, Positions
 
 
 class Seq2Seq(nn.Module):
     def __init__(self, slots: Slots, shape: Shape, vocabulary: int, positions: PositionKind) -> None:
         super().__init__()
-        self.scale = math.sqrt(shape.dim)
-        self.embedding = nn.Embedding(vocabulary, shape.dim)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.embedding = TiedEmbedding(vocabulary, shape.dim)
         self.source_positions = Positions(positions, shape.memory, shape.dim)
         self.target_positions = Positions(positions, shape.length, shape.dim)
         source = replace(shape, length=shape.memory, memory=0)
@@ -38,28 +34,25 @@ class Seq2Seq(nn.Module):
         """source (B, M) and target (B, N), to logits (B, N, V) for the token after each, and the auxiliary loss."""
         memory, auxiliary = self._encode(source, source_valid)
         y, more = self.decoder(self._embed_target(target, 0), memory, target_valid, source_valid)
-        return self._head(y), auxiliary + more
+        return self.embedding.logits(y), auxiliary + more
 
     def prefill(self, source: Tensor, source_valid: Tensor, target: Tensor) -> tuple[Tensor, State]:
         """The logits of `forward` on beginnings (B, N) without padding, and the state to go on from."""
         memory, _ = self._encode(source, source_valid)
         y, state = self.decoder.prefill(self._embed_target(target, 0), memory, source_valid)
-        return self._head(y), (state, target.shape[1])
+        return self.embedding.logits(y), (state, target.shape[1])
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """The logits (B, 1, V) after one further token (B, 1)."""
         inner, position = state
         y, inner = self.decoder.step(self._embed_target(token, position), inner)
-        return self._head(y), (inner, position + 1)
+        return self.embedding.logits(y), (inner, position + 1)
 
     def _encode(self, source: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        return self.encoder(self.source_positions(self.embedding(source) * self.scale), None, valid)
+        return self.encoder(self.source_positions(self.embedding(source)), None, valid)
 
     def _embed_target(self, tokens: Tensor, start: int) -> Tensor:
-        return self.target_positions(self.embedding(tokens) * self.scale, start)  # (B, N, D)
-
-    def _head(self, y: Tensor) -> Tensor:
-        return F.linear(y, self.embedding.weight)  # (B, N, V)
+        return self.target_positions(self.embedding(tokens), start)  # (B, N, D)
 
 
 def greedy(
