@@ -1,0 +1,165 @@
+"""Pairs of a cloud seen from one side and the whole cloud, in three splits, from one of two sources.
+
+embedded   `tasks.data.solids`, generated
+local      an .npz file with `points` (S, P, 3), whole numbers or floats in any unit, `name` (S,) and perhaps `split`
+           (S,) of train, validation and test; without it shapes are split by a hash of their name, about 15% for each
+           of validation and test, so that copies of a name stay together. Or a folder as PCN's (`tasks.data.pcn`)
+
+Solids and the shapes of an .npz file are brought to a bounding box around the origin with a diagonal of 1 and looked at
+from random directions (`tasks.data.camera`), which depend on the split and the place of the shape in it alone. A
+partial cloud of theirs has no point in common with the whole one. Partial clouds are kept in farthest point order
+(`tasks.data.farthest`), all of it in a cache that is made once and read by pages.
+"""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from tasks.base import Data, Split
+from tasks.data import solids
+from tasks.data.farthest import farthest_order
+from tasks.data.pcn import pcn
+from tasks.data.store import stored
+from tasks.data.text import SPLITS
+from tasks.data.views import Pair, Shapes, Sizes, check_points, looked_at
+
+VERSION = 1
+"""Raised when the same source would give other clouds."""
+FORMAT = "give an .npz file with `points` (S, P, 3) and `name` (S,), or a folder in PCN's layout"
+DENSITY = 16
+"""Points of a solid for a camera to look at, for each point that is kept of what it sees."""
+HELD_OUT = 0.15
+ORDERED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Views:
+    """A split in the cache."""
+
+    partial: np.ndarray
+    """(V, N, 3) float32, each in farthest point order."""
+    complete: np.ndarray
+    """(S, T, 3) float32."""
+    owner: np.ndarray
+    """(V,): the shape of each partial cloud."""
+    groups: list[str]
+
+
+@dataclass(frozen=True)
+class Clouds:
+    description: str
+    real: bool
+    content: str
+    """SHA-256 of the points; of the generator's version, or of PCN's list and the sizes of its files."""
+    splits: dict[Split, Views]
+
+
+def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
+    """What `data` names."""
+    if data.source == "embedded":
+        content = hashlib.sha256(f"solids {solids.VERSION} {sizes}".encode()).hexdigest()
+        description, real, shapes = "solids, generated", False, _generated(sizes)
+    elif data.source == "local":
+        path = Path(data.path or "").expanduser()
+        if not data.path or not path.exists():
+            raise ValueError(f"data.path={data.path}: no such file or folder: {FORMAT}")
+        read = pcn if path.is_dir() else _npz
+        description, real = ("PCN folder" if path.is_dir() else "clouds of an .npz file"), True
+        content, shapes = read(path, sizes)
+    else:
+        raise ValueError(f"data.source={data.source}: point_cloud has none: use data=local data.path=..., or embedded")
+    key = hashlib.sha256(f"{VERSION} {content} {sizes}".encode()).hexdigest()[:24]
+    folder = stored(cache / f"clouds-{key}", lambda folder: _write(folder, shapes, sizes))
+    return Clouds(description, real, content, {split: _views(folder, split, shapes[split]) for split in SPLITS})
+
+
+def _generated(sizes: Sizes) -> dict[Split, Shapes]:
+    def shapes(number: int, count: int) -> Shapes:
+        parts = [1 + index % solids.MOST_PARTS for index in range(count)]
+
+        def load(index: int) -> Pair:
+            rng = np.random.default_rng((solids.VERSION, number, index))
+            solid = solids.solid(rng, parts[index])
+            return looked_at(solids.surface_points(solid, sizes.truth + DENSITY * sizes.points, rng), sizes, rng)
+
+        return Shapes([f"{part} part{'s' if part > 1 else ''}" for part in parts], sizes.views, load)
+
+    counts = (sizes.solids, sizes.held_out_solids, sizes.held_out_solids)
+    return {split: shapes(number, count) for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True))}
+
+
+def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"data.path={path}: not readable as .npz ({reason}): {FORMAT}") from None
+    for key in ("points", "name"):
+        if key not in arrays:
+            raise ValueError(
+                f"data.path={path}: no array {key!r} in it (it has {', '.join(arrays) or 'none'}): {FORMAT}"
+            )
+    points, names = arrays["points"], [str(name) for name in arrays["name"].ravel()]
+    if points.ndim != 3 or points.shape[2] != 3 or not len(points) or points.dtype.kind not in "iuf":
+        found = f"{points.dtype} of shape {points.shape}"
+        raise ValueError(f"data.path={path}: `points` is {found}: numbers of shape (S, P, 3) are needed")
+    splits = [str(split) for split in arrays["split"].ravel()] if "split" in arrays else [*map(_split, names)]
+    for key, values in (("name", names), ("split", splits)):
+        if len(values) != len(points):
+            raise ValueError(
+                f"data.path={path}: {len(values)} entries in `{key}` for {len(points)} shapes: give each one"
+            )
+    least = sizes.truth + 2 * sizes.points
+    if points.shape[1] < least:
+        needed = f"truth={sizes.truth}, points={sizes.points} need {least:,} (truth + 2 points)"
+        raise ValueError(f"data.path={path}: shapes have {points.shape[1]:,} points, {needed}: use smaller ones")
+    for name, split, shape in zip(names, splits, points, strict=True):
+        if split not in SPLITS:
+            raise ValueError(f"data.path={path}: shape {name!r} is in split {split!r}: use {', '.join(SPLITS)}")
+        check_points(shape, f"data.path={path}: shape {name!r}")
+    digest = hashlib.sha256(repr((names, splits, points.shape, points.dtype.str)).encode())
+    digest.update(points.tobytes())
+
+    def shapes(number: int, split: Split) -> Shapes:
+        own = [place for place, found in enumerate(splits) if found == split]
+        if not own:
+            raise ValueError(f"data.path={path}: no shape in split {split}: give more shapes, or an array `split`")
+
+        def load(index: int) -> Pair:
+            rng = np.random.default_rng((VERSION, number, index))
+            return looked_at(rng.permutation(points[own[index]]), sizes, rng)
+
+        return Shapes([names[place] for place in own], sizes.views, load)
+
+    return digest.hexdigest(), {split: shapes(number, split) for number, split in enumerate(SPLITS)}
+
+
+def _split(name: str) -> Split:
+    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return "validation" if share < HELD_OUT else "test" if share < 2 * HELD_OUT else "train"
+
+
+def _write(folder: Path, splits: dict[Split, Shapes], sizes: Sizes) -> None:
+    for split, shapes in splits.items():
+        count, views = len(shapes.groups), shapes.views
+        whole = open_memmap(folder / f"{split}_complete.npy", "w+", np.float32, (count, sizes.truth, 3))
+        partial = open_memmap(folder / f"{split}_partial.npy", "w+", np.float32, (count * views, sizes.points, 3))
+        at_once = max(1, ORDERED_AT_ONCE // views)
+        for start in range(0, count, at_once):
+            pairs = [shapes.load(index) for index in range(start, min(start + at_once, count))]
+            whole[start : start + len(pairs)] = [own for own, _ in pairs]
+            seen = np.array([view for _, own in pairs for view in own], np.float32)
+            places = farthest_order(seen)[:, :, None]
+            partial[start * views : (start + len(pairs)) * views] = np.take_along_axis(seen, places, 1)
+        whole.flush()
+        partial.flush()
+
+
+def _views(folder: Path, split: Split, shapes: Shapes) -> Views:
+    partial, whole = (np.load(folder / f"{split}_{name}.npy", mmap_mode="r") for name in ("partial", "complete"))
+    return Views(partial, whole, np.arange(len(partial)) // shapes.views, shapes.groups)

@@ -1,0 +1,78 @@
+"""The folder layout of PCN (Yuan et al. 2018, arXiv 1808.00671), as PoinTr (arXiv 2108.08839) reads it.
+
+    PCN.json                                     [{taxonomy_id, taxonomy_name, train: [NAME], val: [...], test: [...]}]
+    SPLIT/complete/TAXONOMY/NAME.pcd             the whole cloud
+    SPLIT/partial/TAXONOMY/NAME/00.pcd           what is seen of it: to 07.pcd in train, 00.pcd in val and test
+
+Clouds are taken as they are: PCN's have a bounding box with a diagonal of about 1. A partial cloud of fewer points than
+are wanted is filled up with copies, as published.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tasks.base import Split
+from tasks.data import camera
+from tasks.data.pcd import read_pcd
+from tasks.data.text import SPLITS
+from tasks.data.views import Pair, Shapes, Sizes, check_points
+
+NEEDED = "a folder in PCN's layout has one: give such a folder, or an .npz file"
+FOLDERS = ("train", "val", "test")
+VIEWS = 8
+LEAST_SEEN = 16
+"""Points of a partial cloud."""
+
+
+def pcn(root: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
+    """SHA-256 of the list and of the sizes of its files, and the splits."""
+    try:
+        raw = (root / "PCN.json").read_bytes()
+        listed = [(entry["taxonomy_id"], entry["taxonomy_name"], entry) for entry in json.loads(raw)]
+        found = {
+            split: [(folder, str(id), str(group), str(name)) for id, group, entry in listed for name in entry[folder]]
+            for split, folder in zip(SPLITS, FOLDERS, strict=True)
+        }
+    except OSError:
+        raise ValueError(f"data.path={root}: no PCN.json in it: {NEEDED}") from None
+    except (ValueError, KeyError, TypeError):
+        needed = "a list of {taxonomy_id, taxonomy_name, train, val, test}"
+        raise ValueError(f"data.path={root}: PCN.json is damaged: {needed} is needed") from None
+    digest = hashlib.sha256(raw)
+
+    def shapes(split: Split) -> Shapes:
+        if not found[split]:
+            raise ValueError(f"data.path={root}: PCN.json names no shape for {split}: all three splits need some")
+        views = min(sizes.views, VIEWS) if split == "train" else 1
+        files = []
+        for folder, id, _, name in found[split]:
+            seen = [root / folder / "partial" / id / name / f"{view:02}.pcd" for view in range(views)]
+            files.append([root / folder / "complete" / id / f"{name}.pcd", *seen])
+        for path in (path for own in files for path in own):
+            if not path.is_file():
+                raise ValueError(f"{path}: in PCN.json, but not there: get it, or take it off the list")
+            digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+
+        def load(index: int) -> Pair:
+            whole, *seen = [_checked_pcd(path) for path in files[index]]
+            if len(whole) < sizes.truth:
+                needed = f"truth={sizes.truth} are needed: use a smaller task.truth"
+                raise ValueError(f"{files[index][0]}: has {len(whole):,} points, {needed}")
+            rng = np.random.default_rng((SPLITS.index(split), index))
+            return rng.permutation(whole)[: sizes.truth], [camera.sampled(one, sizes.points, rng) for one in seen]
+
+        return Shapes([group for _, _, group, _ in found[split]], views, load)
+
+    made = {split: shapes(split) for split in SPLITS}
+    return digest.hexdigest(), made
+
+
+def _checked_pcd(path: Path) -> np.ndarray:
+    points = read_pcd(path)
+    if len(points) < LEAST_SEEN:
+        raise ValueError(f"{path}: has {len(points)} points, at least {LEAST_SEEN} are needed: take it away")
+    check_points(points, str(path))
+    return points

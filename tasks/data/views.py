@@ -1,0 +1,55 @@
+"""What every source of clouds gives: shapes, each with a whole cloud and views of it from one side."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.data import camera
+
+Pair = tuple[np.ndarray, list[np.ndarray]]
+"""A whole cloud, and partial ones that belong to it."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    points: int
+    """Of a partial cloud."""
+    truth: int
+    """Of a whole cloud."""
+    views: int
+    """Partial clouds of each whole one."""
+    solids: int
+    """Generated for train."""
+    held_out_solids: int
+    """Generated for each of validation and test."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A split of a source."""
+
+    groups: list[str]
+    """One per shape: what the tables of results call it."""
+    views: int
+    load: Callable[[int], Pair]
+
+
+def looked_at(points: np.ndarray, sizes: Sizes, rng: np.random.Generator) -> Pair:
+    """The first of the points (P, 3), which are in random order, are the whole cloud; the camera sees the others."""
+    points = points.astype(np.float64)
+    low, high = points.min(0), points.max(0)
+    points = (points - (low + high) / 2) / np.linalg.norm(high - low)
+    whole, others = points[: sizes.truth], points[sizes.truth :]
+    views = [others[camera.seen(others, camera.direction(rng))] for _ in range(sizes.views)]
+    return whole, [camera.sampled(view, sizes.points, rng) for view in views]
+
+
+def check_points(points: np.ndarray, where: str) -> None:
+    """Raises ValueError where points (P, 3) are no shape."""
+    finite = np.isfinite(points).all(1)
+    if not finite.all():
+        row = int(finite.argmin())
+        raise ValueError(f"{where}: point {row} is {points[row].tolist()}: numbers are needed: take the shape away")
+    if (points == points[0]).all():
+        raise ValueError(f"{where}: all points are the same: take the shape away")
