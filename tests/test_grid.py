@@ -9,6 +9,7 @@ import torch
 from attentions.base import Pattern, Unsupported, core_parameters
 from attentions.slots import Slots
 from cab import run
+from cab.cell import EXCESS_LIMIT
 from cab.check import all_families
 from cab.command import compose_requests
 from cab.provenance import ROOT
@@ -20,9 +21,12 @@ TASKS = {
     "mlm": (Pattern.NONCAUSAL_SELF,),
     "recall": tuple(Pattern),
     "summarization": (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS),
+    "super_resolution": (Pattern.NONCAUSAL_SELF,),
 }
 CELLS = [(task, pattern) for task, patterns in TASKS.items() for pattern in patterns]
-RECIPES = [path.stem.split("_") for path in sorted((ROOT / "conf" / "recipe").glob("*.yaml"))]
+RECIPES = [path.stem.rsplit("_", 1) for path in sorted((ROOT / "conf" / "recipe").glob("*.yaml"))]
+NO_FEEDFORWARD = {"super_resolution"}
+"""Nothing can be solved for there: a family may add what CAB allows, and `none` has less."""
 REFUSED = {
     "the slot is a single layer, the family is a whole stack",
     "a whole stack in decoder.self also takes decoder.cross",
@@ -37,6 +41,8 @@ TINY_TASK = {
     "mlm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
     "recall": ["task.test_examples=8", "task.validation_examples=8", "task.table_examples=8"],
     "summarization": ["model.length=64", "model.memory=64", "task.test_documents=3", "task.validation_documents=2"],
+    "super_resolution": ["model.hidden=0", "model.length=256", "task.multipliers=[1,2]", "task.attention_sizes=[16,8]"]
+    + ["task.test_images=3", "task.validation_images=2"],
 }
 
 
@@ -65,12 +71,14 @@ def test_every_cell_builds_or_says_why_not(task, size, tmp_path):
                 refused[request.attention] = str(error)
                 continue
             assert slots.took, f"{request.attention} was put nowhere"
-            assert slots.excess == 0
+            assert slots.excess == 0 or task in NO_FEEDFORWARD
             built[request.attention] = core_parameters(model)
         assert {"vanilla", "eager", "none", "lightning", "routing", "ssa"} <= built.keys()
         assert {reason.split(": ", 1)[-1] for reason in refused.values()} <= REFUSED
         for name, parameters in built.items():
-            assert abs(parameters / built["vanilla"] - 1) < 0.01, f"{name}: {parameters} parameters"
+            excess = parameters / built["vanilla"] - 1
+            fair = excess <= EXCESS_LIMIT if task in NO_FEEDFORWARD else abs(excess) < 0.01
+            assert fair, f"{name}: {parameters} parameters"
 
 
 @pytest.mark.slow

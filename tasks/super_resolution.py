@@ -1,0 +1,229 @@
+"""Super-resolution: an image from one of few pixels, by a diffusion model, with SR3's U-Net.
+
+CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): SR3 (Saharia et al. 2021, arXiv 2104.07636) from 16 x 16 to
+128 x 128, trained on FFHQ and tested on CelebA-HQ, attention at 16, 32, 64 and 128. CAB left vanilla out of 128; here
+every family gets the same slots. Both data sets in one run: data=local with FFHQ in train/ and CelebA-HQ in test/.
+
+The small image is the large one made smaller by Pillow's bicubic filter, antialiased; the model's condition is that one
+made larger again by the same filter; both have 8 bits, as files do. The condition is also the trivial predictor.
+
+`shape.length` is the number of pixels of the large image, the longest attention of the U-Net; `shape.dim` and
+`shape.heads` are those at that resolution, `shape.depth` the blocks at each (one more on the way up), `shape.hidden` 0,
+because there is no feed-forward, `shape.memory` is not used. Costs are measured on one attention layer of that width
+and lengths of its own (efficiency.level=attention in the recipes): a stack would be none of this model's.
+
+Scores are of images in RGB within [0, 1], not rounded, a mean over the images of each one's PSNR (range 1, over all
+pixels and colours, at most 100 dB) and SSIM (range 1, Gaussian window of 11 pixels and deviation 1.5, mean of the three
+colours; Wang et al. 2004), both by torchmetrics.
+
+A training example is a square of an image, mirrored or not, with a noise level and noise of its own. In evaluation the
+noise that sampling starts from belongs to the example: it depends neither on the seed nor on the batch.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attentions.base import Pattern, Shape, check_whole
+from attentions.slots import Slots
+from tasks.backbones import diffusion
+from tasks.backbones.diffusion import Prediction, check_prediction
+from tasks.backbones.unet import COLOURS, UNet, resolutions
+from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
+from tasks.data.epochs import Epochs
+from tasks.data.images import Crop, Squares, check_crop, collection, resized, squares
+from tasks.data.strips import packed
+
+EVALUATED_AT_ONCE = 2**15
+"""Pixels in an evaluation batch."""
+LEAST_SIZE = 16
+"""SSIM's window has to fit."""
+BEST_PSNR = 100.0
+"""Of an image without any error, in dB."""
+SHOWN = 6
+"""Images in the table `generated`, evenly spread."""
+TRAIN, EVALUATION = 1, 2
+"""Tell the random draws of both apart."""
+
+Score = tuple[float, float]
+"""PSNR and SSIM."""
+Row = dict[str, int | float | str]
+
+
+class SuperResolution(Task):
+    """Options: `factor` (how many times smaller the small image is), `multipliers` (channels at each resolution, as
+    multiples of dim), `attention_sizes` (resolutions with attention), `dropout`, what the network predicts, the
+    `sampling_steps` of an evaluation, `crop` (images whole or in tiles), how many images are evaluated, and the column
+    of a hub data set."""
+
+    name = "super_resolution"
+    patterns = (Pattern.NONCAUSAL_SELF,)
+    metrics = (Metric("psnr", "higher", "dB"), Metric("ssim", "higher"))
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        shape: Shape,
+        data: Data,
+        seed: int,
+        cache: Path,
+        *,
+        factor: int = 4,
+        multipliers: list[int],
+        attention_sizes: list[int],
+        dropout: float = 0.0,
+        prediction: Prediction = "image",
+        sampling_steps: int = 4,
+        crop: Crop = "tiles",
+        validation_images: int = 32,
+        test_images: int = 256,
+        image_column: str = "image",
+    ) -> None:
+        super().__init__(pattern, shape, data, seed, cache)
+        check_prediction(prediction)
+        check_crop(crop)
+        if shape.hidden:
+            raise ValueError(f"hidden={shape.hidden}: the U-Net has no feed-forward: use model.hidden=0")
+        wholes = {"sampling_steps": sampling_steps, "validation_images": validation_images, "test_images": test_images}
+        for name, value in wholes.items():
+            check_whole(name, value)
+        if not multipliers or min(multipliers) < 1:
+            raise ValueError(f"multipliers={multipliers}: at least one, each at least 1, is needed")
+        sizes = resolutions(shape.length, len(multipliers))
+        self.size = sizes[0]
+        if self.size < LEAST_SIZE:
+            raise ValueError(f"length={shape.length}: at least {LEAST_SIZE} x {LEAST_SIZE} = {LEAST_SIZE**2} is needed")
+        for size in attention_sizes:
+            if size not in sizes:
+                raise ValueError(f"attention_sizes: {size} is no resolution here: use {', '.join(map(str, sizes))}")
+        if factor < 2 or self.size % factor:
+            raise ValueError(f"factor={factor}: at least 2, and a divisor of {self.size} pixels, is needed")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: at least 0 and below 1 is needed")
+        self.factor, self.multipliers, self.attention_sizes = factor, multipliers, attention_sizes
+        self.dropout, self.prediction, self.sampling_steps = dropout, prediction, sampling_steps
+        self.crop, self.image_column = crop, image_column
+        self.counts: dict[Split, int] = {"validation": validation_images, "test": test_images}
+        self.levels = diffusion.levels().numpy()
+        self._squares: dict[Split, Squares] = {}
+        self._epochs: Epochs | None = None
+
+    def prepare(self) -> Source:
+        found = collection(self.data, self.image_column)
+        self._squares = squares(found, self.size, self.crop, self.cache)
+        self._epochs = Epochs(self.seed, len(self._squares["train"]))
+        facts = found.facts | {"size": self.size, "small_size": self.size // self.factor}
+        facts |= {f"{split}_squares": len(own) for split, own in self._squares.items()}
+        return Source(found.description, True, found.content, facts | {"test_evaluated": self.examples("test")})
+
+    def build(self, slots: Slots) -> nn.Module:
+        return UNet(slots, self.shape, self.multipliers, self.attention_sizes, self.dropout)
+
+    def batch(self, split: Split, ids: Sequence[int]) -> Batch:
+        """`image`, `condition` and `noise` (B, 3, S, S), images within [-1, 1]; in training `level` (B,)."""
+        if split == "train":
+            return self._train(ids)
+        images = [self._image(split, index) for index in ids]
+        noises = [self._noise(np.random.default_rng((EVALUATION, split == "test", index))) for index in ids]
+        return self._pairs(images) | {"noise": torch.from_numpy(np.stack(noises))}
+
+    def examples(self, split: Split) -> int:
+        own = self._of(split)
+        return len(own) if split == "train" else min(self.counts[split], len(own))
+
+    def targets(self, batch: Batch) -> int:
+        return batch["image"].numel()
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        names = ("image", "condition", "noise", "level")
+        return diffusion.loss(model, self.prediction, *(batch[name] for name in names))
+
+    def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
+        found: list[Score] = []
+        generated: list[Row] = []
+        shown = set(np.linspace(0, self.examples(split) - 1, SHOWN).round().astype(int).tolist())
+        for batch in self.batches(split, self._at_once(), move):
+            images = diffusion.sample(model, self.prediction, batch["condition"], batch["noise"], self.sampling_steps)
+            for image, score in zip(images, scores(images, batch["image"]), strict=True):
+                if len(found) in shown:
+                    generated.append(self._row(split, len(found), image, score))
+                found.append(score)
+        return Evaluation(_means(found), {"generated": generated})
+
+    def trivial(self) -> Trivial:
+        found: list[Score] = []
+        for batch in self.batches("test", self._at_once(), lambda batch: batch):
+            found += scores(batch["condition"], batch["image"])
+        return Trivial("bicubic", _means(found))
+
+    def _of(self, split: Split) -> Squares:
+        if not self._squares:
+            raise RuntimeError("prepare() comes first: it loads the images")
+        return self._squares[split]
+
+    def _at_once(self) -> int:
+        return max(1, EVALUATED_AT_ONCE // self.shape.length)
+
+    def _image(self, split: Split, index: int) -> np.ndarray:
+        """Evaluated squares are evenly spread over all of the split."""
+        last = self.examples(split) - 1
+        return self._of(split).square(index * (len(self._of(split)) - 1) // max(1, last))
+
+    def _train(self, ids: Sequence[int]) -> Batch:
+        own, epochs = self._of("train"), self._epochs
+        assert epochs is not None
+        images, noises, drawn = [], [], []
+        for index, place in zip(ids, epochs(ids), strict=True):
+            generator = np.random.default_rng((TRAIN, self.seed, index))
+            images.append(own.anywhere(int(place), generator))
+            noises.append(self._noise(generator))
+            step = generator.integers(1, len(self.levels))
+            drawn.append(generator.uniform(self.levels[step], self.levels[step - 1]))
+        extra = {"noise": torch.from_numpy(np.stack(noises)), "level": torch.tensor(drawn, dtype=torch.float32)}
+        return self._pairs(images) | extra
+
+    def _noise(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.standard_normal((COLOURS, self.size, self.size), np.float32)
+
+    def _small(self, image: np.ndarray) -> np.ndarray:
+        return resized(image, self.size // self.factor)
+
+    def _pairs(self, images: Sequence[np.ndarray]) -> Batch:
+        conditions = [resized(self._small(image), self.size) for image in images]
+        return {"image": _tensor(images), "condition": _tensor(conditions)}
+
+    def _row(self, split: Split, index: int, image: Tensor, score: Score) -> Row:
+        """A row of the table: the scores, and small, bicubic, generated and true image side by side."""
+        true = self._image(split, index)
+        small = self._small(true)
+        nearest = small.repeat(self.factor, 0).repeat(self.factor, 1)
+        made = ((image.cpu().numpy().transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
+        strip = packed(np.concatenate([nearest, resized(small, self.size), made, true], 1))
+        return {"example": index, **_means([score]), "small_bicubic_generated_true": strip}
+
+
+def scores(images: Tensor, truths: Tensor) -> list[Score]:
+    """PSNR in dB and SSIM of each image; both within [-1, 1], (B, 3, S, S)."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    images, truths = (images.float() + 1) / 2, (truths.float() + 1) / 2
+    psnr = peak_signal_noise_ratio(images, truths, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    ssim = structural_similarity_index_measure(images, truths, data_range=1.0, reduction="none")
+    assert isinstance(ssim, Tensor)
+    return list(zip(psnr.clamp(max=BEST_PSNR).reshape(-1).tolist(), ssim.reshape(-1).tolist(), strict=True))
+
+
+def _means(found: Sequence[Score]) -> dict[str, float]:
+    return {
+        name: math.fsum(values) / len(values)
+        for name, values in zip(("psnr", "ssim"), zip(*found, strict=True), strict=True)
+    }
+
+
+def _tensor(images: Sequence[np.ndarray]) -> Tensor:
+    """(H, W, 3) uint8 each, to (B, 3, H, W) within [-1, 1]."""
+    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
