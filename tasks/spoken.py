@@ -1,0 +1,145 @@
+"""What tasks share that turn text into speech: the clips, which of them are seen, their scores, and what one can hear.
+
+`shape.memory` is the most symbols of a text, `shape.length` the most steps of its speech (a step is one frame or
+several): clips with more are left out of every split, as in fairseq, and the record says how many were.
+
+Scores are means over clips, all alike, of a generated log-mel spectrogram against the whole recording
+(`tasks.speech_metrics`). The record keeps two of the spectrograms, packed: `python -m tasks.listen` makes them audible.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attentions.base import Pattern, Shape, check_whole
+from tasks.backbones.positions import PositionKind, check_positions
+from tasks.base import Data, Evaluation, Metric, Source, Split, Task, Trivial
+from tasks.data.epochs import Epochs
+from tasks.data.speech import Clip, Speech, speech
+from tasks.listen import packed
+from tasks.speech_metrics import mcd, msd
+
+EVALUATED_AT_ONCE = 2**14
+"""Symbols and steps in an evaluation batch."""
+SHOWN = 8
+"""Rows of the table `generated`, evenly spread over the clips."""
+
+Row = dict[str, int | float | str]
+
+
+class Spoken(Task):
+    """Options of all of them: `positions`, and how many clips are evaluated."""
+
+    metrics = (Metric("mcd", "lower", "dB"), Metric("msd", "lower", "dB"))
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        shape: Shape,
+        data: Data,
+        seed: int,
+        cache: Path,
+        frames_per_step: int,
+        positions: PositionKind,
+        validation_clips: int,
+        test_clips: int,
+    ) -> None:
+        super().__init__(pattern, shape, data, seed, cache)
+        check_positions(positions)
+        if shape.memory < 1:
+            raise ValueError("memory=0: texts need a length: set model.memory to the most symbols of a text")
+        counts = {"validation_clips": validation_clips, "test_clips": test_clips}
+        for name, value in ({"frames_per_step": frames_per_step} | counts).items():
+            check_whole(name, value)
+        self.frames_per_step, self.positions = frames_per_step, positions
+        self.counts: dict[Split, int] = {"validation": validation_clips, "test": test_clips}
+        self.at_once = max(1, EVALUATED_AT_ONCE // (shape.memory + shape.length))
+        """Clips in an evaluation batch."""
+        self._speech: Speech | None = None
+        self._used: dict[Split, np.ndarray] = {}
+        self._epochs: Epochs | None = None
+
+    @property
+    def speech(self) -> Speech:
+        if self._speech is None:
+            raise RuntimeError("prepare() comes first: it loads the speech")
+        return self._speech
+
+    def prepare(self) -> Source:
+        found = speech(self.data, self.cache)
+        facts = dict(found.facts)
+        for split, clips in found.clips.items():
+            steps = clips.lengths // self.frames_per_step
+            fits = (clips.text_lengths <= self.shape.memory) & (steps >= 1) & (steps <= self.shape.length)
+            if not fits.any():
+                raise ValueError(
+                    f"length={self.shape.length}, memory={self.shape.memory}: no {split} clip is so short: the "
+                    f"shortest has {max(1, steps.min())} steps of frames, the shortest text {clips.text_lengths.min()} "
+                    "symbols: raise model.length and model.memory"
+                )
+            self._used[split] = np.flatnonzero(fits)
+            facts |= {f"{split}_clips_left_out": int((~fits).sum())}
+        self._speech, self._epochs = found, Epochs(self.seed, len(self._used["train"]))
+        facts["test_clips_evaluated"] = self.examples("test")
+        return Source(found.description, found.real, found.content, facts)
+
+    def examples(self, split: Split) -> int:
+        used = len(self._used[split])
+        return min(self.counts.get(split, used), used)
+
+    def clips(self, split: Split, ids: Sequence[int]) -> list[Clip]:
+        """The clips behind these example ids."""
+        if self._epochs is None:
+            raise RuntimeError("prepare() comes first: it loads the speech")
+        places = self._used[split][self._epochs(ids) if split == "train" else list(ids)]
+        return [self.speech.clips[split][place] for place in places]
+
+    def scored(self, split: Split, said: Sequence[np.ndarray], by_heart: np.ndarray) -> Evaluation:
+        """What was said for all examples of a split, and for the first train clip: standardised (F, 80) each."""
+        mels = [self.speech.mel(mel) for mel in said]
+        rows = [self._row(self.clips(split, [id])[0], mel) for id, mel in enumerate(mels)]
+        shown = np.unique(np.linspace(0, len(rows) - 1, SHOWN).round().astype(int))
+        heard = [(split, self.clips(split, [0])[0], mels[0]), ("train", self.by_heart, self.speech.mel(by_heart))]
+        spectrograms = [
+            {
+                "split": whence,
+                **self._row(clip, mel),
+                "generated": packed(mel),
+                "real": packed(self.speech.mel(clip.mel)),
+            }
+            for whence, clip, mel in heard
+        ]
+        return Evaluation(_means(rows), {"generated": [rows[id] for id in shown], "spectrograms": spectrograms})
+
+    @property
+    def by_heart(self) -> Clip:
+        """A train clip that is generated, too: how well a model knows what it has seen."""
+        return self.speech.clips["train"][self._used["train"][0]]
+
+    def trivial(self) -> Trivial:
+        """The mean frame of train, for as long as so many symbols last in train on average."""
+        clips = self.clips("test", range(self.examples("test")))
+        rows = [self._row(clip, self.speech.mean_spectrogram(len(clip.symbols))) for clip in clips]
+        return Trivial("mean spectrogram", _means(rows))
+
+    def _row(self, clip: Clip, said: np.ndarray) -> Row:
+        """A log-mel spectrogram (F, 80) against the whole clip."""
+        wanted = self.speech.mel(clip.mel)
+        about: Row = {"clip": clip.id, "text": clip.text, "frames": len(wanted), "generated_frames": len(said)}
+        return about | {"mcd": mcd(said, wanted), "msd": msd(said, wanted)}
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    return {metric.name: sum(float(row[metric.name]) for row in rows) / len(rows) for metric in Spoken.metrics}
+
+
+def padded(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Rows of several lengths as (B, longest, ...), 0 where they are not real, and where they are."""
+    lengths = np.array([len(row) for row in rows])
+    valid = np.arange(lengths.max()) < lengths[:, None]
+    filled = np.zeros((*valid.shape, *rows[0].shape[1:]), rows[0].dtype)
+    filled[valid] = np.concatenate(rows)
+    return torch.from_numpy(filled), torch.from_numpy(valid)
