@@ -41,7 +41,14 @@ TINY_TASK = {
     "mlm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
     "recall": ["task.test_examples=8", "task.validation_examples=8", "task.table_examples=8"],
     "summarization": ["model.length=64", "model.memory=64", "task.test_documents=3", "task.validation_documents=2"],
-    "super_resolution": ["model.hidden=0", "model.length=256", "task.multipliers=[1,2]", "task.attention_sizes=[16,8]"],
+    "super_resolution": [
+        "model.hidden=0",
+        "model.length=256",
+        "task.multipliers=[1,2]",
+        "task.attention_sizes=[16,8]",
+        "task.test_images=3",
+        "task.validation_images=2",
+    ],
 }
 
 
