@@ -9,6 +9,7 @@ Scores are means over clips, all alike, of a generated log-mel spectrogram again
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ Row = dict[str, int | float | str]
 class Spoken(Task):
     """Options of all of them: `positions`, and how many clips are evaluated."""
 
-    metrics = (Metric("mcd", "lower", "dB"), Metric("msd", "lower", "dB"))
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mcd", "lower", "dB"), Metric("msd", "lower", "dB"))
 
     def __init__(
         self,
