@@ -22,6 +22,7 @@ TASKS = {
     "recall": tuple(Pattern),
     "summarization": (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS),
     "super_resolution": (Pattern.NONCAUSAL_SELF,),
+    "tts": (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS),
 }
 CELLS = [(task, pattern) for task, patterns in TASKS.items() for pattern in patterns]
 RECIPES = [path.stem.rsplit("_", 1) for path in sorted((ROOT / "conf" / "recipe").glob("*.yaml"))]
@@ -48,6 +49,14 @@ TINY_TASK = {
         "task.attention_sizes=[16,8]",
         "task.test_images=3",
         "task.validation_images=2",
+    ],
+    "tts": [
+        "model.length=64",
+        "model.memory=64",
+        "task.prenet=8",
+        "task.postnet=8",
+        "task.test_clips=2",
+        "task.validation_clips=2",
     ],
 }
 
