@@ -7,7 +7,7 @@ shrink with the number of points, so that a cell of a surface that faces the cam
 
 import numpy as np
 
-POINTS_PER_CELL = 9
+POINTS_PER_CELL = 16
 """Of a cloud of area 1 that faces the camera: fewer would let the back show through the front."""
 TOLERANCE = 1.5
 """In cells: a surface that runs away from the camera is deep within one cell."""

@@ -101,9 +101,8 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
         raise ValueError(f"data.path={path}: not readable as .npz ({reason}): {FORMAT}") from None
     for key in ("points", "name"):
         if key not in arrays:
-            raise ValueError(
-                f"data.path={path}: no array {key!r} in it (it has {', '.join(arrays) or 'none'}): {FORMAT}"
-            )
+            found = ", ".join(arrays) or "none"
+            raise ValueError(f"data.path={path}: no array {key!r} in it (it has {found}): {FORMAT}")
     points, names = arrays["points"], [str(name) for name in arrays["name"].ravel()]
     if points.ndim != 3 or points.shape[2] != 3 or not len(points) or points.dtype.kind not in "iuf":
         found = f"{points.dtype} of shape {points.shape}"
@@ -111,9 +110,8 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
     splits = [str(split) for split in arrays["split"].ravel()] if "split" in arrays else [*map(_split, names)]
     for key, values in (("name", names), ("split", splits)):
         if len(values) != len(points):
-            raise ValueError(
-                f"data.path={path}: {len(values)} entries in `{key}` for {len(points)} shapes: give each one"
-            )
+            found = f"{len(values)} entries in `{key}` for {len(points)} shapes"
+            raise ValueError(f"data.path={path}: {found}: give each shape one")
     least = sizes.truth + 2 * sizes.points
     if points.shape[1] < least:
         needed = f"truth={sizes.truth}, points={sizes.points} need {least:,} (truth + 2 points)"

@@ -1,0 +1,339 @@
+"""Clouds: farthest point order, the camera, solids, files and what is wrong with them, splits that do not mix."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.base import Data
+from tasks.data import camera, solids
+from tasks.data.clouds import Clouds, clouds
+from tasks.data.farthest import farthest_order
+from tasks.data.packed import packed, unpacked
+from tasks.data.pcd import read_pcd
+from tasks.data.text import SPLITS
+from tasks.data.views import Sizes
+
+SIZES = Sizes(points=32, truth=48, views=2, solids=7, held_out_solids=4)
+NAMES = [f"shape{i}" for i in range(9)]
+GIVEN = ["train"] * 5 + ["validation"] * 2 + ["test"] * 2
+
+
+def ball(count: int, seed: int = 0) -> np.ndarray:
+    points = np.random.default_rng(seed).normal(size=(count, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True) / 2
+
+
+def shapes(seed: int = 0) -> np.ndarray:
+    return np.stack([ball(150, seed + i) * np.random.default_rng(seed + i).uniform(0.3, 1, 3) for i in range(9)])
+
+
+def npz(folder: Path, **arrays: object) -> Path:
+    given = {"points": shapes(), "name": np.array(NAMES), "split": np.array(GIVEN)} | arrays
+    np.savez(folder / "shapes.npz", **{name: array for name, array in given.items() if array is not None})
+    return folder / "shapes.npz"
+
+
+def loaded(path: Path, cache: Path, sizes: Sizes = SIZES) -> Clouds:
+    return clouds(Data("local", str(path)), sizes, cache)
+
+
+@pytest.mark.parametrize("copies", [0, 10])
+def test_farthest_order_by_brute_force(copies: int) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(3, 40, 3))
+    points[:, 40 - copies :] = points[:, :copies]
+    orders = farthest_order(points)
+    for cloud, order in zip(points, orders, strict=True):
+        assert sorted(order) == list(range(40))
+        for place in range(1, 40):
+            distance = np.linalg.norm(cloud[:, None] - cloud[order[:place]], axis=2).min(1)
+            assert distance[order[place]] == pytest.approx(distance.max())
+        again = farthest_order(cloud[order[:15]][None])
+        assert (again == np.arange(15)).all()  # a sample of a sample is its beginning
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_camera_sees_the_front_of_a_ball(seed: int) -> None:
+    points, toward = ball(4000), camera.direction(np.random.default_rng(seed))
+    assert np.linalg.norm(toward) == pytest.approx(1)
+    visible, height = camera.seen(points, toward), points @ toward
+    assert visible[height > 0.3].all()
+    assert 0.1 < visible[np.abs(height) < 0.2].mean() < 0.6
+    assert visible[height < -0.2].mean() < 0.01
+    assert (visible | camera.seen(points, -toward))[np.abs(height) > 0.3].all()
+
+
+def test_camera_does_not_see_through_a_wall() -> None:
+    rng = np.random.default_rng(0)
+    front, back = (np.column_stack([np.full(2000, x), rng.uniform(-0.25, 0.25, (2000, 2))]) for x in (0.25, -0.25))
+    visible = camera.seen(np.concatenate([front, back]), np.array([1.0, 0.0, 0.0]))
+    assert visible[:2000].all()
+    assert visible[2000:].mean() < 0.01
+
+
+def test_few_visible_points_come_again() -> None:
+    rng, visible = np.random.default_rng(0), ball(10)
+    assert len(np.unique(camera.sampled(visible, 10, rng), axis=0)) == 10
+    more = camera.sampled(visible, 25, rng)
+    assert len(more) == 25
+    assert len(np.unique(more, axis=0)) == 10
+
+
+@pytest.mark.parametrize("kind", solids.KINDS)
+def test_surface_of_a_part(kind: str) -> None:
+    """Points lie on the border of what `contains` says, and their number goes with the area."""
+    rng, size = np.random.default_rng(0), np.array([0.5, 0.2, 0.3])
+    turned = solids._rotation(rng)
+    np.testing.assert_allclose(turned @ turned.T, np.eye(3), atol=1e-12)
+    part = solids.Part(kind, size, turned, np.array([0.1, 0.2, 0.3]))
+    points = part.surface(20_000, rng)
+    assert len(points) == 20_000
+    inner = solids.Part(kind, size * 0.99, turned, part.centre)
+    outer = solids.Part(kind, size * 1.01, turned, part.centre)
+    if kind == "torus":
+        inner, outer = (solids.Part(kind, size * [1, s, 1], turned, part.centre) for s in (0.98, 1.02))
+    assert outer.contains(points).all()
+    assert not inner.contains(points).any()
+    volume = {"box": 8 * 0.03, "cylinder": np.pi * 0.25 * 0.4, "cone": np.pi * 0.25 * 0.4 / 3}
+    volume |= {"ball": np.pi * 0.5**3 * 4 / 3, "torus": 2 * np.pi**2 * 0.5 * 0.2**2}
+    thrown = rng.uniform(-1, 1, (100_000, 3)) + part.centre
+    assert 8 * part.contains(thrown).mean() == pytest.approx(volume[kind], rel=0.05)
+
+
+@pytest.mark.parametrize("kind", solids.KINDS)
+def test_surfaces_are_uniform(kind: str) -> None:
+    """A ball of radius r around a point of a smooth surface holds pi r^2 / area of the points."""
+    part = solids.Part(kind, np.array([0.5, 0.2, 0.3]), np.eye(3), np.zeros(3))
+    rng = np.random.default_rng(0)
+    points, probes = part.surface(10_000, rng), part.surface(300, rng)
+    counts = np.array([(np.linalg.norm(points - probe, axis=1) < 0.06).sum() for probe in probes])
+    assert np.median(counts) == pytest.approx(10_000 * np.pi * 0.06**2 / part.area, rel=0.1)
+
+
+def test_a_union_has_no_points_inside() -> None:
+    for index in range(12):
+        rng = np.random.default_rng(index)
+        parts = solids.solid(rng, 1 + index % 3)
+        assert len(parts) == 1 + index % 3
+        points = solids.surface_points(parts, 300, rng)
+        assert points.shape == (300, 3)
+        for part in parts:
+            smaller = solids.Part(part.kind, part.size * 0.97, part.rotation, part.centre)
+            if part.kind != "torus":
+                assert not smaller.contains(points).any()
+
+
+def test_generated_clouds(tmp_path: Path) -> None:
+    found = clouds(Data(), SIZES, tmp_path)
+    assert not found.real
+    assert [len(found.splits[split].groups) for split in SPLITS] == [7, 4, 4]
+    train = found.splits["train"]
+    assert train.partial.shape == (14, 32, 3)
+    assert train.complete.shape == (7, 48, 3)
+    assert train.owner.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    assert train.groups[:4] == ["1 part", "2 parts", "3 parts", "1 part"]
+    assert not (train.partial[0] == train.partial[1]).all()
+    assert (farthest_order(train.partial) == np.arange(32)).all()
+    again = clouds(Data(), SIZES, tmp_path / "other")
+    assert again.content == found.content
+    for split in SPLITS:
+        np.testing.assert_array_equal(again.splits[split].partial, found.splits[split].partial)
+    whole = [cloud.tobytes() for split in SPLITS for cloud in found.splits[split].complete]
+    assert len(set(whole)) == 15
+
+
+def test_clouds_of_a_file(tmp_path: Path) -> None:
+    """Scaled to a diagonal of 1 about the origin; a view is a part of its own shape, and not of the whole cloud."""
+    found = loaded(npz(tmp_path), tmp_path)
+    assert found.real
+    given = shapes()
+    for split, names in zip(SPLITS, (NAMES[:5], NAMES[5:7], NAMES[7:]), strict=True):
+        views = found.splits[split]
+        assert views.groups == names
+        for partial, owner in zip(views.partial, views.owner, strict=True):
+            points = given[NAMES.index(names[owner])]
+            low, high = points.min(0), points.max(0)
+            scaled = (points - (low + high) / 2) / np.linalg.norm(high - low)
+            for cloud in (partial, views.complete[owner]):
+                distance = np.linalg.norm(cloud[:, None] - scaled, axis=2)
+                assert distance.min(1).max() < 1e-6
+            both = np.linalg.norm(partial[:, None] - views.complete[owner], axis=2)
+            assert both.min() > 1e-6
+
+
+def test_integers_are_the_same_shapes(tmp_path: Path) -> None:
+    exact = loaded(npz(tmp_path), tmp_path)
+    rounded = loaded(npz(tmp_path, points=np.rint(shapes() * 60_000).astype(np.int16)), tmp_path)
+    assert rounded.content != exact.content
+    for split in SPLITS:
+        np.testing.assert_allclose(rounded.splits[split].complete, exact.splits[split].complete, atol=1e-4)
+
+
+def test_nothing_of_test_reaches_train(tmp_path: Path) -> None:
+    before = loaded(npz(tmp_path), tmp_path)
+    other = shapes()
+    other[5:] = shapes(seed=100)[5:]
+    after = loaded(npz(tmp_path, points=other), tmp_path)
+    np.testing.assert_array_equal(after.splits["train"].partial, before.splits["train"].partial)
+    np.testing.assert_array_equal(after.splits["train"].complete, before.splits["train"].complete)
+    assert not np.array_equal(after.splits["test"].partial, before.splits["test"].partial)
+
+
+def test_splits_by_name_keep_copies_together(tmp_path: Path) -> None:
+    names = np.array([f"n{i // 2}" for i in range(80)])
+    points = np.random.default_rng(0).normal(size=(80, 120, 3))
+    found = loaded(npz(tmp_path, points=points, name=names, split=None), tmp_path)
+    groups = [set(found.splits[split].groups) for split in SPLITS]
+    assert sum(len(found.splits[split].groups) for split in SPLITS) == 80
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 40
+    assert len(groups[0]) > 20
+
+
+def test_made_once(tmp_path: Path) -> None:
+    path = npz(tmp_path)
+    loaded(path, tmp_path / "cache")
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")}
+    assert len(files) == 6
+    loaded(path, tmp_path / "cache")
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npy")} == files
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"points": None}, r"no array 'points' in it \(it has name, split\): give an .npz file with"),
+        ({"name": None}, "no array 'name' in it"),
+        ({"points": np.zeros((9, 150, 2))}, r"`points` is float64 of shape \(9, 150, 2\): numbers of shape"),
+        ({"points": np.zeros((9, 150, 3)).astype(str)}, "numbers of shape"),
+        ({"points": shapes()[:, :100]}, r"shapes have 100 points, truth=48, points=32 need 112 \(truth"),
+        ({"points": np.where(np.arange(3) == 1, np.nan, shapes())}, r"shape 'shape0': point 0 is \[.*nan.*: numbers"),
+        ({"points": np.ones((9, 150, 3))}, "shape 'shape0': all points are the same"),
+        ({"name": np.array(NAMES[1:])}, "8 entries in `name` for 9 shapes: give each shape one"),
+        ({"split": np.array(["train"] * 8)}, "8 entries in `split` for 9 shapes"),
+        ({"split": np.array(["train"] * 8 + ["val"])}, "shape 'shape8' is in split 'val': use train, validation, test"),
+        ({"split": np.array(["train"] * 8 + ["test"])}, "no shape in split validation: give more shapes"),
+    ],
+)
+def test_impossible_files(tmp_path: Path, arrays: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        loaded(npz(tmp_path, **arrays), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
+def test_damaged_npz(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "shapes.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"not readable as .npz .*: give an .npz file with") as error:
+        loaded(tmp_path / "shapes.npz", tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_no_such_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no such file or folder: give an \.npz"):
+        loaded(tmp_path / "missing.npz", tmp_path)
+    with pytest.raises(ValueError, match=r"no PCN\.json in it: a folder in PCN's layout has one"):
+        loaded(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match=r"data\.source=hub: point_cloud has none: use data=local"):
+        clouds(Data("hub"), SIZES, tmp_path)
+
+
+def pcd(path: Path, points: np.ndarray, kind: str = "binary", colour: bool = False) -> None:
+    fields = "rgb x y z" if colour else "x y z"
+    n, count = len(points), len(fields.split())
+    lines = ["# .PCD v0.7", "VERSION 0.7", f"FIELDS {fields}", f"SIZE {'4 ' * count}", f"TYPE {'F ' * count}"]
+    lines += [f"COUNT {'1 ' * count}", f"WIDTH {n}", "HEIGHT 1", "VIEWPOINT 0 0 0 1 0 0 0", f"POINTS {n}"]
+    table = np.column_stack([np.full(n, 7.0), points]) if colour else points
+    body = table.astype("<f4").tobytes()
+    if kind == "ascii":
+        body = "".join(" ".join(repr(float(value)) for value in row) + "\n" for row in table).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("\n".join([*lines, f"DATA {kind}\n"]).encode() + body)
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary"])
+@pytest.mark.parametrize("colour", [False, True])
+def test_pcd(tmp_path: Path, kind: str, colour: bool) -> None:
+    pcd(tmp_path / "a.pcd", ball(20), kind, colour)
+    np.testing.assert_allclose(read_pcd(tmp_path / "a.pcd"), ball(20), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: b"", "its header is not that of a pcd file"),
+        (lambda raw: b"\0" * 5000, "its header is not that of a pcd file"),
+        (lambda raw: raw.replace(b"POINTS 20", b"POINTS x"), "its header is not that of a pcd file"),
+        (lambda raw: raw.replace(b"SIZE 4 4 4", b"SIZE 4 4"), "its header is not that of a pcd file"),
+        (lambda raw: raw.replace(b"FIELDS x y z", b"FIELDS x y q"), "there is no field x, y, z in it"),
+        (lambda raw: raw[:-10], "it ends before its 20 points do"),
+        (lambda raw: raw.replace(b"DATA binary", b"DATA binary_compressed"), "DATA binary_compressed is not read"),
+        (lambda raw: raw.replace(b"DATA binary", b"DATA ascii"), "it does not hold 20 points of 3 numbers"),
+    ],
+)
+def test_damaged_pcd(tmp_path: Path, change, message: str) -> None:
+    path = tmp_path / "a.pcd"
+    pcd(path, ball(20))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=message) as error:
+        read_pcd(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def pcn(root: Path) -> Path:
+    """Two groups of shapes; a point of view 3 of a shape has 3 as its first coordinate."""
+    listed = []
+    for id, group in (("02691156", "airplane"), ("02958343", "car")):
+        entry: dict = {"taxonomy_id": id, "taxonomy_name": group}
+        for folder, count, views in (("train", 2, 8), ("val", 1, 1), ("test", 1, 1)):
+            entry[folder] = [f"{group}{folder}{i}" for i in range(count)]
+            for name in entry[folder]:
+                pcd(root / folder / "complete" / id / f"{name}.pcd", ball(60))
+                for view in range(views):
+                    seen = np.where(np.arange(3) == 0, view, ball(20))
+                    pcd(root / folder / "partial" / id / name / f"{view:02}.pcd", seen)
+        listed.append(entry)
+    (root / "PCN.json").write_text(json.dumps(listed))
+    return root
+
+
+def test_pcn_folder(tmp_path: Path) -> None:
+    found = loaded(pcn(tmp_path / "PCN"), tmp_path, Sizes(32, 48, 3, 1, 1))
+    assert found.real
+    train, test = found.splits["train"], found.splits["test"]
+    assert train.groups == ["airplane", "airplane", "car", "car"]
+    assert test.groups == ["airplane", "car"]
+    assert train.partial.shape == (12, 32, 3)
+    assert test.partial.shape == (2, 32, 3)
+    assert train.partial[:, 0, 0].tolist() == [0, 1, 2] * 4
+    assert len(np.unique(train.partial[0], axis=0)) == 20  # filled up with copies
+    distance = np.linalg.norm(train.complete[0][:, None] - ball(60), axis=2).min(1)
+    assert distance.max() < 1e-6
+    assert len(loaded(tmp_path / "PCN", tmp_path, Sizes(32, 48, 100, 1, 1)).splits["train"].partial) == 32
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda root: (root / "PCN.json").write_text("{"), r"PCN.json is damaged: a list of \{taxonomy_id"),
+        (lambda root: (root / "PCN.json").write_text("[]"), "PCN.json names no shape for train"),
+        (lambda root: (root / "test/complete/02958343/cartest0.pcd").unlink(), "cartest0.pcd: in PCN.json, but not th"),
+        (lambda root: pcd(root / "val/partial/02958343/carval0/00.pcd", ball(9)), "has 9 points, at least 16 are need"),
+        (lambda root: pcd(root / "val/complete/02958343/carval0.pcd", ball(40)), "has 40 points, truth=48 are needed"),
+        (lambda root: pcd(root / "val/complete/02958343/carval0.pcd", ball(60) * np.nan), r"point 0 is \[nan, nan"),
+    ],
+)
+def test_damaged_pcn_folder(tmp_path: Path, break_it, message: str) -> None:
+    root = pcn(tmp_path / "PCN")
+    break_it(root)
+    with pytest.raises(ValueError, match=message) as error:
+        loaded(root, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_packed_clouds() -> None:
+    points = ball(3000)
+    assert unpacked(packed(points)).shape == (1024, 3)
+    np.testing.assert_allclose(unpacked(packed(points[:50])), points[:50], atol=0.0026)
