@@ -76,7 +76,7 @@ class PoinTr(nn.Module):
             auxiliary = auxiliary + more
         summary = self.summary(x).amax(1)  # (B, W)
         with no_autocast(points):
-            coarse = self.coarse(summary.float()).unflatten(1, (-1, 3))  # (B, Q, 3)
+            coarse = self.coarse(summary.to(points.dtype)).unflatten(1, (-1, 3))  # (B, Q, 3)
         q = self.query(summary, coarse)
         near, across = neighbours(coarse, coarse, NEAR), neighbours(coarse, proxies, NEAR)
         for step in self.decoder:
@@ -84,7 +84,7 @@ class PoinTr(nn.Module):
             auxiliary = auxiliary + more
         rebuilt = self.rebuilt(q).amax(1, keepdim=True).expand(-1, self.queries, -1)
         around = self.fold(self.reduce(torch.cat([rebuilt, q, coarse.to(q.dtype)], -1)))  # (B, Q, fold^2, 3)
-        dense = (coarse.unsqueeze(2) + around.float()).flatten(1, 2)
+        dense = (coarse.unsqueeze(2) + around.to(points.dtype)).flatten(1, 2)
         return torch.cat([coarse, points[:, : self.queries]], 1), torch.cat([dense, points], 1), auxiliary
 
 

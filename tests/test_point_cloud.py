@@ -1,0 +1,253 @@
+"""Point cloud completion: distances by brute force, examples and splits, trivial predictors, every family and size."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attentions.base import Pattern, Shape, Unsupported, no_loss
+from attentions.slots import Slots
+from attentions.vanilla import Vanilla
+from cab.command import compose_requests
+from tasks import chamfer
+from tasks.base import Data
+from tasks.chamfer import chamfer_l1, distances, scores
+from tasks.data.packed import unpacked
+from tasks.point_cloud import PointCloud
+
+NS, CS, NC, CC = Pattern
+LAYERED = ("vanilla", "eager", "none", "lightning", "routing", "ssa")
+WHOLE = ("block_transformer", "fit")
+SHAPE = Shape(dim=16, heads=2, depth=2, hidden=32, length=16, memory=16)
+
+
+def make(folder: Path, pattern: Pattern = NS, seed: int = 0, data: Data | None = None, **options) -> PointCloud:
+    given = {"points": 32, "truth": 48, "width": 32, "solids": 10, "validation_clouds": 4, "test_clouds": 6} | options
+    task = PointCloud(pattern, given.pop("shape", SHAPE), data or Data(), seed, folder, **given)
+    task.prepare()
+    return task
+
+
+def npz(folder: Path, shapes: np.ndarray) -> Data:
+    """Three train shapes, then one for validation and two for test."""
+    splits = np.array(["train"] * 3 + ["validation"] + ["test"] * 2)
+    np.savez(folder / "shapes.npz", points=shapes, name=np.array(list("abcdef")), split=splits)
+    return Data("local", str(folder / "shapes.npz"))
+
+
+class Gives(nn.Module):
+    """Completes to what is given, moved."""
+
+    def __init__(self, offset: float = 0.0) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, partial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return partial[:, :8], partial + self.offset, no_loss(partial)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 9), (70, 33), (300, 200)])
+@pytest.mark.parametrize("entries", [1, 1000, 2**21])
+def test_scores_by_brute_force(n: int, m: int, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chamfer, "ENTRIES", entries)
+    rng = np.random.default_rng(n)
+    clouds, truths = rng.normal(size=(3, n, 3)) * 0.02, rng.normal(size=(3, m, 3)) * 0.02
+    found = scores(torch.from_numpy(clouds), torch.from_numpy(truths))
+    loss = chamfer_l1(torch.from_numpy(clouds).float(), torch.from_numpy(truths).float())
+    for row, (cloud, truth) in enumerate(zip(clouds, truths, strict=True)):
+        table = np.sqrt(((cloud[:, None] - truth[None]) ** 2).sum(2))
+        there, back = table.min(1), table.min(0)
+        precision, recall = (there < 0.01).mean(), (back < 0.01).mean()
+        expected = 2 * precision * recall / (precision + recall) if precision + recall else 0
+        assert found["cd_l1"][row].item() == pytest.approx(1000 * (there.mean() + back.mean()) / 2, rel=1e-9)
+        assert found["cd_l2"][row].item() == pytest.approx(1000 * ((there**2).mean() + (back**2).mean()), rel=1e-9)
+        assert found["f_score"][row].item() == pytest.approx(expected, abs=1e-9)
+        assert loss[row].item() == pytest.approx((there.mean() + back.mean()) / 2, rel=1e-4)
+
+
+def test_scores_by_hand() -> None:
+    """One point at the origin, two true ones 0.003 and 0.004 (a right angle: 0.005 apart) and 0.02 away."""
+    cloud = torch.zeros(1, 1, 3)
+    truth = torch.tensor([[[0.003, 0.004, 0.0], [0.0, 0.0, 0.02]]])
+    found = {name: value.item() for name, value in scores(cloud, truth).items()}
+    assert found["cd_l1"] == pytest.approx((5 + 12.5) / 2)
+    assert found["cd_l2"] == pytest.approx(1000 * (0.005**2 + (0.005**2 + 0.02**2) / 2))
+    assert found["f_score"] == pytest.approx(2 * 1 * 0.5 / 1.5)
+
+
+def test_gradients_of_distances() -> None:
+    """Also where a point is met exactly."""
+    truth = torch.randn(1, 6, 3)
+    cloud = torch.cat([truth[:, :2], torch.randn(1, 3, 3)], 1).requires_grad_()
+    (distances(cloud, truth).sum() + distances(truth, cloud).sum()).backward()
+    assert cloud.grad is not None
+    assert cloud.grad.isfinite().all()
+    assert cloud.grad[0, 2:].norm(dim=1).min() > 0.5
+
+
+def test_ids_are_pure(tmp_path: Path) -> None:
+    one, two = make(tmp_path, views=2), make(tmp_path, views=2)
+    ids = [7, 3, 1000, 8]
+    expected = one.batch("train", ids)
+    for i in range(0, 300, 10):
+        two.batch("train", [i])
+    for name, tensor in two.batch("train", ids).items():
+        assert torch.equal(tensor, expected[name])
+        assert torch.equal(torch.cat([two.batch("train", [i])[name] for i in ids]), tensor)
+
+
+def test_an_epoch_has_every_view_once_and_seeds_differ(tmp_path: Path) -> None:
+    task, other = make(tmp_path, views=3), make(tmp_path, seed=1, views=3)
+    count = task.examples("train")
+    assert count == 30
+    first, second = (task.batch("train", range(e * count, (e + 1) * count))["partial"] for e in (0, 1))
+    assert len({cloud.numpy().tobytes() for cloud in first}) == count
+    assert {cloud.numpy().tobytes() for cloud in first} == {cloud.numpy().tobytes() for cloud in second}
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other.batch("train", range(count))["partial"])
+    for split in ("validation", "test"):
+        ids = range(task.examples(split))
+        assert torch.equal(task.batch(split, ids)["partial"], other.batch(split, ids)["partial"])
+
+
+def test_nothing_of_test_reaches_train(tmp_path: Path) -> None:
+    """Other shapes in validation and test: train batches and the mean shape stay."""
+    rng = np.random.default_rng(0)
+    shapes = rng.normal(size=(6, 200, 3))
+    before = make(tmp_path, data=npz(tmp_path, shapes))
+    kept = before.batch("train", range(20))
+    shapes[3:] = rng.normal(size=(3, 200, 3)) ** 3
+    after = make(tmp_path, data=npz(tmp_path, shapes))
+    for name, tensor in after.batch("train", range(20)).items():
+        assert torch.equal(tensor, kept[name])
+    assert not torch.equal(after.batch("test", [0])["partial"], before.batch("test", [0])["partial"])
+
+
+def test_evaluated_clouds_are_spread(tmp_path: Path) -> None:
+    for wanted, expected in ((1, [0]), (2, [0, 5]), (3, [0, 2, 5]), (6, [*range(6)]), (100, [*range(6)])):
+        data = npz(tmp_path, np.random.default_rng(0).normal(size=(6, 200, 3)))
+        task = make(tmp_path, data=data, views=3, test_clouds=wanted)
+        every = task.clouds.splits["test"].partial
+        found = task.batch("test", range(task.examples("test")))["partial"].numpy()
+        np.testing.assert_array_equal(found, every[expected])
+
+
+def test_metrics_and_tables_of_an_evaluation(tmp_path: Path) -> None:
+    task = make(tmp_path)
+    batch = task.batch("test", range(6))
+    expected = scores(batch["partial"] + 0.01, batch["complete"])
+    evaluation = task.evaluate(Gives(0.01), "test", lambda batch: batch)
+    for name, values in expected.items():
+        assert evaluation.metrics[name] == pytest.approx(values.mean().item())
+    rows = evaluation.tables["by_group"]
+    assert [(row["group"], row["clouds"]) for row in rows] == [("1 part", 2), ("2 parts", 2), ("3 parts", 2)]
+    assert rows[1]["cd_l1"] == pytest.approx(expected["cd_l1"][[1, 4]].mean().item())
+    shown = evaluation.tables["completed"]
+    assert [row["cd_l1"] for row in shown] == pytest.approx(expected["cd_l1"][[0, 2, 3, 5]].tolist())
+    np.testing.assert_allclose(unpacked(shown[1]["complete"]), batch["complete"][2], atol=0.003)
+    np.testing.assert_allclose(unpacked(shown[1]["completed"]), batch["partial"][2] + 0.01, atol=0.003)
+    loss, auxiliary = task.loss(Gives(0.01), batch)
+    coarse = chamfer_l1(batch["partial"][:, :8], batch["complete"])
+    assert loss.item() == pytest.approx((coarse + expected["cd_l1"] / 1000).sum().item(), rel=1e-4)
+    assert task.targets(batch) == 6
+    assert auxiliary == 0
+
+
+def test_trivial_is_the_best_of_four(tmp_path: Path) -> None:
+    """A box that is its own reflection; halves of a box, of which nothing is hidden; a shape that never changes."""
+    rng = np.random.default_rng(0)
+    half = rng.uniform(-1, 1, (300, 3)) * [1, 1, 0]
+    line = np.concatenate([half, -half], 0)[None].repeat(6, 0) + rng.normal(size=(6, 600, 3)) * 1e-3
+    task = make(tmp_path, data=npz(tmp_path, line), views=2)
+    same = task.trivial()
+    given = task.evaluate(Gives(), "test", lambda batch: batch).metrics
+    assert same.metrics["cd_l1"] <= given["cd_l1"] + 1e-9
+    # A ball: what is not seen is the reflection of what is.
+    ball = rng.normal(size=(6, 600, 3))
+    ball /= np.linalg.norm(ball, axis=2, keepdims=True)
+    ball[:3] = rng.normal(size=(3, 600, 3)) * [1, 0.1, 0.1]  # train shapes of another kind
+    reflected = make(tmp_path, data=npz(tmp_path, ball), views=2)
+    trivial = reflected.trivial()
+    assert trivial.name == "what is given and its reflection through the middle"
+    batch = reflected.batch("test", range(reflected.examples("test")))
+    expected = scores(torch.cat([batch["partial"], -batch["partial"]], 1), batch["complete"])
+    assert trivial.metrics == pytest.approx({name: values.mean().item() for name, values in expected.items()})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"points": 0}, "points=0: a whole number of at least 1"),
+        ({"fold": 0}, "fold=0"),
+        ({"views": 0}, "views=0"),
+        ({"test_clouds": 0}, "test_clouds=0"),
+        ({"geometric_layers": -1}, "geometric_layers=-1: a whole number of at least 0"),
+        ({"points": 15}, "memory=16: 15 points give as many proxies at most: use a smaller one"),
+        ({"shape": Shape(16, 2, 2, 32, 16, 8)}, "memory=8, length=16: at least 16 proxies and queries are needed"),
+        ({"shape": Shape(16, 2, 2, 32, 8, 16)}, "memory=16, length=8: at least 16"),
+        ({"shape": Shape(16, 2, 2, 0, 16, 16)}, "hidden=0, width=32: at least 1 and at least 8 are needed"),
+        ({"width": 4}, "hidden=32, width=4"),
+        ({"data": Data("hub")}, "data.source=hub: point_cloud has none"),
+    ],
+)
+def test_impossible_requests(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, **options)
+
+
+def test_other_patterns_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="task point_cloud has no pattern causal_self: use one of noncausal_self, n"):
+        make(tmp_path, CS)
+
+
+@pytest.mark.parametrize("family", LAYERED + WHOLE)
+@pytest.mark.parametrize("pattern", [NS, NC])
+def test_every_family_takes_a_step_or_says_why_not(family: str, pattern: Pattern, tmp_path: Path) -> None:
+    sizes = ["model.dim=16", "model.heads=2", "model.hidden=64", "model.length=24", "model.memory=16"]
+    sizes += ["task.points=32", "task.truth=48", "task.width=32", "task.solids=6", "task.validation_clouds=2"]
+    chosen = [f"attention={family}", f"pattern={pattern}", "task=point_cloud", "task.test_clouds=2"]
+    (request,) = compose_requests([*chosen, *sizes, f"results={tmp_path}"])
+    task = request.build_task()
+    task.prepare()
+    slots = Slots(request.small, pattern)
+    if family in WHOLE:
+        with pytest.raises(Unsupported, match="the slot is a single layer, the family is a whole stack"):
+            task.build(slots)
+        return
+    model = task.build(slots)
+    batch = task.batch("train", range(4))
+    loss, auxiliary = task.loss(model, batch)
+    (loss / task.targets(batch) + auxiliary).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert model.query.place.weight.grad.abs().amax() > 0
+
+
+def test_published_sizes() -> None:
+    (request,) = compose_requests(["attention=vanilla", "pattern=noncausal_cross", "task=point_cloud", "size=paper"])
+    task = request.build_task()
+    assert task.completed_points == 14_336 + 2_048
+    assert (request.shape.memory, request.shape.length) == (1_536, 3_584)
+
+
+@pytest.mark.slow
+def test_it_learns(tmp_path: Path) -> None:
+    """Some steps on generated solids: clearly better than what is given alone."""
+    torch.manual_seed(0)
+    shape = Shape(dim=32, heads=2, depth=1, hidden=64, length=64, memory=32)
+    options = {"points": 128, "truth": 256, "solids": 512, "width": 64, "decoder_layers": 1, "fold": 1}
+    task = make(tmp_path, NC, shape=shape, test_clouds=48, validation_clouds=16, **options)
+    model = task.build(Slots(partial(Vanilla), NC))
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for step in range(120):
+        batch = task.batch("train", range(8 * step, 8 * step + 8))
+        loss, auxiliary = task.loss(model, batch)
+        (loss / task.targets(batch) + auxiliary).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        found = task.evaluate(model, "test", lambda batch: batch)
+        given = task.evaluate(Gives(), "test", lambda batch: batch)
+    assert found.metrics["cd_l1"] < 0.8 * given.metrics["cd_l1"]
