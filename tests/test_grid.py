@@ -24,6 +24,7 @@ TASKS = {
     "summarization": (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS),
     "super_resolution": (Pattern.NONCAUSAL_SELF,),
     "tts": (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS),
+    "tts_fastspeech2": (Pattern.NONCAUSAL_SELF,),
 }
 CELLS = [(task, pattern) for task, patterns in TASKS.items() for pattern in patterns]
 RECIPES = [path.stem.rsplit("_", 1) for path in sorted((ROOT / "conf" / "recipe").glob("*.yaml"))]
@@ -61,6 +62,7 @@ TINY_TASK = {
         "task.test_clips=2",
         "task.validation_clips=2",
     ],
+    "tts_fastspeech2": ["model.length=384", "model.memory=64", "task.test_clips=2", "task.validation_clips=2"],
 }
 
 
