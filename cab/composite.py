@@ -22,7 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cab.standing import Group, Row, ranks, t_interval
+from cab.intervals import t_interval
+from cab.standing import Group, Row, ranks
 from cab.tables import canonical, differences, settings_name
 
 CONTROLS = ("eager", "none")

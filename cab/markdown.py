@@ -19,11 +19,12 @@ Line = Mapping[str, Any]
 LEGEND = """\
 Missing is `-`, and never averaged over: a row of which a seed did not end well has no mean. The interval is 95% (t)
 over seeds. Rows whose intervals overlap share a rank (tie); one seed claims no rank. Benefit is the gain over `none`,
-positive is better. Time and memory are those of a training step of the stack, measured in rounds with the baselines:
-the ratio at the longest length that both were measured at, and the length from which the row is cheaper for good, with
-95% intervals; CAB's own fit of the time against `eager` (larger root of a quadratic minus a line) stands beside it.
-Decoding speed and state are at the longest measured length. Quality and cost of a row come from records
-with the same options and stack shape, all costs of a table from one machine.
+positive is better, with its 95% interval (Welch) where both have two seeds. Time and memory are those of a training
+step of the stack, measured in rounds with the baselines: the ratio at the longest length that both were measured at,
+and the length from which the row is cheaper for good, with 95% intervals; CAB's own fit of the time against `eager`
+(larger root of a quadratic minus a line) stands beside it. Decoding speed and state are at the longest measured length.
+Quality and cost of a row come from records with the same options and stack shape, all costs of a table from one
+machine.
 """
 
 
@@ -56,6 +57,8 @@ def heading(group: Group) -> str:
     name, score = group.trivial
     if name:
         says += f" Trivial predictor: {name}, {words(group.headline)} {number(score)}."
+    if group.attention_helps is False:
+        says += " Attention does not help here: no row is better than `none` beyond the noise over seeds."
     if group.difference:
         says += f" Settings: {group.difference}."
     return f"{title}\n\n{says}"
@@ -82,7 +85,7 @@ def columns(group: Group) -> list[Column]:
         Column("n", "n", lambda line: str(line["n"])),
         Column(f"{words(group.headline)} ({group.better} is better)", "mean", mean_text),
         Column("std", "std", lambda line: number(line["std"])),
-        Column("benefit", "benefit", lambda line: signed(line["benefit"])),
+        Column("benefit", "benefit", benefit_text),
         Column("train time / vanilla", "train_ratio", ratio_text),
         *(Column(title, field, partial(crossing_text, field)) for title, field in crossings.items()),
         Column("decode tokens/s", "decode_tokens_per_second", decode_text),
@@ -130,6 +133,7 @@ def brief(groups: Sequence[tuple[Group, Sequence[Line]]]) -> str:
     for group, lines in groups:
         name, score = group.trivial
         trivial = f" ({name}: {number(score)})" if name else ""
+        helps = "\nattention does not help here" if group.attention_helps is False else ""
         settings = f", {group.difference}" if group.difference else ""
         body = [
             [
@@ -137,7 +141,7 @@ def brief(groups: Sequence[tuple[Group, Sequence[Line]]]) -> str:
                 line["label"],
                 line["n"],
                 mean_text(line),
-                signed(line["benefit"]),
+                benefit_text(line),
                 ratio_text(line),
                 line["time_from_vanilla"] or MISSING,
                 status_text(line),
@@ -146,7 +150,7 @@ def brief(groups: Sequence[tuple[Group, Sequence[Line]]]) -> str:
         ]
         head = ["rank", "attention", "n", words(group.headline), "benefit", "train time", "faster from", "status"]
         made = tabulate(body, headers=head, tablefmt="simple", disable_numparse=True)
-        parts.append(f"{group.task}, {group.pattern}, {group.size}{settings}{trivial}\n{made}")
+        parts.append(f"{group.task}, {group.pattern}, {group.size}{settings}{trivial}{helps}\n{made}")
     return "\n\n".join(parts)
 
 
@@ -167,6 +171,12 @@ def mean_text(line: Line) -> str:
     if line["low"] is None:
         return number(line["mean"])
     return f"{number(line['mean'])} ({number(line['low'])} to {number(line['high'])})"
+
+
+def benefit_text(line: Line) -> str:
+    if line["benefit_low"] is None:
+        return signed(line["benefit"])
+    return f"{signed(line['benefit'])} ({signed(line['benefit_low'])} to {signed(line['benefit_high'])})"
 
 
 def ratio_text(line: Line) -> str:

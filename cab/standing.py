@@ -5,7 +5,8 @@ A row   every seed of one identity on one data set: one family with one set of o
 A group rows that may be compared: task, pattern, size, data hash and every setting but the family's own are equal.
 Interval  mean +- t(0.975, n - 1) s / sqrt(n) over n seeds: the spread of training, on one test split.
 Rank    of rows with an interval (n >= 2). Rows whose intervals overlap, directly or through others, share a rank.
-Benefit how much better than `none` in the same group; positive is better, whichever way the metric points.
+Benefit how much better than `none` in the same group; positive is better, whichever way the metric points. Its
+        interval is Welch's over the seeds of both, so that a benefit within the noise is seen to be none.
 """
 
 from __future__ import annotations
@@ -17,14 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cab.intervals import t_interval, welch_interval
 from cab.record import Record
 from cab.tables import canonical, differences, options_text, origin, settings, settings_name
 
-T_975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
-    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""Student's t, 97.5th percentile, for 1 to 30 degrees of freedom."""
 Costs = Callable[[Sequence[Record]], list[dict[str, Any]]]
 """The cost columns for the records that speak for the rows of a group; see `cab.costs`."""
 
@@ -118,27 +115,36 @@ class Group:
         """Of all rows."""
         return {seed for row in self.rows for seed in row.seeds}
 
+    @property
+    def control(self) -> Row | None:
+        """The row without attention, where there is one and no choice between several."""
+        found = [row for row in self.rows if row.attention == "none"]
+        return found[0] if len(found) == 1 else None
+
     def benefit(self, row: Row) -> float | None:
-        controls = [other for other in self.rows if other.attention == "none"]
-        if len(controls) != 1 or row is controls[0] or controls[0].mean is None or row.mean is None:
+        control = self.control
+        if control is None or row is control or control.mean is None or row.mean is None:
             return None
-        gain = row.mean - controls[0].mean
-        return gain if self.better == "higher" else -gain
+        return (row.mean - control.mean) * (1 if self.better == "higher" else -1)
+
+    def benefit_interval(self, row: Row) -> tuple[float, float] | None:
+        """None with fewer than two seeds of either."""
+        if self.control is None or self.benefit(row) is None:
+            return None
+        sign = 1 if self.better == "higher" else -1
+        return welch_interval([sign * score for score in row.scores], [sign * score for score in self.control.scores])
+
+    @property
+    def attention_helps(self) -> bool | None:
+        """Whether any row is better than `none`, beyond the noise where that is known; None where none compares."""
+        known = [row for row in self.rows if self.benefit(row) is not None]
+        least = [(self.benefit_interval(row) or (self.benefit(row) or 0.0,))[0] for row in known]
+        return any(gain > 0 for gain in least) if least else None
 
 
 def score(record: Record) -> float | None:
     """The headline metric, None where there is none."""
     return (record.result.get("metrics") or {}).get(record.result.get("headline")) if record.status == "ok" else None
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95% interval of the mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    freedom = len(values) - 1
-    t = T_975[freedom - 1] if freedom <= len(T_975) else 1.95996 + 2.3722 / freedom + 2.82 / freedom**2
-    half = t * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.fmean(values) - half, statistics.fmean(values) + half
 
 
 def groups(records: Iterable[Record]) -> list[Group]:
@@ -243,6 +249,7 @@ def ranks(spans: Sequence[tuple[float, ...] | None]) -> list[tuple[int | None, b
 def _line(group: Group, row: Row, cost: dict[str, Any]) -> dict[str, Any]:
     data, model = (row.first.result.get(name) or {} for name in ("data", "model"))
     low, high = row.interval or (None, None)
+    gain_low, gain_high = group.benefit_interval(row) or (None, None)
     shared = group.first.result.get("data") or {}
     return {
         "task": group.task,
@@ -265,6 +272,8 @@ def _line(group: Group, row: Row, cost: dict[str, Any]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "benefit": group.benefit(row),
+        "benefit_low": gain_low,
+        "benefit_high": gain_high,
         "trivial": group.trivial[0],
         "trivial_score": group.trivial[1],
         "status": row.status,

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from cab.costs import Costs, analyse
+from cab.intervals import T_975, t_interval, welch_interval
 from cab.leaderboard import main, standings
 from cab.record import Record
-from cab.standing import T_975, Group, Row, groups, t_interval
+from cab.standing import Group, Row, groups
 from cab.tables import load
 
 
@@ -153,6 +154,37 @@ def test_benefit_is_the_gain_over_none(tmp_path):
     made = build(tmp_path, factory.quality("none", 0, score=2.5), factory.quality("vanilla", 0, score=2.0))
     assert float(one(made["leaderboard"], attention="vanilla")["benefit"]) == pytest.approx(0.5)
     assert not one(made["leaderboard"], attention="none")["benefit"]
+
+
+def test_the_interval_of_a_difference():
+    low, high = welch_interval([27.5, 21.0, 19.0, 23.6, 17.0], [27.1, 22.0, 20.8, 23.4]) or (0.0, 0.0)
+    # by hand: means 21.62 and 23.325, variances 16.772 and 7.4625 over 5 and 4, 6.86 degrees of freedom, taken as 6
+    assert low == pytest.approx(-1.705 - 2.447 * 2.28474, abs=2e-3)
+    assert high == pytest.approx(-1.705 + 2.447 * 2.28474, abs=2e-3)
+    assert welch_interval([1.0], [1.0, 2.0]) is None
+    assert welch_interval([3.0, 3.0], [1.0, 1.0]) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "helps"),
+    [
+        ([2.0], [2.5], True),
+        ([2.6], [2.5], False),
+        ([2.0, 2.02], [2.5, 2.52], True),
+        ([2.0, 2.9], [2.5, 2.6], False),  # better on average, within the noise
+    ],
+)
+def test_a_table_says_where_attention_does_not_help(tmp_path, own, others, helps):
+    seeds = {"vanilla": own, "none": others}
+    made = build(tmp_path, *(factory.quality(n, s, score=x) for n, xs in seeds.items() for s, x in enumerate(xs)))
+    row = one(made["leaderboard"], attention="vanilla")
+    assert bool(row["benefit_low"]) == (len(own) > 1)
+    assert ("Attention does not help here" in page(tmp_path)) == (not helps)
+    if len(own) > 1:
+        expected = welch_interval(others, own)  # lower is better
+        assert expected is not None
+        assert (float(row["benefit_low"]), float(row["benefit_high"])) == pytest.approx(expected)
+        assert f" ({expected[0]:+.3g} to {expected[1]:+.3g})" in page(tmp_path)
 
 
 def test_without_none_there_is_no_benefit(tmp_path):
