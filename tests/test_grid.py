@@ -42,8 +42,7 @@ TINY_TASK = {
     "forecasting": ["model.length=128", "task.horizon=6", "task.label=4", "task.test_windows=3"],
     "lm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
     "mlm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
-    "point_cloud": ["model.length=64", "model.memory=64", "task.points=64", "task.truth=64", "task.width=32"]
-    + ["task.solids=8", "task.test_clouds=3", "task.validation_clouds=2"],
+    "point_cloud": ["model.length=64", "model.memory=64", "task.points=64", "task.truth=64", "task.test_clouds=3"],
     "recall": ["task.test_examples=8", "task.validation_examples=8", "task.table_examples=8"],
     "summarization": ["model.length=64", "model.memory=64", "task.test_documents=3", "task.validation_documents=2"],
     "super_resolution": [
