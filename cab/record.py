@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 SCHEMA = 1
-SCIENCE_VERSION = 1
+SCIENCE_VERSION = 2
 """Raised by hand whenever a change to the code changes what the numbers mean. Tables never mix versions."""
 
 Kind = Literal["quality", "efficiency", "checks"]

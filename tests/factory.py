@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cab.record import Record
+from cab.record import SCIENCE_VERSION, Record
 
 DATA = "a" * 64
 SCORES = {"vanilla": 1.92, "eager": 1.93, "lightning": 1.97, "routing": 2.02, "none": 2.61}
@@ -58,7 +58,7 @@ def quality(
     reason: str = "",
     options: dict[str, Any] | None = None,
     steps: int = 200,
-    science_version: int = 1,
+    science_version: int = SCIENCE_VERSION,
     model: dict[str, int] | None = None,
 ) -> Record:
     """A quality record. Status other than ok: no result, as for a cell that could not run."""
@@ -146,7 +146,7 @@ def efficiency(
     model: dict[str, int] | None = None,
     speed: float = 1.0,
     scatter: float = 0.04,
-    science_version: int = 1,
+    science_version: int = SCIENCE_VERSION,
 ) -> Record:
     """An efficiency record; `eager` is not measured at the greatest length, as where its memory does not fit."""
     shape = (model or MODEL) | {"hidden": 512}

@@ -13,7 +13,7 @@ import pytest
 from cab.costs import Costs, analyse
 from cab.intervals import T_975, t_interval, welch_interval
 from cab.leaderboard import main, standings
-from cab.record import Record
+from cab.record import SCIENCE_VERSION, Record
 from cab.standing import Group, Row, groups
 from cab.tables import load
 
@@ -443,7 +443,7 @@ def test_quality_table_is_whole(tmp_path):
         "data_hash": factory.DATA,
         "data_source": "embedded",
         "data": "real",
-        "science_version": "1",
+        "science_version": str(SCIENCE_VERSION),
         "command": record.provenance["command"],
         "revision": record.provenance["git"]["revision"] + "+dirty",
         "seconds": "61.2",

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cab.record import (
+    SCIENCE_VERSION,
     DamagedRecord,
     Record,
     all_records,
@@ -37,7 +38,7 @@ def test_hash_depends_on_identity_and_science_version_only():
     record = make()
     assert make(config={"threads": 8}, provenance={"git": "abc"}).hash == record.hash
     assert make(identity={"attention": "vanilla", "seed": 1}).hash != record.hash
-    assert make(science_version=2).hash != record.hash
+    assert make(science_version=SCIENCE_VERSION + 1).hash != record.hash
     assert identity_hash({"a": 1, "b": 2}) == identity_hash({"b": 2, "a": 1})
 
 
