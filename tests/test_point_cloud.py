@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, Unsupported, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
+from cab import cloudview
 from cab.command import compose_requests
+from cab.record import Record, read_record
 from tasks import chamfer
 from tasks.base import Data
 from tasks.chamfer import chamfer_l1, distances, scores
@@ -201,6 +203,26 @@ def test_impossible_requests(tmp_path: Path, options: dict, message: str) -> Non
 def test_other_patterns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="task point_cloud has no pattern causal_self: use one of noncausal_self, n"):
         make(tmp_path, CS)
+
+
+def test_picture_of_a_record(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    task = make(tmp_path)
+    cell = {"attention": "vanilla", "pattern": "noncausal_self", "task": "point_cloud", "size": "smoke", "seed": 0}
+    tables = task.evaluate(Gives(), "test", lambda batch: batch).tables
+    record = Record("quality", "ok", cell, {"a": 1}, result={"tables": tables}).write(tmp_path)
+    assert cloudview.main([str(record), str(tmp_path / "new" / "clouds.png")]) == 0
+    assert (tmp_path / "new" / "clouds.png").stat().st_size > 20_000
+    figure = cloudview.picture(read_record(record))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["1 part: given", f"completed, CD-L1 {tables['completed'][0]['cd_l1']:.1f}", "truth"]
+    assert len(titles) == 12
+    other = Record("quality", "ok", cell, {"a": 2}).write(tmp_path)
+    assert cloudview.main([str(other), str(tmp_path / "b.png")]) == 2
+    assert "no completed clouds: give the record of a finished cell of point_cloud" in capsys.readouterr().err
+    other.write_text("{}")
+    assert cloudview.main([str(other), str(tmp_path / "b.png")]) == 2
+    assert "not a record" in capsys.readouterr().err
+    assert cloudview.main([str(tmp_path / "missing.json"), str(tmp_path / "b.png")]) == 1
 
 
 @pytest.mark.parametrize("family", LAYERED + WHOLE)
