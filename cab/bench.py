@@ -29,7 +29,7 @@ from attentions.vanilla import Vanilla
 from cab import lengths
 from cab.command import command_line, compose_requests
 from cab.machine import device_name, gemm_gflops, resolve_device, set_allocator
-from cab.plan import Measurement, Plan
+from cab.measurement import Measurement, Plan
 from cab.provenance import ROOT, command, git
 from cab.record import write_atomically
 from cab.rounds import sweep

@@ -69,7 +69,7 @@ class Device:
 
 @dataclass(frozen=True, config=STRICT)
 class Efficiency:
-    """What to measure; cab.plan.Plan checks the values."""
+    """What to measure; cab.measurement.Plan checks the values."""
 
     level: str
     phases: list[str]

@@ -24,7 +24,7 @@ from cab.check import gate
 from cab.config import Request
 from cab.errors import UserError
 from cab.machine import chosen_precision, device_name, gemm_gflops, resolve_device, set_allocator
-from cab.plan import Plan
+from cab.measurement import Plan
 from cab.provenance import provenance
 from cab.record import Record, Status, find_record, identity_hash
 from cab.rounds import sweep

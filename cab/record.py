@@ -14,7 +14,7 @@ Fields, schema 1:
   identity         what the hash is taken of
   config           the whole resolved configuration
   result           quality: metrics, headline, better, trivial, tables, curve, model, training, data
-                   efficiency: measurements (see cab.sweep), gemm_gflops, allocator
+                   efficiency: measurements (see cab.measurement), gemm_gflops, allocator
                    checks: checks (see cab.battery)
                    {} where the status is not ok and nothing was measured
   provenance       command, git, versions, device, started, seconds

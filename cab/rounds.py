@@ -29,7 +29,7 @@ from attentions.slots import Family
 from cab.failure import failure
 from cab.machine import free_memory, synchronize
 from cab.measure import interleave, matmul_flops, peak_memory
-from cab.plan import Measurement, Plan, Point, eager_bytes, extrapolate
+from cab.measurement import Measurement, Plan, Point, eager_bytes, extrapolate
 from cab.subjects import Subject, Work
 
 BASELINES = ("vanilla", "eager")

@@ -14,7 +14,7 @@ from attentions.vanilla import Vanilla
 from cab import rounds
 from cab.errors import UserError
 from cab.measure import peak_memory
-from cab.plan import Plan, eager_bytes, extrapolate
+from cab.measurement import Plan, eager_bytes, extrapolate
 from cab.rounds import sweep
 from cab.subjects import Subject
 
