@@ -13,8 +13,8 @@ because there is no feed-forward, `shape.memory` is not used. Costs are measured
 and lengths of its own (efficiency.level=attention in the recipes): a stack would be none of this model's.
 
 Scores are of images in RGB within [0, 1], not rounded, a mean over the images of each one's PSNR (range 1, over all
-pixels and colours, at most 100 dB) and SSIM (range 1, Gaussian window of 11 pixels and deviation 1.5, mean of the three
-colours; Wang et al. 2004), both by torchmetrics.
+pixels and colours, at most 100 dB) and SSIM (range 1, Gaussian window of 11 pixels and deviation 1.5, borders mirrored,
+mean of all pixels of the three colours; Wang et al. 2004), both by torchmetrics.
 
 A training example is a square of an image, mirrored or not, with a noise level and noise of its own. In evaluation the
 noise that sampling starts from belongs to the example: it depends neither on the seed nor on the batch.

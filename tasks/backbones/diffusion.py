@@ -9,8 +9,9 @@ A network sees noisy_gamma, the condition c and the level gamma^1/2, which is co
 of a step t that is drawn uniformly (section 2.1; Chen et al. 2020, arXiv 2009.00713). It predicts
 
     noise   e, with an absolute error (SR3)
-    image   x - c, with a squared error. The estimate of a network that has learned nothing is the condition itself, so
-            that little training and few steps suffice.
+    image   (x - c) / RESIDUAL, with a squared error; the network sees gamma^1/2 noisy_gamma, which shows little noise
+            where there is no image in it. The estimate of a network that has learned nothing is the condition itself.
+            So little training and few steps suffice.
 
 Sampling is deterministic (DDIM with eta = 0, Song et al. 2021, arXiv 2010.02502): from pure noise through a few levels,
 
@@ -29,6 +30,8 @@ from torch import Tensor, nn
 Prediction = Literal["noise", "image"]
 STEPS, FIRST_BETA, LAST_BETA = 2000, 1e-6, 1e-2
 """SR3's schedule, CAB's as well."""
+RESIDUAL = 0.1
+"""What an image adds to its condition is about as large, so that a network predicts numbers of size 1."""
 
 
 def levels() -> Tensor:
@@ -53,10 +56,10 @@ def loss(
     model: nn.Module, prediction: Prediction, image: Tensor, condition: Tensor, noise: Tensor, level: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The sum over all pixels and colours, and the auxiliary loss."""
-    predicted, auxiliary = model(noisy(image, noise, level), condition, level)
+    predicted, auxiliary = model(_shown(prediction, noisy(image, noise, level), level), condition, level)
     if prediction == "noise":
         return (predicted.float() - noise).abs().sum(), auxiliary
-    return (predicted.float() - (image - condition)).square().sum(), auxiliary
+    return (predicted.float() - (image - condition) / RESIDUAL).square().sum(), auxiliary
 
 
 def sample(model: nn.Module, prediction: Prediction, condition: Tensor, noise: Tensor, steps: int) -> Tensor:
@@ -64,12 +67,18 @@ def sample(model: nn.Module, prediction: Prediction, condition: Tensor, noise: T
     grid = levels()[torch.linspace(STEPS, 0, steps + 1).round().long()].to(noise.device)
     x, estimate = noise, condition
     for level, following in pairwise(grid):
-        predicted = model(x, condition, level.expand(len(x)))[0].float()
+        every = level.expand(len(x))
+        predicted = model(_shown(prediction, x, every), condition, every)[0].float()
         from_noise = prediction == "noise"
-        estimate = (x - _noise_share(level) * predicted) / level if from_noise else condition + predicted
+        estimate = (x - _noise_share(level) * predicted) / level if from_noise else condition + RESIDUAL * predicted
         estimate = estimate.clamp(-1, 1)
         x = following * estimate + _noise_share(following) * (x - level * estimate) / _noise_share(level)
     return estimate
+
+
+def _shown(prediction: Prediction, noisy: Tensor, level: Tensor) -> Tensor:
+    """What the network sees of it."""
+    return noisy if prediction == "noise" else level.view(-1, 1, 1, 1) * noisy
 
 
 def _noise_share(level: Tensor) -> Tensor:

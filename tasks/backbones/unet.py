@@ -15,8 +15,8 @@ of s x s has s^2 tokens in the order of rows; SR3 has attention at 16 x 16, CAB 
 Slots: self.<s>, noncausal_self, single layers without feed-forward, as many at each resolution as there are blocks with
 attention. A wider level has more heads, not wider ones. There are no positions: convolutions know their surroundings.
 
-Not as published: attention in as many heads as `shape` asks for (the code that CAB ran has one), and no moving average
-of the weights.
+Not as published: attention in as many heads as `shape` asks for (the code that CAB ran has one); norms over at least
+four channels (32 groups would leave two at the narrowest width); no moving average of the weights.
 """
 
 import math
@@ -31,9 +31,9 @@ from attentions.base import Attention, Pattern, Shape, no_loss
 from attentions.slots import Slots
 
 COLOURS = 3
-NORM_GROUPS = 32
-"""At most, as in SR3; fewer where they do not divide the channels."""
-FASTEST = 1000.0
+NORM_GROUPS, GROUP_CHANNELS = 32, 4
+"""At most so many groups, each of at least so many channels: a channel normalised alone loses what the level adds."""
+FASTEST = 100.0
 """Radians of the fastest wave in the embedding of the level, from one end of the levels to the other."""
 
 
@@ -80,8 +80,10 @@ class UNet(nn.Module):
             if level:
                 up.append(Up(width))
         self.up = nn.ModuleList(up)
-        self.head = nn.Sequential(_norm(width), nn.SiLU(), nn.Conv2d(width, COLOURS, 3, padding=1))
-        nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
+        last = nn.Conv2d(width, COLOURS, 3, padding=1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.head = nn.Sequential(_norm(width), nn.SiLU(), last)
 
     def forward(self, noisy: Tensor, condition: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """noisy and condition (B, 3, S, S), level (B,) from 0, all noise, to 1: (B, 3, S, S) and the auxiliary loss."""
@@ -175,4 +177,7 @@ def resolutions(length: int, count: int) -> list[int]:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(NORM_GROUPS, channels), channels)
+    groups = NORM_GROUPS
+    while groups > 1 and channels % (GROUP_CHANNELS * groups):
+        groups //= 2
+    return nn.GroupNorm(groups, channels)
