@@ -143,9 +143,12 @@ def test_the_last_mark_changes_the_whole_sentence(mark: str) -> None:
 
 
 @pytest.mark.parametrize("hertz", [90, 145.5, 220, 410])
-def test_pitch_of_a_voice(hertz: float) -> None:
+@pytest.mark.parametrize("second", [0.5, 1.5])
+def test_pitch_of_a_voice(hertz: float, second: float) -> None:
+    """Also where the second harmonic is the strongest, so that half a period looks like one."""
     t = np.arange(RATE // 2) / RATE
-    voice = sum(np.sin(2 * np.pi * hertz * k * t) / k for k in range(1, 8))
+    sizes = [1, second, *(1 / k for k in range(3, 8))]
+    voice = sum(size * np.sin(2 * np.pi * hertz * k * t) for k, size in enumerate(sizes, 1))
     found = pitch(np.concatenate([np.zeros(RATE // 4), 0.1 * voice, np.zeros(RATE // 4)]).astype(np.float32))
     assert len(found) == RATE // HOP + 1
     np.testing.assert_allclose(found[26:60], hertz, rtol=0.01)
