@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from cab.config import Request, load, one_line
@@ -43,14 +45,26 @@ def compose_requests(overrides: Sequence[str]) -> list[Request]:
     given = [override.partition("=")[2] for override in overrides if override.startswith("attention=")]
     families = list(dict.fromkeys(given[-1].split(","))) if given else [""]
     rest = [override for override in overrides if not override.startswith("attention=")]
-    requests = []
+    return [compose_one([*rest, *([f"attention={name}"] if name else [])]) for name in families]
+
+
+def compose_one(overrides: Sequence[str]) -> Request:
+    """The request of one cell. Raises UserError."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for name in families:
-            try:
-                config = compose("config", [*rest, *([f"attention={name}"] if name else [])], return_hydra_config=True)
-            except HydraException as error:
-                raise UserError(one_line(error)) from error
-            choices = config.hydra.runtime.choices
-            del config.hydra
-            requests.append(load(config, choices["attention"], choices["task"]))
-    return requests
+        try:
+            config = compose("config", list(overrides), return_hydra_config=True)
+        except HydraException as error:
+            raise UserError(one_line(error)) from error
+    choices = config.hydra.runtime.choices
+    del config.hydra
+    return load(config, choices["attention"], choices["task"])
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every cell of a sweep, as Hydra's own sweeper makes them."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        [batch] = BasicSweeper.split_arguments(parsed, None)
+    except HydraException as error:
+        raise UserError(one_line(error)) from error
+    return batch

@@ -1,0 +1,105 @@
+"""cab.plan: what is said of every cell is what cab.run would do with it, and nothing is written."""
+
+from pathlib import Path
+
+import pytest
+
+from cab.cell import quality_identity
+from cab.command import compose_one
+from cab.machine import resolve_device
+from cab.plan import duration, lines, main, plan
+from cab.record import Record, Status, identity_hash, record_path
+
+
+def identity(results: Path, *overrides: str) -> dict:
+    request = compose_one([f"results={results}", *overrides])
+    return quality_identity(request, resolve_device("auto"))
+
+
+def write(results: Path, *overrides: str, status: Status = "ok", reason: str = "", seconds: float = 10.0) -> Path:
+    cell = {"attention": "vanilla", "pattern": "causal_self", "task": "lm", "size": "smoke", "seed": 0}
+    found = identity(results, *overrides)
+    record = Record("quality", status, cell, found, reason, provenance={"seconds": seconds})
+    return record.write(results)
+
+
+def states(results: Path, *overrides: str) -> list[tuple[str, float | None]]:
+    return [(cell.state, cell.seconds) for cell in plan([f"results={results}", *overrides])]
+
+
+def test_every_state(tmp_path):
+    write(tmp_path, "attention=vanilla")
+    write(tmp_path, "attention=fit", status="unsupported", reason="a reason")
+    write(tmp_path, "attention=routing", status="timeout", reason="too slow")
+    write(tmp_path, "attention=ssa", status="diverged")
+    record_path(tmp_path, "quality", identity_hash(identity(tmp_path, "attention=none"))).parent.mkdir()
+    checkpoint = record_path(tmp_path, "quality", identity_hash(identity(tmp_path, "attention=none")))
+    checkpoint.with_name("checkpoint.pt").touch()
+    cells = plan([f"results={tmp_path}", "attention=vanilla,fit,routing,ssa,none,lightning"])
+    assert [cell.state for cell in cells] == ["done", "unsupported", "again", "done", "resumes", "new"]
+    assert [cell.reason for cell in cells][1:3] == ["a reason", "timeout: too slow"]
+    assert plan([f"results={tmp_path}", "attention=vanilla", "rerun=true"])[0].state == "new"
+    assert plan([f"results={tmp_path}", "attention=vanilla", "train.steps=7", "train.warmup=1"])[0].state == "new"
+
+
+def test_a_pattern_that_a_task_does_not_have(tmp_path):
+    first, second = plan([f"results={tmp_path}", "task=lm", "pattern=causal_self,noncausal_self"])
+    assert (first.state, second.state) == ("new", "unsupported")
+    assert "has no pattern" in second.reason
+
+
+def test_a_damaged_record_runs_again_and_stays_where_it_is(tmp_path):
+    path = write(tmp_path, "attention=vanilla")
+    path.write_text(path.read_text()[:300])
+    before = sorted(tmp_path.rglob("*")), path.read_bytes()
+    [cell] = plan([f"results={tmp_path}", "attention=vanilla"])
+    assert cell.state == "again"
+    assert "damaged record" in cell.reason
+    assert (sorted(tmp_path.rglob("*")), path.read_bytes()) == before
+
+
+def test_time_is_that_of_the_family_or_else_of_the_others(tmp_path):
+    for seed, seconds in enumerate([10.0, 30.0, 20.0]):
+        write(tmp_path, "attention=vanilla", f"seed={seed}", seconds=seconds)
+    write(tmp_path, "attention=lightning", seconds=100.0)
+    write(tmp_path, "attention=vanilla", "train.steps=6000", seconds=9999.0)
+    assert states(tmp_path, "attention=vanilla", "seed=9") == [("new", 20.0)]
+    assert states(tmp_path, "attention=lightning", "seed=9") == [("new", 100.0)]
+    assert states(tmp_path, "attention=fit") == [("new", 25.0)]
+    assert states(tmp_path, "attention=fit", "task=recall") == [("new", None)]
+
+
+def test_the_table(tmp_path, capsys):
+    write(tmp_path, "attention=vanilla", seconds=100.0)
+    assert main([f"results={tmp_path}", "attention=vanilla,none", "task=lm,recall", "seed=0,1"]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["attention", "task", "seed", "state", "time"] in rows
+    assert ["vanilla", "lm", "0", "done"] in rows
+    assert ["vanilla", "lm", "1", "new", "2", "min"] in rows
+    assert ["none", "lm", "0", "1", "new", "3", "min"] in rows
+    assert printed.rstrip().endswith("8 cells: 1 done, 7 new; about 5 min one after the other; no earlier time for 4")
+
+
+def test_nothing_is_written(tmp_path):
+    results = tmp_path / "results"
+    assert main([f"results={results}", "attention=vanilla"]) == 0
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("bad", ["attention=vanila", "train.steps=many", "nonsense=1", "seed=0,"])
+def test_a_mistake_is_one_line(tmp_path, capsys, bad):
+    assert main([f"results={tmp_path}", bad]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (5, 89, 90, 3000, 7200)] == ["5 s", "89 s", "2 min", "50 min", "2.0 h"]
+
+
+def test_one_cell_has_no_columns_but_its_state(tmp_path):
+    text = "\n".join(lines(plan([f"results={tmp_path}"])))
+    assert "state" in text
+    assert "1 cell: 1 new" in text
