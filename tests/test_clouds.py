@@ -112,6 +112,13 @@ def test_surfaces_are_uniform(kind: str) -> None:
     assert np.median(counts) == pytest.approx(10_000 * np.pi * 0.06**2 / part.area, rel=0.1)
 
 
+def test_the_outer_half_of_a_torus_has_more_points() -> None:
+    """By the areas: 1/2 + r / (pi R) of them."""
+    part = solids.Part("torus", np.array([0.5, 0.2, 0.3]), np.eye(3), np.zeros(3))
+    points = part.surface(20_000, np.random.default_rng(0))
+    assert (np.hypot(*points[:, :2].T) > 0.5).mean() == pytest.approx(0.5 + 0.2 / (np.pi * 0.5), abs=0.01)
+
+
 def test_a_union_has_no_points_inside() -> None:
     for index in range(12):
         rng = np.random.default_rng(index)

@@ -15,7 +15,7 @@ from attentions.none import NoAttention
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.backbones.pointops import SLOPE, EdgeConvolution, Grouping, largest, neighbours
-from tasks.backbones.pointr import Fold, Geometry, PoinTr
+from tasks.backbones.pointr import Fold, Geometry, PoinTr, Sublayer
 
 NS, CS, NC, CC = Pattern
 SHAPE = Shape(dim=16, heads=2, depth=2, hidden=32, length=24, memory=16)
@@ -154,6 +154,19 @@ def test_geometric_layers_come_first() -> None:
         for layers in sublayers:
             for index, layer in enumerate(layers):
                 assert all((part.geometry is not None) == (index < geometric) for part in layer)
+
+
+def test_geometry_looks_at_the_nearest_of_the_memory() -> None:
+    """Under cross attention that ignores the memory, a memory token reaches the queries that it is near to."""
+    torch.manual_seed(0)
+    layer = Sublayer(NoAttention(SHAPE, NC, 0, 1), geometric=True)
+    x, memory, near = torch.randn(1, 24, 16), torch.randn(1, 16, 16), torch.randint(15, (1, 24, 3))
+    before = layer(x, memory, near)[0]
+    for place in (0, 7, 15):
+        moved = memory.clone()
+        moved[0, place] = torch.randn(16) * 3
+        changed = (layer(x, moved, near)[0] - before).abs().amax(-1)[0] > 1e-5
+        assert torch.equal(changed, (near[0] == place).any(-1))
 
 
 def test_a_whole_stack_is_refused() -> None:
