@@ -61,7 +61,7 @@ class Clouds:
 def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
     """What `data` names."""
     if data.source == "embedded":
-        content = hashlib.sha256(f"solids {solids.VERSION} {sizes}".encode()).hexdigest()
+        content = hashlib.sha256(f"solids {solids.VERSION} {VERSION} {sizes}".encode()).hexdigest()
         description, real, shapes = "solids, generated", False, _generated(sizes)
     elif data.source == "local":
         path = Path(data.path or "").expanduser()
