@@ -171,19 +171,39 @@ def test_sampling_ends_at_what_is_known(prediction, steps: int) -> None:
 
 
 def test_a_step_by_hand() -> None:
-    """Two steps, and an estimate that is half of what the network was shown."""
-    levels, noise = diffusion.levels(), torch.randn(1, 3, 4, 4)
+    """Two steps of a network that says what it is shown."""
+    torch.manual_seed(0)
+    levels, noise, condition = diffusion.levels(), torch.randn(1, 3, 4, 4), torch.rand(1, 3, 4, 4)
 
-    class Half(nn.Module):
-        def forward(self, noisy, condition, level):
-            return (0.5 * noisy / level - condition) / diffusion.RESIDUAL, no_loss(noisy)
+    class Says(nn.Module):
+        def forward(self, seen, condition, level):
+            return seen, no_loss(seen)
 
-    made = diffusion.sample(Half(), "image", torch.rand(1, 3, 4, 4), noise, 2)
+    def estimate(x: Tensor, level: Tensor) -> Tensor:
+        weight = 0.1 * level / (0.01 * level**2 + 1 - level**2)
+        return (condition + 0.1 * weight * (x - level * condition)).clamp(-1, 1)
+
     first, second = levels[2000], levels[1000]
-    estimate = (0.5 * noise).clamp(-1, 1)
-    left = (noise - first * estimate) / (1 - first**2).sqrt()
-    x = second * estimate + (1 - second**2).sqrt() * left
-    torch.testing.assert_close(made, (0.5 * x).clamp(-1, 1))
+    before = estimate(noise, first)
+    left = (noise - first * before) / (1 - first**2).sqrt()
+    x = second * before + (1 - second**2).sqrt() * left
+    made = diffusion.sample(Says(), "image", condition, noise, 2)
+    torch.testing.assert_close(made, estimate(x, second))
+    made = diffusion.sample(Says(), "noise", condition, noise, 1)
+    torch.testing.assert_close(made, ((noise - (1 - first**2).sqrt() * noise) / first).clamp(-1, 1))
+
+
+def test_what_is_shown_is_the_least_squares_estimate() -> None:
+    """Of r, among all multiples of the noisy image without the condition's share."""
+    torch.manual_seed(0)
+    r, noise, condition = torch.randn(3, 1, 200, 200), torch.randn(3, 1, 200, 200), torch.rand(3, 1, 200, 200)
+    level = torch.tensor([0.9, 0.99, 1.0])
+    noisy = diffusion.noisy(condition + diffusion.RESIDUAL * r, noise, level)
+    estimate = diffusion.shown("image", noisy, condition, level)
+    best = (estimate * r).sum((1, 2, 3)) / estimate.square().sum((1, 2, 3))
+    torch.testing.assert_close(best, torch.ones(3), atol=0.15, rtol=0)
+    torch.testing.assert_close(estimate[2], r[2], atol=1e-4, rtol=0)
+    assert diffusion.shown("noise", noisy, condition, level) is noisy
 
 
 def test_losses_by_hand() -> None:
@@ -209,6 +229,6 @@ def test_losses_by_hand() -> None:
     for i in range(2):
         shown = level[i] * image[i] + (1 - level[i] ** 2).sqrt() * noise[i]
         torch.testing.assert_close(seen[0][0][i], shown)
-        torch.testing.assert_close(seen[1][0][i], level[i] * shown)
+        torch.testing.assert_close(seen[1][0][i], diffusion.shown("image", shown, condition[i], level[i])[0])
     assert torch.equal(seen[0][1], condition)
     assert torch.equal(seen[0][2], level)

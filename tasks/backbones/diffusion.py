@@ -9,9 +9,11 @@ A network sees noisy_gamma, the condition c and the level gamma^1/2, which is co
 of a step t that is drawn uniformly (section 2.1; Chen et al. 2020, arXiv 2009.00713). It predicts
 
     noise   e, with an absolute error (SR3)
-    image   (x - c) / RESIDUAL, with a squared error; the network sees gamma^1/2 noisy_gamma, which shows little noise
-            where there is no image in it. The estimate of a network that has learned nothing is the condition itself.
-            So little training and few steps suffice.
+    image   r = (x - c) / RESIDUAL, with a squared error. The network does not see noisy_gamma but what that says of r
+            if r ~ N(0, 1) were all one knew: next to nothing at most levels, r itself without noise (after Karras et
+            al. 2022, arXiv 2206.00364),
+                E[r | noisy_gamma] = RESIDUAL gamma^1/2 (noisy_gamma - gamma^1/2 c) / (gamma RESIDUAL^2 + 1 - gamma).
+            A network that has learned nothing estimates c. So little training and few steps suffice.
 
 Sampling is deterministic (DDIM with eta = 0, Song et al. 2021, arXiv 2010.02502): from pure noise through a few levels,
 
@@ -52,11 +54,19 @@ def noisy(image: Tensor, noise: Tensor, level: Tensor) -> Tensor:
     return signal * image + _noise_share(signal) * noise
 
 
+def shown(prediction: Prediction, noisy: Tensor, condition: Tensor, level: Tensor) -> Tensor:
+    """What a network sees of the noisy image (B, 3, S, S)."""
+    if prediction == "noise":
+        return noisy
+    signal = level.view(-1, 1, 1, 1)
+    return RESIDUAL * signal * (noisy - signal * condition) / ((RESIDUAL * signal) ** 2 + 1 - signal**2)
+
+
 def loss(
     model: nn.Module, prediction: Prediction, image: Tensor, condition: Tensor, noise: Tensor, level: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The sum over all pixels and colours, and the auxiliary loss."""
-    predicted, auxiliary = model(_shown(prediction, noisy(image, noise, level), level), condition, level)
+    predicted, auxiliary = model(shown(prediction, noisy(image, noise, level), condition, level), condition, level)
     if prediction == "noise":
         return (predicted.float() - noise).abs().sum(), auxiliary
     return (predicted.float() - (image - condition) / RESIDUAL).square().sum(), auxiliary
@@ -68,17 +78,12 @@ def sample(model: nn.Module, prediction: Prediction, condition: Tensor, noise: T
     x, estimate = noise, condition
     for level, following in pairwise(grid):
         every = level.expand(len(x))
-        predicted = model(_shown(prediction, x, every), condition, every)[0].float()
+        predicted = model(shown(prediction, x, condition, every), condition, every)[0].float()
         from_noise = prediction == "noise"
         estimate = (x - _noise_share(level) * predicted) / level if from_noise else condition + RESIDUAL * predicted
         estimate = estimate.clamp(-1, 1)
         x = following * estimate + _noise_share(following) * (x - level * estimate) / _noise_share(level)
     return estimate
-
-
-def _shown(prediction: Prediction, noisy: Tensor, level: Tensor) -> Tensor:
-    """What the network sees of it."""
-    return noisy if prediction == "noise" else level.view(-1, 1, 1, 1) * noisy
 
 
 def _noise_share(level: Tensor) -> Tensor:
