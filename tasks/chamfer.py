@@ -17,11 +17,9 @@ import torch
 from torch import Tensor
 
 from attentions.decay import no_autocast
-from tasks.backbones.pointops import comparable
+from tasks.backbones.pointops import comparable, rows_at_once
 
 THRESHOLD = 0.01
-ENTRIES = 2**21
-"""Of the table of distances that are held at once."""
 
 
 @torch.no_grad()
@@ -29,8 +27,8 @@ def nearest(points: Tensor, others: Tensor) -> Tensor:
     """points (B, N, 3), others (B, M, 3) to the place of the nearest of the others, (B, N)."""
     with no_autocast(points):
         left, right = comparable(points, others)
-        rows = max(1, ENTRIES // (len(points) * others.shape[1]))
-        return torch.cat([(part @ right).min(2).indices for part in left.split(rows, 1)], 1)
+        parts = left.split(rows_at_once(points, others), 1)
+        return torch.cat([(part @ right).min(2).indices for part in parts], 1)
 
 
 def distances(points: Tensor, others: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from attentions.lightning import Lightning
 from attentions.none import NoAttention
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
+from tasks.backbones import pointops
 from tasks.backbones.pointops import SLOPE, EdgeConvolution, Grouping, largest, neighbours
 from tasks.backbones.pointr import Fold, Geometry, PoinTr, Sublayer
 
@@ -32,7 +33,9 @@ def cloud(batch: int = 3, points: int = 40, seed: int = 0) -> Tensor:
     return torch.randn(batch, points, 3, generator=torch.Generator().manual_seed(seed)) / 4
 
 
-def test_neighbours_by_brute_force() -> None:
+@pytest.mark.parametrize("entries", [1, 500, 2**21])
+def test_neighbours_by_brute_force(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pointops.ENTRIES, "cpu", entries)
     centres, points = cloud(points=20), cloud(points=33, seed=1)
     found = neighbours(centres, points, 5).sort(2).values
     distance = (centres[:, :, None] - points[:, None]).double().norm(dim=-1)

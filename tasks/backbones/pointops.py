@@ -22,6 +22,8 @@ SLOPE = 0.2
 NEIGHBOURS = 16
 """Of an edge convolution."""
 NORM_GROUPS = 4
+ENTRIES = {"cpu": 2**21, "other": 2**26}
+"""Of a table of distances: what a cache holds, and what keeps a GPU busy."""
 WIDTHS = (8, 32, 64, 64, 128)
 """Features of a point, then after each edge convolution."""
 
@@ -32,12 +34,19 @@ def comparable(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return left, torch.cat([others, others.square().sum(-1, keepdim=True)], -1).mT.contiguous()
 
 
+def rows_at_once(points: Tensor, others: Tensor) -> int:
+    """How many of the points (B, N, 3) are compared with the others (B, M, 3) at once: the table stays small."""
+    entries = ENTRIES["cpu" if points.device.type == "cpu" else "other"]
+    return max(1, entries // (len(points) * others.shape[1]))
+
+
 @torch.no_grad()
 def neighbours(centres: Tensor, points: Tensor, count: int) -> Tensor:
     """centres (B, N, 3), points (B, M, 3) to the places of the nearest points, (B, N, count), in no order."""
     with no_autocast(points):
         left, right = comparable(centres, points)
-        return (left @ right).topk(count, largest=False, sorted=False).indices
+        parts = left.split(rows_at_once(centres, points), 1)
+        return torch.cat([(part @ right).topk(count, largest=False, sorted=False).indices for part in parts], 1)
 
 
 def largest(x: Tensor, near: Tensor) -> Tensor:
