@@ -293,8 +293,9 @@ def test_other_patterns_are_refused(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("prediction", ["image", "noise"])
-@pytest.mark.parametrize("family", LAYERED + WHOLE)
+@pytest.mark.parametrize(
+    ("family", "prediction"), [("vanilla", "noise"), *((family, "image") for family in LAYERED + WHOLE)]
+)
 def test_every_family_takes_a_step_or_says_why_not(family: str, prediction: str, tmp_path: Path) -> None:
     sizes = ["model.dim=16", "model.heads=2", "model.length=256", "task.multipliers=[1,2]", "task.attention_sizes=[16]"]
     sizes += [f"task.prediction={prediction}", f"results={tmp_path}"]
