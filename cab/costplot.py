@@ -17,7 +17,7 @@ from cab import lengths
 from cab.costs import one_batch
 from cab.lengths import EfficiencyLength
 from cab.record import Record
-from cab.style import FIXED, INK, Label, Style, looks, place_labels, style
+from cab.style import FIXED, INK, Label, Style, looks, place_labels, set_title, style
 from cab.tables import BASELINES, differences
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def costs(records: Sequence[Record], title: str = "") -> Figure | None:
                 _notes(below, named, phase, quantity, lines)
                 axes.set_title(f"{TITLES[phase]}{_batch_text(records, phase)}: {text}")
         rings = "rings: cheaper from there on than vanilla (black), eager (grey)"
-        figure.suptitle(f"{title}\n{rings}" if title else rings)
+        set_title(figure, f"{title}\n{rings}" if title else rings)
         shown = [pair for axes in grid.flat for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
         handles = {label: line for line, label in shown}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, len(handles)))

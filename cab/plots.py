@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cab.standing import Row
-from cab.style import Label, looks, place_labels, style
+from cab.style import Label, looks, place_labels, set_title, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def curves(rows: Sequence[Row], title: str = "") -> Figure:
             axes.set_xlim(left=0)
             _trim_start(axes)
         note = f"mean of up to {most} seeds, band from least to greatest" if most > 1 else "one seed"
-        figure.suptitle(f"{title}: {note}" if title else note)
+        set_title(figure, f"{title}: {note}" if title else note)
         legend(figure, left)
         return figure
 
@@ -94,7 +94,7 @@ def tradeoff(lines: Sequence[Mapping[str, Any]], title: str = "") -> Figure | No
             if cost == "train_ratio":
                 axes.axvline(1, color="black", linewidth=1, linestyle=":")
         note = "bars: 95% intervals, up over seeds, across over rounds"
-        figure.suptitle(f"{title}; {note}" if title else note)
+        set_title(figure, f"{title}; {note}" if title else note)
         figure.draw_without_rendering()
         for axes, points in labels:
             place_labels(axes, points)

@@ -7,6 +7,7 @@ of the names in conf/attention, so that a new family needs no line here; a name 
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DARKER = {"#8a8a8a": "#666666", "#b8b8b8": "#777777", "#e69f00": "#a87400", "#56b4e9": "#2d86b8", "#cc79a7": "#a8507f"}
 MARKERS = ("o", "^", "v", "P", "X", "<", ">")
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+LETTER = 0.55
+"""Width of a letter over the size of its font, on the safe side."""
 RC: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 130,
@@ -108,6 +111,14 @@ def looks() -> Iterator[Any]:
 
     with matplotlib.rc_context(RC):
         yield Figure
+
+
+def set_title(figure: Figure, text: str) -> None:
+    """Above all axes, in as many lines as the figure's width asks for."""
+    points = 72 * figure.get_figwidth()
+    made = figure.suptitle(text)
+    letters = int(points / (LETTER * made.get_fontsize()))
+    made.set_text("\n".join(textwrap.fill(line, letters) for line in text.splitlines()))
 
 
 def save(figure: Figure, path: Path, stamp: str = "") -> None:

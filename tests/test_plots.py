@@ -164,3 +164,16 @@ def test_saving_is_repeatable_and_stamped(tmp_path: Path):
     assert is_drawn(tmp_path / "a", "stamp-1")
     assert not is_drawn(tmp_path / "a", "stamp-2")
     assert not is_drawn(tmp_path / "c", "stamp-1")
+
+
+def test_a_long_title_stays_inside_the_figure():
+    """Settings that differ in much make long titles."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    rows = groups([factory.quality("vanilla", seed) for seed in range(2)])[0].rows
+    figure = plots.curves(rows, "lm, causal self, smoke, " + " ".join(f"train.option_{i}=0.00{i}" for i in range(14)))
+    FigureCanvasAgg(figure).draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
