@@ -117,7 +117,7 @@ def set_title(figure: Figure, text: str) -> None:
     """Above all axes, in as many lines as the figure's width asks for."""
     points = 72 * figure.get_figwidth()
     made = figure.suptitle(text)
-    letters = int(points / (LETTER * made.get_fontsize()))
+    letters = int(points / (LETTER * float(made.get_fontsize())))
     made.set_text("\n".join(textwrap.fill(line, letters) for line in text.splitlines()))
 
 
