@@ -1,0 +1,303 @@
+"""Transformer-TTS' task: what a batch holds, the loss by hand, speech and its scores, what is left out, learning."""
+
+import json
+import math
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attentions.base import Pattern, Shape, no_loss
+from attentions.slots import Slots
+from attentions.vanilla import Vanilla
+from tasks import listen
+from tasks.base import Data
+from tasks.data import formants
+from tasks.data.mel import BANDS
+from tasks.speech_metrics import mcd, msd
+from tasks.tts import TextToSpeech
+
+NS, CS, NC, CC = Pattern
+SIZES = {"train": 12, "validation": 3, "test": 4}
+FRAMES = 5
+FEATURES = FRAMES * BANDS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_speech():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(formants, "CLIPS", SIZES)
+        formants._texts.cache_clear()
+        yield
+    formants._texts.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def make(cache: Path, pattern: Pattern = CC, seed: int = 0, **options) -> TextToSpeech:
+    sizes = {"dim": 16, "heads": 2, "depth": 1, "hidden": 24, "length": 80, "memory": 64}
+    shape = Shape(**{name: options.pop(name, value) for name, value in sizes.items()})
+    options = {"frames_per_step": FRAMES, "prenet": 8, "postnet": 8, **options}
+    task = TextToSpeech(pattern, shape, Data(), seed, cache, **options)
+    task.prepare()
+    return task
+
+
+def stay(batch):
+    return batch
+
+
+class Scripted(nn.Module):
+    """Says the same values whatever it is given, and stops after as many steps as `stops` says for its rows."""
+
+    def __init__(self, before: float = 0.0, added: float = 0.0, stop: float = 0.0, stops: list[int] | None = None):
+        super().__init__()
+        self.before, self.added, self.logit, self.stops = before, added, stop, stops
+        self.frames = nn.Linear(1, FEATURES)
+        self.seen: dict[str, Tensor] = {}
+
+    def forward(self, symbols, symbols_valid, previous, kept, valid):
+        self.seen = {"previous": previous, "kept": kept}
+        before = torch.full_like(previous, self.before)
+        return before, before + self.added, torch.full(valid.shape, self.logit), no_loss(previous)
+
+    def prefill(self, symbols, symbols_valid, previous, kept):
+        return self._say(len(symbols), 1)
+
+    def step(self, previous, kept, count):
+        return self._say(len(previous), count + 1)
+
+    def refine(self, before, valid):
+        return before + self.added
+
+    def _say(self, rows, count):
+        ends = torch.tensor(([99] * rows if self.stops is None else self.stops)[:rows]).unsqueeze(1)
+        return torch.full((rows, 1, FEATURES), self.before), torch.where(ends == count, 1.0, -1.0), count
+
+
+# Examples
+
+
+def test_what_a_batch_holds(cache: Path) -> None:
+    task = make(cache)
+    batch, clips = task.batch("test", range(4)), task.speech.clips["test"]
+    assert task.examples("test") == 4
+    assert task.targets(batch) == sum(clips.lengths // FRAMES)
+    assert any(clips.lengths % FRAMES)
+    assert batch["kept"].shape == (4, batch["valid"].shape[1], 2, 8)
+    for row, clip in enumerate(clips):
+        symbols, steps = len(clip.symbols), len(clip.mel) // FRAMES
+        assert batch["symbols_valid"][row].tolist() == [i < symbols for i in range(batch["symbols"].shape[1])]
+        assert batch["valid"][row].tolist() == [i < steps for i in range(batch["frames"].shape[1])]
+        np.testing.assert_array_equal(batch["symbols"][row, :symbols], clip.symbols)
+        found = batch["frames"][row, :steps].reshape(-1, BANDS)
+        np.testing.assert_array_equal(found, clip.mel[: steps * FRAMES])
+
+
+def test_ids_are_pure(cache: Path) -> None:
+    one, two, other = make(cache), make(cache), make(cache, seed=1)
+    ids = [25, 3, 11, 12]
+    expected = one.batch("train", ids)
+    for i in range(0, 90, 7):
+        two.batch("train", [i])  # other epochs in between
+    again = two.batch("train", ids)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+    for row, i in enumerate(ids):  # alone as in a batch, but for the padding
+        for name, tensor in two.batch("train", [i]).items():
+            assert torch.equal(tensor[0], expected[name][row, : tensor.shape[1]])
+    assert not torch.equal(other.batch("train", [3])["kept"][:, :9], expected["kept"][1:2, :9])
+    for split in ("validation", "test"):
+        mine, theirs = (task.batch(split, [1, 0]) for task in (one, other))
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_the_prenet_keeps_the_share_it_should_and_something_else_in_every_example(cache: Path) -> None:
+    task = make(cache, prenet=64, dropout=0.2)
+    kept = task.batch("train", range(12))["kept"]
+    assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
+    for split in ("train", "validation", "test"):
+        longer = task._kept(split, range(3), 40)
+        assert torch.equal(task._kept(split, range(3), 7), longer[:, :7])
+        assert len({longer[row].numpy().tobytes() for row in range(3)}) == 3
+    assert make(cache, dropout=0.0).batch("train", range(12))["kept"].all()
+
+
+def test_an_epoch_has_every_clip_once_among_clips_of_similar_length(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.tts.GROUP", 4)
+    task = make(cache)
+    epochs = [[clip.id for clip in task.clips("train", range(e * 12, e * 12 + 12))] for e in range(6)]
+    assert all(sorted(epoch) == sorted(task.speech.clips["train"].ids) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 2
+    lengths = {clip.id: len(clip.mel) for clip in task.speech.clips["train"]}
+    for epoch in epochs:
+        groups = sorted([lengths[id] for id in epoch[i : i + 4]] for i in (0, 4, 8))
+        assert [length for group in groups for length in group] == sorted(lengths.values())
+    assert len({lengths[epoch[0]] for epoch in epochs}) > 1
+
+
+def test_clips_that_are_too_long_are_left_out_and_counted(cache: Path) -> None:
+    whole = make(cache)
+    clips = whole.speech.clips
+    longest = max(int(own.lengths.min()) // FRAMES for own in clips.values())
+    task = make(cache, length=longest, memory=45)
+    facts = task.prepare().facts
+    for split, own in clips.items():
+        fits = (own.lengths // FRAMES <= longest) & (own.text_lengths <= 45)
+        assert facts[f"{split}_clips_left_out"] == int((~fits).sum())
+        assert task.examples(split) == fits.sum()
+        assert task.batch(split, range(task.examples(split)))["valid"].shape[1] <= longest
+    assert facts["test_clips_evaluated"] == task.examples("test")
+    assert facts["train_clips_left_out"] > 0
+
+
+def test_test_clips_do_not_reach_train(cache: Path) -> None:
+    task = make(cache)
+    held = {clip.text for split in ("validation", "test") for clip in task.speech.clips[split]}
+    seen = {clip.text for clip in task.clips("train", range(60))}
+    assert len(seen) == 12
+    assert not seen & held
+    frames = np.concatenate([clip.mel for clip in task.speech.clips["train"]])
+    np.testing.assert_allclose(frames.mean(0), 0, atol=1e-4)  # standardised by train alone
+    np.testing.assert_allclose(frames.std(0), 1, atol=1e-3)
+
+
+# Losses
+
+
+@pytest.mark.parametrize("stop_weight", [1.0, 5.0])
+def test_loss_by_hand(cache: Path, stop_weight: float) -> None:
+    task, model = make(cache, stop_weight=stop_weight), Scripted(0.3, -0.1, stop=0.4)
+    batch = task.batch("train", range(3))
+    clips = task.clips("train", range(3))
+    p, wanted, count = 1 / (1 + math.exp(-0.4)), 0.0, 0
+    for clip in clips:
+        for step in range(len(clip.mel) // FRAMES):
+            values = clip.mel[step * FRAMES : (step + 1) * FRAMES].astype(np.float64)
+            for said in (0.3, 0.2):
+                wanted += np.abs(said - values).mean() + ((said - values) ** 2).mean()
+            last = step == len(clip.mel) // FRAMES - 1
+            wanted -= stop_weight * math.log(p) if last else math.log(1 - p)
+            count += 1
+    loss, auxiliary = task.loss(model, batch)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    assert (auxiliary, task.targets(batch)) == (0, count)
+    assert (model.seen["previous"][:, 0] == 0).all()
+    assert torch.equal(model.seen["previous"][:, 1:], batch["frames"][:, :-1])
+    assert torch.equal(model.seen["kept"], batch["kept"])
+
+
+# Scores
+
+
+def test_scores_are_of_what_was_said(cache: Path) -> None:
+    task, stops = make(cache), [3, 7, 1, 5]
+    evaluation = task.evaluate(Scripted(0.3, -0.1, stops=stops), "test", stay)
+    clips = task.speech.clips["test"]
+    pairs = [
+        (task.speech.mel(np.full((n * FRAMES, BANDS), 0.2, np.float32)), task.speech.mel(clip.mel))
+        for n, clip in zip(stops, clips, strict=True)
+    ]
+    assert evaluation.metrics["mcd"] == pytest.approx(np.mean([mcd(*pair) for pair in pairs]))
+    assert evaluation.metrics["msd"] == pytest.approx(np.mean([msd(*pair) for pair in pairs]))
+    forced = np.concatenate([clip.mel[: len(clip.mel) // FRAMES * FRAMES] for clip in clips])
+    assert evaluation.metrics["teacher_forced_l1"] == pytest.approx(np.abs(0.2 - forced).mean(), rel=1e-5)
+    assert [row["generated_frames"] for row in evaluation.tables["generated"]] == [n * FRAMES for n in stops]
+    assert [row["split"] for row in evaluation.tables["spectrograms"]] == ["test", "train"]
+    said = listen.unpacked(str(evaluation.tables["spectrograms"][0]["generated"]))
+    np.testing.assert_allclose(said, pairs[0][0].clip(listen.LOWEST), atol=0.031)
+
+
+def test_speech_that_never_stops_ends_at_the_design_length(cache: Path) -> None:
+    task = make(cache, length=70)
+    rows = task.evaluate(Scripted(), "test", stay).tables["generated"]
+    assert {row["generated_frames"] for row in rows} == {70 * FRAMES}
+
+
+def test_scores_do_not_depend_on_how_many_are_evaluated_at_once(cache: Path) -> None:
+    task, other = make(cache), make(cache, seed=1)
+    torch.manual_seed(0)
+    model = task.build(Slots(partial(Vanilla), CC)).eval()
+    metrics = []
+    with torch.no_grad():
+        for at_once in (1, 3, 4):
+            task.at_once = at_once
+            metrics.append(task.evaluate(model, "test", stay).metrics)
+        metrics.append(other.evaluate(model, "test", stay).metrics)
+    for found in metrics[1:]:
+        assert found == pytest.approx(metrics[0], rel=1e-4)
+
+
+def test_trivial(cache: Path) -> None:
+    task = make(cache)
+    trivial = task.trivial()
+    train, clips = task.speech.clips["train"], task.speech.clips["test"]
+    per_symbol = train.lengths.sum() / train.text_lengths.sum()
+    said = [np.tile(task.speech.mean, (round(len(clip.symbols) * per_symbol), 1)) for clip in clips]
+    scores = [mcd(one, task.speech.mel(clip.mel)) for one, clip in zip(said, clips, strict=True)]
+    forced = np.concatenate([clip.mel[: len(clip.mel) // FRAMES * FRAMES] for clip in clips])
+    assert trivial.name == "mean spectrogram"
+    assert trivial.metrics["mcd"] == pytest.approx(np.mean(scores))
+    assert trivial.metrics["teacher_forced_l1"] == pytest.approx(np.abs(forced).mean(), rel=1e-5)
+    assert trivial.metrics.keys() == {metric.name for metric in task.metrics}
+
+
+@pytest.mark.parametrize("pattern", [NS, CS, CC])
+def test_it_learns_by_heart(cache: Path, pattern: Pattern) -> None:
+    """Two clips, half a hundred steps: the loss falls by half, every parameter has a gradient."""
+    task = make(cache, pattern, dim=32, prenet=32)
+    torch.manual_seed(0)
+    model = task.build(Slots(partial(Vanilla), pattern))
+    optimizer, losses = torch.optim.AdamW(model.parameters(), 4e-3), []
+    batch = task.batch("train", range(2))
+    for _ in range(50):
+        loss, auxiliary = task.loss(model, batch)
+        optimizer.zero_grad()
+        (loss / task.targets(batch) + auxiliary).backward()
+        optimizer.step()
+        losses.append(loss.item() / task.targets(batch))
+    assert losses[-1] < losses[0] / 2
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+    with torch.no_grad():
+        json.dumps(task.evaluate(model.eval(), "validation", stay).tables)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": 0}, "memory=0: texts need a length: set model.memory"),
+        ({"frames_per_step": 0}, "frames_per_step=0: a whole number of at least 1 is needed"),
+        ({"prenet": 0}, "prenet=0: a whole number of at least 1 is needed"),
+        ({"postnet": 0}, "postnet=0: a whole number of at least 1 is needed"),
+        ({"dropout": 1.0}, "dropout=1.0: at least 0 and below 1 is needed"),
+        ({"dropout": -0.1}, "dropout=-0.1: at least 0 and below 1 is needed"),
+        ({"stop_weight": 0.0}, "stop_weight=0.0: more than 0 is needed"),
+        ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
+        ({"test_clips": 0}, "test_clips=0: a whole number of at least 1 is needed"),
+        ({"length": 3}, "length=3, memory=64: no train clip is so short"),
+        ({"frames_per_step": 1000}, "length=80, memory=64: no train clip is so short"),
+    ],
+)
+def test_bad_options_are_one_clear_line(cache: Path, options, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        make(cache, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_patterns(cache: Path) -> None:
+    with pytest.raises(ValueError, match="task tts has no pattern noncausal_cross"):
+        make(cache, NC)
+    shape = Shape(16, 2, 1, 24, 80, 64)
+    with pytest.raises(RuntimeError, match=r"prepare\(\) comes first"):
+        TextToSpeech(CC, shape, Data(), 0, cache).batch("train", [0])
