@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from attentions.base import Pattern, Shape, check_whole
 from tasks.backbones.positions import PositionKind, check_positions
 from tasks.base import Data, Evaluation, Metric, Source, Split, Task, Trivial
-from tasks.data.epochs import Epochs
+from tasks.data.epochs import Epochs, of_similar_length
 from tasks.data.speech import Clip, Speech, speech
 from tasks.listen import packed
 from tasks.speech_metrics import mcd, msd
@@ -83,7 +81,9 @@ class Spoken(Task):
                 )
             self._used[split] = np.flatnonzero(fits)
             facts |= {f"{split}_clips_left_out": int((~fits).sum())}
-        self._speech, self._epochs = found, Epochs(self.seed, len(self._used["train"]))
+        used = self._used["train"]
+        self._epochs = Epochs(self.seed, len(used), of_similar_length(found.clips["train"].lengths[used]))
+        self._speech = found
         facts["test_clips_evaluated"] = self.examples("test")
         return Source(found.description, found.real, found.content, facts)
 
@@ -135,12 +135,3 @@ class Spoken(Task):
 
 def _means(rows: Sequence[Row]) -> dict[str, float]:
     return {metric.name: sum(float(row[metric.name]) for row in rows) / len(rows) for metric in Spoken.metrics}
-
-
-def padded(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Rows of several lengths as (B, longest, ...), 0 where they are not real, and where they are."""
-    lengths = np.array([len(row) for row in rows])
-    valid = np.arange(lengths.max()) < lengths[:, None]
-    filled = np.zeros((*valid.shape, *rows[0].shape[1:]), rows[0].dtype)
-    filled[valid] = np.concatenate(rows)
-    return torch.from_numpy(filled), torch.from_numpy(valid)

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +32,8 @@ from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind, check_positions
 from tasks.backbones.seq2seq import Seq2Seq, greedy
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
-from tasks.data.epochs import Epochs
+from tasks.data.epochs import Epochs, in_whole_groups, of_similar_length
+from tasks.data.padding import padded
 from tasks.data.summaries import Collection, Columns, summaries
 from tasks.data.text import SPLITS
 from tasks.data.tokens import Tokens, Vocabulary, check_vocabulary, tokenise, vocabulary_size
@@ -43,8 +43,6 @@ EVALUATED_AT_ONCE = 2**15
 """Tokens in an evaluation batch, documents and summaries together."""
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 """Metrics by their names in rouge-score."""
-BLOCK, GROUP = 512, 16
-"""So many train examples are sorted by length, cut into groups, and the groups shuffled."""
 SHOWN = 8
 """Texts in the table `generated`, evenly spread over the documents."""
 SHOWN_LETTERS = 400
@@ -127,7 +125,9 @@ class Summarization(Task):
                 f"{split}_summaries": len(collection.summaries),
                 f"{split}_summaries_cut": int(cut_summaries),
             }
-        self._train = Epochs(self.seed, self.examples("train"), self._epoch)
+        train, count = self._collections["train"], self.examples("train")
+        lengths = np.minimum(np.diff(train.documents)[:, 0], self.shape.memory)[train.owner]
+        self._train = Epochs(self.seed, count, of_similar_length(lengths, count))
         facts |= {"vocabulary": self.tokens.size, "test_documents_evaluated": self._evaluated("test")}
         return Source(found.description, True, found.content, facts)
 
@@ -142,16 +142,15 @@ class Summarization(Task):
         references = [collection.summary(index) for index in chosen]
         labels = [np.append(reference, self.separator)[: self.shape.length] for reference in references]
         tokens = [np.append(self.separator, reference)[: self.shape.length] for reference in references]
-        padded, valid = _padded(tokens, self.separator)
+        shifted, valid = padded(tokens, self.separator)
         documents = self._documents(split, collection.owner[chosen])
-        return {**documents, "tokens": padded, "valid": valid, "labels": _padded(labels, NO_LABEL)[0]}
+        return {**documents, "tokens": shifted, "valid": valid, "labels": padded(labels, NO_LABEL)[0]}
 
     def examples(self, split: Split) -> int:
         """References: in an epoch as many as make whole groups, in an evaluation all of its documents."""
         collection = self._collections[split]
         if split == "train":
-            count = len(collection.summaries)
-            return count - count % GROUP or count
+            return in_whole_groups(len(collection.summaries))
         return int(np.searchsorted(collection.owner, self._evaluated(split)))
 
     def targets(self, batch: Batch) -> int:
@@ -196,8 +195,8 @@ class Summarization(Task):
         return min(self.counts[split], len(self._collections[split].documents))
 
     def _documents(self, split: Split, indices: Iterable[int]) -> Batch:
-        found = [self._collections[split].document(index)[: self.shape.memory] for index in indices]
-        document, valid = _padded(found, self.separator)
+        found = [self._collections[split].document(index)[: self.shape.memory].astype(np.int64) for index in indices]
+        document, valid = padded(found, self.separator)
         return {"document": document, "document_valid": valid}
 
     def _sum_of_losses(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -236,27 +235,6 @@ class Summarization(Task):
             row = {"document": document, "reference": self._references(split, index)[0], "generated": texts[index]}
             rows.append({name: text[:SHOWN_LETTERS] for name, text in row.items()})
         return rows
-
-    def _epoch(self, generator: np.random.Generator) -> np.ndarray:
-        """The references of an epoch in their order."""
-        collection = self._collections["train"]
-        lengths = np.minimum(np.diff(collection.documents)[:, 0], self.shape.memory)[collection.owner]
-        parts = []
-        order = generator.permutation(len(lengths))[: self.examples("train")]
-        for block in np.split(order, range(BLOCK, len(order), BLOCK)):
-            by_length = block[np.argsort(lengths[block], kind="stable")]
-            groups = np.split(by_length, range(GROUP, len(block), GROUP))
-            parts += [groups[place] for place in generator.permutation(len(groups))]
-        return np.concatenate(parts)
-
-
-def _padded(rows: Sequence[np.ndarray], filler: int) -> tuple[Tensor, Tensor]:
-    """Rows of several lengths as (B, longest), and where they are real."""
-    lengths = np.array([len(row) for row in rows])
-    valid = np.arange(lengths.max()) < lengths[:, None]
-    padded = np.full(valid.shape, filler, np.int64)
-    padded[valid] = np.concatenate(rows)
-    return torch.from_numpy(padded), torch.from_numpy(valid)
 
 
 def _words(text: str) -> list[re.Match[str]]:

@@ -31,16 +31,13 @@ from attentions.base import Pattern, Shape, check_whole
 from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind
 from tasks.backbones.transformer_tts import PRENET_LAYERS, TransformerTTS, generate
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Trivial
-from tasks.data.epochs import Epochs
+from tasks.base import Batch, Data, Evaluation, Metric, Move, Split, Trivial
 from tasks.data.letters import SYMBOLS
 from tasks.data.mel import BANDS
+from tasks.data.padding import padded
 from tasks.data.speech import Clip
 from tasks.data.text import SPLITS
-from tasks.spoken import Spoken, padded
-
-BLOCK, GROUP = 512, 16
-"""So many train clips are sorted by length, cut into groups, and the groups shuffled."""
+from tasks.spoken import Spoken
 
 
 class TextToSpeech(Spoken):
@@ -76,11 +73,6 @@ class TextToSpeech(Spoken):
         if not stop_weight > 0:
             raise ValueError(f"stop_weight={stop_weight}: more than 0 is needed")
         self.prenet, self.postnet, self.dropout, self.stop_weight = prenet, postnet, dropout, stop_weight
-
-    def prepare(self) -> Source:
-        source = super().prepare()
-        self._epochs = Epochs(self.seed, len(self._used["train"]), self._by_length)
-        return source
 
     def build(self, slots: Slots) -> nn.Module:
         features = self.frames_per_step * BANDS
@@ -125,16 +117,6 @@ class TextToSpeech(Spoken):
         spectrogram = super().trivial()
         metrics = spectrogram.metrics | {"teacher_forced_l1": absolute / sum(each.size for each in steps)}
         return Trivial(spectrogram.name, metrics)
-
-    def _by_length(self, generator: np.random.Generator) -> np.ndarray:
-        """All train clips in a random order, in which neighbours have similar lengths: a batch has little padding."""
-        order = generator.permutation(len(self._used["train"]))
-        lengths = self.speech.clips["train"].lengths[self._used["train"]]
-        groups = []
-        for block in np.split(order, range(BLOCK, len(order), BLOCK)):
-            by_length = block[np.argsort(lengths[block], kind="stable")]
-            groups += np.split(by_length, range(GROUP, len(block), GROUP))
-        return np.concatenate([groups[place] for place in generator.permutation(len(groups))])
 
     def _batch(self, clips: Sequence[Clip], split: Split, ids: Sequence[int]) -> Batch:
         symbols, symbols_valid = padded([clip.symbols for clip in clips])

@@ -31,8 +31,9 @@ from tasks.backbones.positions import PositionKind
 from tasks.base import Batch, Data, Evaluation, Move, Split
 from tasks.data.letters import SYMBOLS
 from tasks.data.mel import BANDS
+from tasks.data.padding import padded
 from tasks.data.speech import Clip
-from tasks.spoken import Spoken, padded
+from tasks.spoken import Spoken
 
 
 class FastSpeech2Task(Spoken):

@@ -98,7 +98,7 @@ def test_ids_are_pure(folder: Path) -> None:
 def test_an_epoch_has_references_at_most_once_and_seeds_differ(
     folder: Path, monkeypatch: pytest.MonkeyPatch, group: int, count: int
 ) -> None:
-    monkeypatch.setattr("tasks.summarization.GROUP", group)
+    monkeypatch.setattr("tasks.data.epochs.GROUP", group)
     task, other = make(folder), make(folder, seed=1)
     assert task.examples("train") == count
     first, second = (task._train(range(e * count, (e + 1) * count)) for e in (0, 1))
@@ -135,8 +135,8 @@ def test_batches_are_shifted_padded_and_cut(folder: Path) -> None:
 def test_neighbours_have_documents_of_similar_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """32 documents, sorted by 16s: the order of groups is mixed, not sorted."""
     train = [("x" * n + f"{n:02}", ["a b"]) for n in range(1, 33)]
-    monkeypatch.setattr("tasks.summarization.BLOCK", 16)
-    monkeypatch.setattr("tasks.summarization.GROUP", 4)
+    monkeypatch.setattr("tasks.data.epochs.BLOCK", 16)
+    monkeypatch.setattr("tasks.data.epochs.GROUP", 4)
     task = make(write(tmp_path, {**ROWS, "train": train}), memory=26)
     widths = [task.batch("train", range(i, i + 4))["document_valid"].sum(1) for i in range(0, 320, 4)]
     for block in range(0, 80, 4):

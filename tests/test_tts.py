@@ -132,7 +132,7 @@ def test_the_prenet_keeps_the_share_it_should_and_something_else_in_every_exampl
 def test_an_epoch_has_every_clip_once_among_clips_of_similar_length(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.tts.GROUP", 4)
+    monkeypatch.setattr("tasks.data.epochs.GROUP", 4)
     task = make(cache)
     epochs = [[clip.id for clip in task.clips("train", range(e * 12, e * 12 + 12))] for e in range(6)]
     assert all(sorted(epoch) == sorted(task.speech.clips["train"].ids) for epoch in epochs)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 Draw = Callable[[np.random.Generator], np.ndarray]
+BLOCK, GROUP = 512, 16
+"""So many examples are sorted by length, cut into groups, and the groups shuffled."""
 
 
 class Epochs:
@@ -35,3 +37,24 @@ class Epochs:
                 self._epochs.clear()
             self._epochs[epoch] = self.draw(np.random.default_rng((self.seed, epoch)))
         return self._epochs[epoch]
+
+
+def in_whole_groups(count: int) -> int:
+    """So many of `count` examples make whole groups; all where there is not one group."""
+    return count - count % GROUP or count
+
+
+def of_similar_length(lengths: np.ndarray, count: int | None = None) -> Draw:
+    """Draws `count` of the examples, or all, in an order in which neighbours have similar lengths: batches of them have
+    little padding."""
+
+    def draw(generator: np.random.Generator) -> np.ndarray:
+        order = generator.permutation(len(lengths))[:count]
+        parts = []
+        for block in np.split(order, range(BLOCK, len(order), BLOCK)):
+            by_length = block[np.argsort(lengths[block], kind="stable")]
+            groups = np.split(by_length, range(GROUP, len(block), GROUP))
+            parts += [groups[place] for place in generator.permutation(len(groups))]
+        return np.concatenate(parts)
+
+    return draw
