@@ -28,7 +28,7 @@ from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Tas
 from tasks.chamfer import chamfer_l1, scores
 from tasks.data.clouds import Clouds, clouds
 from tasks.data.epochs import Epochs
-from tasks.data.packed import packed
+from tasks.data.packed import pack_cloud
 from tasks.data.text import SPLITS
 from tasks.data.views import Sizes
 
@@ -37,7 +37,7 @@ EVALUATED_AT_ONCE = 2**15
 TRIED = 64
 """Validation clouds by which the trivial predictor is chosen."""
 SHOWN = 4
-"""Clouds in the table `completed`, evenly spread."""
+"""Rows of the table `clouds`, evenly spread."""
 GROUPS = 32
 """Rows of the table by groups at most."""
 
@@ -149,12 +149,12 @@ class PointCloud(Task):
                 found[name].append(score.cpu())
             for index in wanted[(wanted >= start) & (wanted < start + len(dense))] - start:
                 trio = {"partial": batch["partial"], "completed": dense, "complete": batch["complete"]}
-                texts = {name: packed(clouds[index].cpu().numpy()) for name, clouds in trio.items()}
+                texts = {name: pack_cloud(clouds[index].cpu().numpy()) for name, clouds in trio.items()}
                 group = self._group(split, start + int(index))
                 shown.append({"shape": group, "cd_l1": found["cd_l1"][-1][index].item(), **texts})
         values = {name: torch.cat(parts).numpy() for name, parts in found.items()}
         metrics = {name: float(value.mean()) for name, value in values.items()}
-        return Evaluation(metrics, {"by_group": self._by_group(split, values), "completed": shown})
+        return Evaluation(metrics, {"by_group": self._by_group(split, values), "clouds": shown})
 
     def trivial(self) -> Trivial:
         """The best of four on some validation clouds: the mean shape, what is given, both, and what is given with its

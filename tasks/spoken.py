@@ -4,7 +4,7 @@
 several): clips with more are left out of every split, as in fairseq, and the record says how many were.
 
 Scores are means over clips, all alike, of a generated log-mel spectrogram against the whole recording
-(`tasks.speech_metrics`). The record keeps two of the spectrograms, packed: `python -m tasks.listen` makes them audible.
+(`tasks.speech_metrics`). The record keeps two of the spectrograms, packed: `python -m cab.show` makes them audible.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from attentions.base import Pattern, Shape, check_whole
 from tasks.backbones.positions import PositionKind, check_positions
 from tasks.base import Data, Evaluation, Metric, Source, Split, Task, Trivial
 from tasks.data.epochs import Epochs, of_similar_length
+from tasks.data.packed import pack_mel
 from tasks.data.speech import Clip, Speech, speech
-from tasks.listen import packed
 from tasks.speech_metrics import mcd, msd
 
 EVALUATED_AT_ONCE = 2**14
 """Symbols and steps in an evaluation batch."""
 SHOWN = 8
-"""Rows of the table `generated`, evenly spread over the clips."""
+"""Rows of the table `clips`, evenly spread over the clips."""
 
 Row = dict[str, int | float | str]
 
@@ -108,12 +108,12 @@ class Spoken(Task):
             {
                 "split": whence,
                 **self._row(clip, mel),
-                "generated": packed(mel),
-                "real": packed(self.speech.mel(clip.mel)),
+                "generated": pack_mel(mel),
+                "real": pack_mel(self.speech.mel(clip.mel)),
             }
             for whence, clip, mel in heard
         ]
-        return Evaluation(_means(rows), {"generated": [rows[id] for id in shown], "spectrograms": spectrograms})
+        return Evaluation(_means(rows), {"clips": [rows[id] for id in shown], "spectrograms": spectrograms})
 
     @property
     def by_heart(self) -> Clip:

@@ -44,7 +44,7 @@ EVALUATED_AT_ONCE = 2**15
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 """Metrics by their names in rouge-score."""
 SHOWN = 8
-"""Texts in the table `generated`, evenly spread over the documents."""
+"""Rows of the table `texts`, evenly spread over the documents."""
 SHOWN_LETTERS = 400
 
 
@@ -180,7 +180,7 @@ class Summarization(Task):
             texts += [self._text(row) for row in generated.cpu().numpy()]
         scores = self._rouge(split, texts)
         metrics = {**scores, "perplexity": math.exp(nats / targets)}
-        return Evaluation(metrics, {"generated": self._shown(split, texts)})
+        return Evaluation(metrics, {"texts": self._shown(split, texts)})
 
     def trivial(self) -> Trivial:
         """The first words of each document, as many as train references have on average."""

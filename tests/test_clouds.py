@@ -10,7 +10,7 @@ from tasks.base import Data
 from tasks.data import camera, solids
 from tasks.data.clouds import Clouds, clouds
 from tasks.data.farthest import farthest_order
-from tasks.data.packed import packed, unpacked
+from tasks.data.packed import pack_cloud, unpack_cloud
 from tasks.data.pcd import read_pcd
 from tasks.data.text import SPLITS
 from tasks.data.views import Sizes
@@ -342,5 +342,5 @@ def test_damaged_pcn_folder(tmp_path: Path, break_it, message: str) -> None:
 
 def test_packed_clouds() -> None:
     points = ball(3000)
-    assert unpacked(packed(points)).shape == (1024, 3)
-    np.testing.assert_allclose(unpacked(packed(points[:50])), points[:50], atol=0.0026)
+    assert unpack_cloud(pack_cloud(points)).shape == (1024, 3)
+    np.testing.assert_allclose(unpack_cloud(pack_cloud(points[:50])), points[:50], atol=0.0026)

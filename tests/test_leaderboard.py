@@ -257,7 +257,8 @@ def test_another_science_version_is_left_out_and_named(tmp_path, capsys):
     (row,) = made["leaderboard"]
     assert row["mean"] == "1.0"
     assert len(made["quality"]) == 1
-    assert f"runs/quality/{old.hash}/result.json`: science version 0, this version reads {SCIENCE_VERSION}" in page(tmp_path)
+    reason = f"science version 0, this version reads {SCIENCE_VERSION}"
+    assert f"runs/quality/{old.hash}/result.json`: {reason}" in page(tmp_path)
     assert old.hash in capsys.readouterr().err
 
 

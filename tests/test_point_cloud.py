@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, Unsupported, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from cab import cloudview
 from cab.command import compose_requests
-from cab.record import Record, read_record
 from tasks.backbones import pointops
 from tasks.base import Data
 from tasks.chamfer import chamfer_l1, distances, scores
-from tasks.data.packed import unpacked
+from tasks.data.packed import unpack_cloud
 from tasks.point_cloud import PointCloud
 
 NS, CS, NC, CC = Pattern
@@ -147,10 +145,10 @@ def test_metrics_and_tables_of_an_evaluation(tmp_path: Path) -> None:
     rows = evaluation.tables["by_group"]
     assert [(row["group"], row["clouds"]) for row in rows] == [("1 part", 2), ("2 parts", 2), ("3 parts", 2)]
     assert rows[1]["cd_l1"] == pytest.approx(expected["cd_l1"][[1, 4]].mean().item())
-    shown = evaluation.tables["completed"]
+    shown = evaluation.tables["clouds"]
     assert [row["cd_l1"] for row in shown] == pytest.approx(expected["cd_l1"][[0, 2, 3, 5]].tolist())
-    np.testing.assert_allclose(unpacked(shown[1]["complete"]), batch["complete"][2], atol=0.003)
-    np.testing.assert_allclose(unpacked(shown[1]["completed"]), batch["partial"][2] + 0.01, atol=0.003)
+    np.testing.assert_allclose(unpack_cloud(shown[1]["complete"]), batch["complete"][2], atol=0.003)
+    np.testing.assert_allclose(unpack_cloud(shown[1]["completed"]), batch["partial"][2] + 0.01, atol=0.003)
     loss, auxiliary = task.loss(Gives(0.01), batch)
     coarse = chamfer_l1(batch["partial"][:, :8], batch["complete"])
     assert loss.item() == pytest.approx((coarse + expected["cd_l1"] / 1000).sum().item(), rel=1e-4)
@@ -203,26 +201,6 @@ def test_impossible_requests(tmp_path: Path, options: dict, message: str) -> Non
 def test_other_patterns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="task point_cloud has no pattern causal_self: use one of noncausal_self, n"):
         make(tmp_path, CS)
-
-
-def test_picture_of_a_record(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    task = make(tmp_path)
-    cell = {"attention": "vanilla", "pattern": "noncausal_self", "task": "point_cloud", "size": "smoke", "seed": 0}
-    tables = task.evaluate(Gives(), "test", lambda batch: batch).tables
-    record = Record("quality", "ok", cell, {"a": 1}, result={"tables": tables}).write(tmp_path)
-    assert cloudview.main([str(record), str(tmp_path / "new" / "clouds.png")]) == 0
-    assert (tmp_path / "new" / "clouds.png").stat().st_size > 20_000
-    figure = cloudview.picture(read_record(record))
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:3] == ["1 part: given", f"completed, CD-L1 {tables['completed'][0]['cd_l1']:.1f}", "truth"]
-    assert len(titles) == 12
-    other = Record("quality", "ok", cell, {"a": 2}).write(tmp_path)
-    assert cloudview.main([str(other), str(tmp_path / "b.png")]) == 2
-    assert "no completed clouds: give the record of a finished cell of point_cloud" in capsys.readouterr().err
-    other.write_text("{}")
-    assert cloudview.main([str(other), str(tmp_path / "b.png")]) == 2
-    assert "not a record" in capsys.readouterr().err
-    assert cloudview.main([str(tmp_path / "missing.json"), str(tmp_path / "b.png")]) == 1
 
 
 @pytest.mark.parametrize("family", LAYERED + WHOLE)

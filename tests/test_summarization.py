@@ -222,7 +222,7 @@ def test_rouge_by_hand(folder: Path) -> None:
     assert scores["rouge_1"] == pytest.approx(100 * (2 / 3 + 0 + 1) / 3)
     assert scores["rouge_2"] == pytest.approx(100 * (1 / 2 + 0 + 1) / 3)
     assert scores["rouge_l"] == pytest.approx(100 * (2 / 3 + 0 + 1) / 3)
-    assert evaluation.tables["generated"] == [
+    assert evaluation.tables["texts"] == [
         {"document": document, "reference": references[0], "generated": texts[document[:24]]}
         for document, references in ROWS["test"]
     ]
@@ -231,9 +231,9 @@ def test_rouge_by_hand(folder: Path) -> None:
 def test_generated_text_ends_at_the_design_length_and_not_before_the_least(folder: Path) -> None:
     texts = {"valid document": "w" * 30}
     evaluation = make(folder, length=8).evaluate(Scripted(texts), "validation", stay)
-    assert evaluation.tables["generated"][0]["generated"] == "w" * 8
+    assert evaluation.tables["texts"][0]["generated"] == "w" * 8
     evaluation = make(folder, least_length=3).evaluate(Scripted({"valid document": ""}), "validation", stay)
-    assert len(evaluation.tables["generated"][0]["generated"]) == 3
+    assert len(evaluation.tables["texts"][0]["generated"]) == 3
 
 
 def test_order_counts_in_the_headline_and_words_are_stemmed(folder: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_model_learns_to_write_its_summaries(folder: Path) -> None:
         optimizer.step()
     with torch.no_grad():
         evaluation = task.evaluate(model.eval(), "test", stay)
-    assert [row["generated"] for row in evaluation.tables["generated"]] == ["go left", "now turn right"]
+    assert [row["generated"] for row in evaluation.tables["texts"]] == ["go left", "now turn right"]
     assert evaluation.metrics["rouge_l"] == pytest.approx(100)
     assert evaluation.metrics["perplexity"] < 1.5
 

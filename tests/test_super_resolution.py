@@ -1,6 +1,5 @@
 """Super-resolution: pure examples, scores against brute force, every family in the U-Net, pictures in a record."""
 
-import json
 import math
 import socket
 from functools import partial
@@ -18,7 +17,7 @@ from attentions.vanilla import Vanilla
 from cab.command import compose_requests
 from tasks.backbones.diffusion import RESIDUAL
 from tasks.base import Data
-from tasks.data import strips
+from tasks.data.packed import unpack_image
 from tasks.super_resolution import SuperResolution, scores
 
 NS = Pattern.NONCAUSAL_SELF
@@ -164,14 +163,14 @@ def test_the_record_says_what_was_used(tmp_path: Path) -> None:
 
 
 def brute_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """(3, S, S) within [0, 1]: a window of 11 x 11 around every pixel, borders mirrored."""
+    """(3, S, T) within [0, 1]: every window of 11 x 11 that fits."""
     offsets = np.arange(11) - 5
     one = np.exp(-(offsets**2) / (2 * 1.5**2))
     window = np.outer(one, one) / one.sum() ** 2
     found = []
-    for x, y in zip(*(np.pad(image, ((0, 0), (5, 5), (5, 5)), mode="reflect") for image in (a, b)), strict=True):
-        for down in range(a.shape[1]):
-            for across in range(a.shape[2]):
+    for x, y in zip(a, b, strict=True):
+        for down in range(a.shape[1] - 10):
+            for across in range(a.shape[2] - 10):
                 p, q = x[down : down + 11, across : across + 11], y[down : down + 11, across : across + 11]
                 mp, mq = (window * p).sum(), (window * q).sum()
                 vp, vq = (window * p**2).sum() - mp**2, (window * q**2).sum() - mq**2
@@ -208,7 +207,7 @@ def test_evaluation_by_hand(tmp_path: Path) -> None:
     errors = ((((batch["condition"] + 0.2).clamp(-1, 1) - batch["image"]) / 2) ** 2).mean((1, 2, 3))
     psnr = 10 * (1 / errors).log10()
     assert found.metrics["psnr"] == pytest.approx(psnr.mean().item(), rel=1e-5)
-    rows = found.tables["generated"]
+    rows = found.tables["images"]
     assert [row["example"] for row in rows] == [0, 1, 2, 4, 5, 6]
     assert [row["psnr"] for row in rows] == pytest.approx(psnr[[0, 1, 2, 4, 5, 6]].tolist(), rel=1e-5)
 
@@ -226,31 +225,16 @@ def test_batches_do_not_change_an_evaluation(tmp_path: Path, monkeypatch: pytest
 # Pictures
 
 
-def test_pictures_come_out_of_a_record(tmp_path: Path) -> None:
+def test_the_table_has_what_was_scored(tmp_path: Path) -> None:
     task = make(tmp_path, test_images=3)
-    rows = task.evaluate(Adds(0.2), "test", lambda batch: batch).tables["generated"]
-    record = tmp_path / "result.json"
-    record.write_text(json.dumps({"result": {"tables": {"other": [{"a": "b", "c": 1}], "generated": rows}}}))
-    assert strips.main([str(record), str(tmp_path / "out.png")]) == f"{tmp_path / 'out.png'}: 3 rows"
-    with Image.open(tmp_path / "out.png") as image:
-        assert image.size == (3 * 4 * 16, 3 * (3 * 16 + 2 * strips.GAP))
-    small, condition, made, true = np.split(strips.unpacked(str(rows[1]["small_bicubic_generated_true"])), 4, 1)
+    rows = task.evaluate(Adds(0.2), "test", lambda batch: batch).tables["images"]
+    assert len(rows) == 3
+    small, condition, made, true = np.split(unpack_image(str(rows[1]["small_bicubic_generated_true"])), 4, 1)
     batch = task.batch("test", [1])
     for strip, tensor in ((condition, batch["condition"]), (made, batch["condition"] + 0.2), (true, batch["image"])):
         expected = ((tensor[0].clamp(-1, 1).permute(1, 2, 0) + 1) * 127.5).round().numpy()
         assert np.abs(strip - expected).max() <= 1
     assert (small[:4, :4] == small[0, 0]).all()
-
-
-def test_records_without_pictures(tmp_path: Path) -> None:
-    record = tmp_path / "result.json"
-    with pytest.raises(ValueError, match=r"no record with tables \(FileNotFoundError\): give a run's result.json"):
-        strips.pictures(record)
-    record.write_text(json.dumps({"result": {"tables": {"other": [{"a": "b", "c": 1}], "none": []}}}))
-    with pytest.raises(ValueError, match="no pictures in its tables"):
-        strips.pictures(record)
-    with pytest.raises(ValueError, match=r"python -m tasks.data.strips RESULT.json PICTURE.png"):
-        strips.main([])
 
 
 # Requests and families

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from tasks import listen
 from tasks.base import Data
 from tasks.data import formants
 from tasks.data.mel import BANDS
+from tasks.data.packed import LOWEST, unpack_mel
 from tasks.speech_metrics import mcd, msd
 from tasks.tts import TextToSpeech
 
@@ -210,15 +210,15 @@ def test_scores_are_of_what_was_said(cache: Path) -> None:
     assert evaluation.metrics["msd"] == pytest.approx(np.mean([msd(*pair) for pair in pairs]))
     forced = np.concatenate([clip.mel[: len(clip.mel) // FRAMES * FRAMES] for clip in clips])
     assert evaluation.metrics["teacher_forced_l1"] == pytest.approx(np.abs(0.2 - forced).mean(), rel=1e-5)
-    assert [row["generated_frames"] for row in evaluation.tables["generated"]] == [n * FRAMES for n in stops]
+    assert [row["generated_frames"] for row in evaluation.tables["clips"]] == [n * FRAMES for n in stops]
     assert [row["split"] for row in evaluation.tables["spectrograms"]] == ["test", "train"]
-    said = listen.unpacked(str(evaluation.tables["spectrograms"][0]["generated"]))
-    np.testing.assert_allclose(said, pairs[0][0].clip(listen.LOWEST), atol=0.031)
+    said = unpack_mel(str(evaluation.tables["spectrograms"][0]["generated"]))
+    np.testing.assert_allclose(said, pairs[0][0].clip(LOWEST), atol=0.031)
 
 
 def test_speech_that_never_stops_ends_at_the_design_length(cache: Path) -> None:
     task = make(cache, length=70)
-    rows = task.evaluate(Scripted(), "test", stay).tables["generated"]
+    rows = task.evaluate(Scripted(), "test", stay).tables["clips"]
     assert {row["generated_frames"] for row in rows} == {70 * FRAMES}
 
 

@@ -1,6 +1,5 @@
 """FastSpeech 2's task: what a batch holds, the loss by hand, scores of speech, what is left out, and that it learns."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +10,9 @@ import torch
 from attentions.base import Pattern, Shape
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from tasks import listen
 from tasks.backbones.fastspeech import Spectrogram
 from tasks.base import Data
 from tasks.data import formants
-from tasks.data.ljspeech import read_wave
-from tasks.data.mel import HOP
 from tasks.speech_metrics import mcd, msd
 from tasks.tts_fastspeech2 import FastSpeech2Task
 
@@ -141,7 +137,7 @@ def test_scores_by_hand(cache: Path) -> None:
     expected = [(mcd(m := task.speech.mel(c.mel + 0.5), w := task.speech.mel(c.mel)), msd(m, w)) for c in clips]
     assert off.metrics["mcd"] == pytest.approx(np.mean([one for one, _ in expected]))
     assert off.metrics["msd"] == pytest.approx(np.mean([two for _, two in expected]))
-    rows = off.tables["generated"]
+    rows = off.tables["clips"]
     assert [row["clip"] for row in rows] == [clip.id for clip in clips]
     assert [row["mcd"] for row in rows] == pytest.approx([one for one, _ in expected])
     task.at_once = 3  # other batches, the same scores
@@ -204,8 +200,8 @@ def test_fewer_clips_are_evaluated_where_asked(cache: Path) -> None:
     assert [task.examples(split) for split in SIZES] == [12, 3, 2]
 
 
-def test_it_learns_and_can_be_heard(cache: Path, tmp_path: Path) -> None:
-    """A few clips by heart: far better than the mean spectrogram, and the record's sound is what was said."""
+def test_it_learns(cache: Path) -> None:
+    """A few clips by heart: far better than the mean spectrogram."""
     torch.manual_seed(0)
     task = make(cache, dim=48, heads=2, depth=1, hidden=48)
     model = task.build(Slots(partial(Vanilla), NS))
@@ -222,23 +218,3 @@ def test_it_learns_and_can_be_heard(cache: Path, tmp_path: Path) -> None:
     heard = {row["split"]: row for row in found.tables["spectrograms"]}
     assert heard["train"]["mcd"] < 0.75 * task.trivial().metrics["mcd"]
     assert found.metrics["mcd"] < 0.85 * task.trivial().metrics["mcd"]
-
-    result = tmp_path / "result.json"
-    result.write_text(json.dumps({"result": {"tables": found.tables}}))
-    listen.main([str(result), str(tmp_path / "sound")])
-    names = sorted(file.name for file in (tmp_path / "sound").iterdir())
-    stems = [f"{split}-{heard[split]['clip']}" for split in ("test", "train")]
-    assert names == [f"{stem}{end}" for stem in stems for end in ("-generated.wav", "-real.wav", ".png")]
-    real = read_wave(tmp_path / "sound" / f"{stems[0]}-real.wav")
-    assert len(real) == HOP * (heard["test"]["frames"] - 1)
-
-
-def test_packed_spectrograms_come_back(tmp_path: Path) -> None:
-    mel = np.random.default_rng(0).uniform(-11.5, 3, (37, 80))
-    back = listen.unpacked(listen.packed(mel))
-    assert back.shape == mel.shape
-    assert np.abs(back - mel).max() <= 0.5 * listen.STEP + 1e-6
-    (tmp_path / "result.json").write_text("{}")
-    for file in ("result.json", "none.json"):
-        with pytest.raises(SystemExit, match=f"error: .*{file}: no record with spectrograms"):
-            listen.main([str(tmp_path / file), str(tmp_path)])
