@@ -5,9 +5,8 @@ MCD and MSD. noncausal_self puts the family under test into the encoder, causal_
 
 `shape.memory` is the design length of texts in symbols, `shape.length` that of speech in steps of `frames_per_step`
 frames; clips that are longer are left out of every split. Frames at a clip's end that do not fill a step are dropped
-from training, as in fairseq, and kept in the references. Costs are measured on
-stacks of the model's width, heads and depth at lengths of their own (memory as long as the queries), so that these two
-lengths do not enter there.
+from training, as in fairseq, and kept in the references. Costs are measured on stacks of the model's width, heads and
+depth at lengths of their own (memory as long as the queries), so that these two lengths do not enter there.
 
     loss   sum over steps of mean_k |x - y| + (x - y)^2, before and after the postnet, + bce(stop, last step)
 
