@@ -4,7 +4,8 @@ Qin et al. 2023 (TransNormerLLM), arXiv 2307.14995; Qin et al. 2024 (Lightning A
 
     y = (norm(o) . sigmoid(x Wd Wu)) Wo,   o_t = sum_{s<=t} lam^(t-s) (silu(q_t) . silu(k_s)) v_s,   lam = exp(-slope)
 
-Time O(N d (block + d)), memory O(N d) in training; a state of d x d per head in decoding, whatever the length.
+Time O(N d (block + d)), memory O(N d) in training; a state of d x d per head in decoding, whatever the length. `block`
+says how it is computed, not what: any block gives the same function.
 
 The paper, the authors' code and MiniMax's layer differ. Here: silu on q and k, v plain (paper); slopes 2^(-8 (h+1) / H)
 of ALiBi (authors' code) times 1 - layer / layers (paper); a norm without weight over all heads at once, in float32
@@ -86,10 +87,6 @@ class Lightning(ProjectedAttention):
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, *, block: int = 64) -> None:
         check_whole("block", block)
-        if not pattern.cross and block > shape.length:
-            raise ValueError(
-                f"block={block} is longer than the design length {shape.length}: use attention.block<={shape.length}"
-            )
         super().__init__(shape, pattern, layer, layers, LinearAttention(shape, pattern, layer, layers, block))
         self.gate = nn.Sequential(
             nn.Linear(shape.dim, shape.head_dim, bias=False), nn.Linear(shape.head_dim, shape.dim, bias=False)

@@ -38,7 +38,6 @@ REFUSED = {
 TINY = ["model.dim=16", "model.heads=2", "model.depth=2", "model.hidden=64", "train.steps=3", "train.batch=2"]
 TINY += ["train.warmup=1", "train.validations=1", "measure=false", "wandb.mode=disabled", "device.threads=1"]
 TINY_TASK = {
-    # lightning's blocks of 64 must fit the length after one halving
     "forecasting": ["model.length=128", "task.horizon=6", "task.label=4", "task.test_windows=3"],
     "lm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
     "mlm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],

@@ -303,11 +303,19 @@ def test_any_length_runs_with_the_default_block(length):
 
 
 def test_impossible_blocks_are_refused():
-    with pytest.raises(ValueError, match=r"block=64 is longer than the design length 32: use attention\.block<=32"):
-        Lightning(Shape(DIM, 3, 2, 24, length=32), NS, 0, 2)
     with pytest.raises(ValueError, match="block=0: a whole number"):
         Lightning(Shape(DIM, 3, 2, 24, length=32), NS, 0, 2, block=0)
-    Lightning(Shape(DIM, 3, 2, 24, length=32, memory=16), CC, 0, 2)  # cross attention has no blocks
+
+
+@pytest.mark.parametrize("pattern", list(Pattern))
+def test_a_block_longer_than_the_design_length_changes_nothing(pattern):
+    shape = Shape(DIM, 3, 2, 24, length=32, memory=16 if pattern.cross else 0)
+    torch.manual_seed(0)
+    wide = Lightning(shape, pattern, 0, 2, block=64)
+    narrow = Lightning(shape, pattern, 0, 2, block=4)
+    narrow.load_state_dict(wide.state_dict())
+    x, memory = torch.randn(2, 32, DIM), torch.randn(2, 16, DIM) if pattern.cross else None
+    torch.testing.assert_close(wide(x, memory)[0], narrow(x, memory)[0], atol=1e-5, rtol=1e-4)
 
 
 def test_the_gate_is_the_only_excess():
