@@ -95,6 +95,8 @@ class SuperResolution(Task):
         wholes = {"sampling_steps": sampling_steps, "validation_images": validation_images, "test_images": test_images}
         for name, value in wholes.items():
             check_whole(name, value)
+        if sampling_steps > diffusion.STEPS:
+            raise ValueError(f"sampling_steps={sampling_steps}: there are {diffusion.STEPS} noise levels: use fewer")
         if not multipliers or min(multipliers) < 1:
             raise ValueError(f"multipliers={multipliers}: at least one, each at least 1, is needed")
         sizes = resolutions(shape.length, len(multipliers))

@@ -14,8 +14,9 @@ with the weight `stop_weight` for the one step that is the last.
 
 Scores are of generated speech: every step is given what the model said before, up to the stop token or `shape.length`,
 through prefill and step. `teacher_forced_l1` is the mean error of standardised values when each step is given the real
-frames before it: what the loss sees, without the errors that add up. The prenet's dropout is drawn for each example,
-in training from (seed, id), in evaluation from the id alone; it stays on there, as published.
+frames before it. It is taken before the postnet, which smooths over later steps, and those were given the very frames
+that are to be said. The prenet's dropout is drawn for each example, in training from (seed, id), in evaluation from the
+id alone; it stays on there, as published.
 """
 
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ class TextToSpeech(Spoken):
         absolute, values = 0.0, 0
         said: list[np.ndarray] = []
         for batch in self.batches(split, self.at_once, move):
-            errors = (self._teacher_forced(model, batch)[1].float() - batch["frames"])[batch["valid"]]
+            errors = (self._teacher_forced(model, batch)[0].float() - batch["frames"])[batch["valid"]]
             absolute, values = absolute + errors.abs().double().sum().item(), values + errors.numel()
             ids = range(len(said), len(said) + len(batch["symbols"]))
             said += self._say(model, batch, move({"kept": self._kept(split, ids, self.shape.length)}))

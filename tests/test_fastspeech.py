@@ -57,7 +57,9 @@ def test_stretching_by_hand() -> None:
     assert y[..., 0].tolist() == [[1, 1, 3, 4, 4, 4], [5, 6, 0, 0, 0, 0]]
     assert valid.sum(1).tolist() == [6, 2]
     y, valid = stretched(x, torch.tensor([[2, 0, 9, 3], [0, 0, 0, 0]]), longest=5)
-    assert y[..., 0].tolist() == [[1, 1, 3, 3, 3], [5, 0, 0, 0, 0]]  # at most 5, at least 1
+    assert y[..., 0].tolist() == [[1, 1, 3, 3, 3], [8, 0, 0, 0, 0]]  # at most 5, at least 1
+    y, _ = stretched(x, torch.tensor([[0, 3, 2, 1], [0, 0, 3, 1]]), longest=10)
+    assert y[..., 0].tolist() == [[2, 2, 2, 3, 3, 4], [7, 7, 7, 8, 0, 0]]  # the first may last no frame at all
 
 
 def test_whole_frames_undo_the_logarithm() -> None:

@@ -256,6 +256,7 @@ def test_the_table_has_what_was_scored(tmp_path: Path) -> None:
         ({}, {"prediction": "speed"}, "prediction='speed': use noise or image"),
         ({}, {"crop": "centre"}, "crop='centre': use whole or tiles"),
         ({}, {"sampling_steps": 0}, "sampling_steps=0: a whole number of at least 1"),
+        ({}, {"sampling_steps": 2001}, "sampling_steps=2001: there are 2000 noise levels: use fewer"),
         ({}, {"test_images": 0}, "test_images=0: a whole number of at least 1"),
         (
             {"length": 64**2},

@@ -146,7 +146,8 @@ def stretched(x: Tensor, durations: Tensor, longest: int) -> tuple[Tensor, Tenso
 
     Every row has at least one frame and at most `longest`.
     """
-    ends = durations.cumsum(1).clamp(1, longest)  # (B, S)
+    ends = durations.cumsum(1).clamp(max=longest)  # (B, S)
+    ends = torch.cat([ends[:, :-1], ends[:, -1:].clamp(min=1)], 1)
     frames = torch.arange(int(ends[:, -1].max()), device=x.device).expand(len(x), -1).contiguous()
     valid = frames < ends[:, -1:]
     owner = torch.searchsorted(ends, frames, right=True).clamp(max=x.shape[1] - 1)  # (B, F)
