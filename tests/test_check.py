@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from attentions.base import Pattern, Shape, Unsupported
-from attentions.block_transformer import BlockTransformer
+from attentions.fit import FIT
 from attentions.lightning import Lightning
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
@@ -115,10 +115,10 @@ def test_models_are_redrawn_and_leave_no_trace():
 
 
 def test_real_options_longer_than_the_design_length_get_a_longer_design():
-    [specimen] = specimens(partial(BlockTransformer, block=300), CS, REAL)
+    [specimen] = specimens(partial(FIT, group=300), CS, REAL)
     assert specimen.module.shape.length == 512
-    with pytest.raises(ValueError, match="block=64"):
-        specimens(partial(BlockTransformer, block=64), CS, SMALL)
+    with pytest.raises(ValueError, match="group=64"):
+        specimens(partial(FIT, group=64), CS, SMALL)
 
 
 def test_an_error_fails_its_check_and_unsupported_is_no_failure():
