@@ -184,7 +184,7 @@ BAD = {
     "pattern=noncausal_cross": ["lm has no pattern noncausal_cross", "pattern=causal_self"],
     "model.heads=3": ["dim=16", "heads=3"],
     "attention.block=x": ["attention.block='x'", "integer"],
-    "attention.block=64": ["block=64", "design length 32", "attention.block<=32"],
+    "attention.block=0": ["block=0", "a whole number of at least 1"],
     "+attention.blok=4": ["attention.blok=4", "block"],
     "+model.width=4": ["model.width"],
     "train.warmup=9": ["warmup=9", "steps=6"],
