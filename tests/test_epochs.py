@@ -19,6 +19,8 @@ def test_an_id_is_the_same_example_in_any_batch_and_order():
     together = Epochs(0, 10)(ids)
     assert [int(Epochs(0, 10)([i])[0]) for i in ids] == together.tolist()
     assert Epochs(0, 10)(range(100))[ids].tolist() == together.tolist()
+    one = Epochs(0, 10)
+    assert [int(one([i])[0]) for i in ids] == together.tolist()  # going back, too
 
 
 def test_own_draws_are_of_the_seed_and_the_epoch():
