@@ -3,18 +3,22 @@
 For log-mel spectrograms x (frames, K) and y, K = 80 bands, natural logarithm of magnitudes:
 
     c_m(t) = 2/K sum_k x_k(t) cos(pi m (k + 1/2) / K)
-    MCD    = mean over the path of (10 / ln 10) sqrt(2 sum_{m=1..13} (c_m(t) - c'_m(u))^2)     Kubichek 1993
-    MSD    = mean over the path of (20 / ln 10) sqrt(1/K sum_k (x_k(t) - y_k(u))^2)
+    MCD    = 1/U sum over the path of (10 / ln 10) sqrt(2 sum_{m=1..13} (c_m(t) - c'_m(u))^2)     Kubichek 1993
+    MSD    = 1/U sum over the path of (20 / ln 10) sqrt(1/K sum_k (x_k(t) - y_k(u))^2)
 
-Both are dB: MSD is the root mean square difference of two frames, MCD the same of their envelopes, smoothed to 13
-cosines and without loudness (m = 0), so that MCD <= MSD for a pair of frames. The path goes from the first frames to
-the last ones by steps (1, 0), (0, 1), (1, 1) with the least sum of distances, all steps alike, of each measure for
-itself; of paths with the same sum the one with more diagonal steps at its end counts.
+U is the number of the reference's frames. Both are dB: MSD is the root mean square difference of two frames, MCD the
+same of their envelopes, smoothed to 13 cosines and without loudness (m = 0), so that MCD <= MSD for a pair of frames.
+The path goes from the first frames to the last ones by steps (1, 0), (0, 1), (1, 1) with the least sum of distances,
+all steps alike, of each measure for itself.
+
+The sum is not divided by the path's length, which would let speech that goes on in silence or repeats itself lower its
+score by making the path longer. So no repeated frame lowers it, and what is appended lowers it only by as much as it
+is nearer to the reference's last frames than the last frame before it was.
 
 CAB takes both from fairseq, which makes waves first (Griffin-Lim), takes from them windows of 50 ms every 12.5 ms over
 all frequencies, the power in place of the magnitude, an orthonormal cosine transform with m = 0..12, the root of the
-mean of squares without a factor, and divides the sums of a whole set by its frames. So its numbers are not ours; here
-no vocoder stands between a model and its score.
+mean of squares without a factor, and divides the sums of a whole set by its reference frames, so that long clips count
+more. So its numbers are not ours; here no vocoder stands between a model and its score.
 """
 
 import math
@@ -38,28 +42,22 @@ def msd(generated: np.ndarray, reference: np.ndarray) -> float:
 
 
 def warped(distances: np.ndarray) -> float:
-    """The mean of distances (M, N) over the path with the least sum.
+    """The least sum of distances (M, N) over a path, divided by N.
 
-    Anti-diagonals i + j = s are computed at once, from the two before: the least sum up to each place, and how many
-    places its path has.
+    Anti-diagonals i + j = s are computed at once, each from the two before it.
     """
     rows, columns = distances.shape
     flat = distances.ravel()
-    sums, lengths = np.full((3, rows + 1), np.inf), np.zeros((3, rows + 1))  # place i is at i + 1: row 0 is outside
+    sums = np.full((3, rows + 1), np.inf)  # place i is at i + 1: row 0 is outside
     sums[1, 0] = 0  # where a path comes from that starts at (0, 0), by a diagonal step
     for s in range(rows + columns - 1):
         low, high = max(0, s - columns + 1), min(rows, s + 1)
         before, twice = (s - 1) % 3, (s - 2) % 3
         here, above = slice(low + 1, high + 1), slice(low, high)
-        choices = np.stack([sums[twice, above], sums[before, above], sums[before, here]])
-        ways = np.stack([lengths[twice, above], lengths[before, above], lengths[before, here]])
-        best = choices.argmin(0)[None]
-        sums[s % 3], lengths[s % 3] = np.inf, 0
-        places = np.arange(low, high) * (columns - 1) + s
-        sums[s % 3, here] = np.take_along_axis(choices, best, 0)[0] + flat[places]
-        lengths[s % 3, here] = np.take_along_axis(ways, best, 0)[0] + 1
-    last = (rows + columns - 2) % 3
-    return float(sums[last, rows] / lengths[last, rows])
+        least = np.minimum(np.minimum(sums[twice, above], sums[before, above]), sums[before, here])
+        sums[s % 3] = np.inf
+        sums[s % 3, here] = least + flat[np.arange(low, high) * (columns - 1) + s]
+    return float(sums[(rows + columns - 2) % 3, rows] / columns)
 
 
 def _checked(generated: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,8 +22,7 @@ def paths(rows: int, columns: int) -> Iterator[list[tuple[int, int]]]:
 
 
 def by_all_paths(distances: np.ndarray) -> float:
-    sums = {sum(distances[place] for place in path): len(path) for path in paths(*distances.shape)}
-    return min(sums) / sums[min(sums)]
+    return min(sum(distances[place] for place in path) for path in paths(*distances.shape)) / distances.shape[1]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 2), (3, 6), (6, 4), (5, 5)])
@@ -53,6 +52,42 @@ def test_measures_by_their_definitions() -> None:
             distances[1][t, u] = 20 / math.log(10) * math.sqrt(((x[t] - y[u]) ** 2).mean())
     assert mcd(x, y) == pytest.approx(by_all_paths(distances[0]))
     assert msd(x, y) == pytest.approx(by_all_paths(distances[1]))
+
+
+def test_by_hand() -> None:
+    """One band: 0, 1, 3, 3 for 0, 2. The path is (0, 0), (1, 1), (2, 1), (3, 1), its distances 0, 1, 1, 1 for two
+    frames of the reference."""
+    said, wanted = np.array([[0.0], [1], [3], [3]]), np.array([[0.0], [2]])
+    assert msd(said, wanted) == pytest.approx(DECIBEL * 3 / 2)
+    assert msd(said[:3], wanted) == pytest.approx(DECIBEL * 2 / 2)
+    assert msd(wanted, said) == pytest.approx(DECIBEL * 3 / 4)
+
+
+@pytest.mark.parametrize("measure", [mcd, msd])
+def test_repeated_frames_never_lower_a_score(measure) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        said, wanted = rng.normal(size=(2, 12, 80))
+        said[0] = wanted[0]  # a frame that costs nothing: to repeat it must not pay either
+        score = measure(said, wanted)
+        for times in (rng.integers(1, 4, 12), [200] + [1] * 11, [1] * 11 + [200], [30] * 12):
+            assert measure(np.repeat(said, times, axis=0), wanted) >= score - 1e-9
+
+
+@pytest.mark.parametrize("measure", [mcd, msd])
+def test_silence_after_speech_never_lowers_a_score(measure) -> None:
+    """Where the recording ends in silence, speech that ends without may get that silence right, and no more."""
+    rng = np.random.default_rng(0)
+    silence = np.full((200, 80), -11.5)
+    mean = np.tile(rng.normal(size=80), (40, 1))
+    for _ in range(5):
+        wanted = rng.normal(size=(30, 80)).cumsum(1)
+        ended = np.concatenate([wanted, silence[:6]])
+        assert measure(np.concatenate([mean, silence]), wanted) > measure(mean, wanted)
+        said = np.concatenate([rng.normal(size=(30, 80)), silence[:6]])
+        assert measure(np.concatenate([said, silence]), ended) >= measure(said, ended) - 1e-9
+        own = 6 * measure(mean[:1], silence[:1]) / len(ended)
+        assert measure(mean, ended) - measure(np.concatenate([mean, silence]), ended) <= own + 1e-9
 
 
 def test_they_are_decibels() -> None:
