@@ -68,7 +68,10 @@ class Trivial:
 
 
 class Task(ABC):
-    """One task in one pattern. Subclasses add their own options, keyword only."""
+    """One task in one pattern. Subclasses add their own options, keyword only.
+
+    What `prepare` finds (`tokens: Tokens`) is declared in the class without a value, and absent before.
+    """
 
     name: ClassVar[str]
     patterns: ClassVar[tuple[Pattern, ...]]

@@ -44,7 +44,12 @@ class Forecasting(Task):
     name = "forecasting"
     patterns = (Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS)
     metrics = (Metric("mse", "lower"), Metric("mae", "lower"))
-    _train: Epochs
+    values: np.ndarray
+    """(T, C) float32, standardised."""
+    _series: Series
+    _time: np.ndarray
+    _parts: dict[Split, tuple[int, int]]
+    _epochs: Epochs
 
     def __init__(
         self,
@@ -79,13 +84,6 @@ class Forecasting(Task):
         self.variables, self.target, self.split, self.period = variables, target, split, period
         self.positions = positions
         self.windows: dict[Split, int | None] = {"validation": validation_windows, "test": test_windows}
-        self._loaded: tuple[Series, np.ndarray, np.ndarray] | None = None
-        self._parts: dict[Split, tuple[int, int]] = {}
-
-    @property
-    def values(self) -> np.ndarray:
-        """(T, C) float32, standardised."""
-        return self._prepared()[1]
 
     def prepare(self) -> Source:
         found = self._chosen(series(self.data))
@@ -97,28 +95,26 @@ class Forecasting(Task):
                     f"length={self.shape.length}, horizon={self.horizon}: the {name} part has {end - start:,} steps, "
                     f"a window needs {need:,}: use a smaller length or horizon, or a longer series"
                 )
-        self._parts = parts
-        self._train = Epochs(self.seed, self._starts("train")[1])
-        self._loaded = found, standardised(found, parts["train"]), time_features(found)
+        self._series, self._parts = found, parts
+        self.values, self._time = standardised(found, parts["train"]), time_features(found)
+        self._epochs = Epochs(self.seed, self._starts("train")[1])
         facts: dict[str, int | float | str] = {f"{name}_steps": end - start for name, (start, end) in parts.items()}
         facts |= {"channels": len(found.columns), "step_seconds": found.step, "test_windows": self.examples("test")}
         return Source(found.description, found.real, found.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        _, values, time = self._prepared()
-        sizes = values.shape[1], time.shape[1], self.label, self.horizon, self.decoder_layers
+        sizes = self.values.shape[1], self._time.shape[1], self.label, self.horizon, self.decoder_layers
         return Informer(slots, self.shape, *sizes, self.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`past` (B, L, C) is known, `future` (B, H, C) is to be forecast; `time` (B, L + H, F) covers both."""
-        _, values, time = self._prepared()
         if split == "train":
-            starts = self._starts("train")[0] + self._train(ids)
+            starts = self._starts("train")[0] + self._epochs(ids)
         else:
             starts = self._evaluation_starts(split)[list(ids)]
         rows = starts[:, None] + np.arange(self.shape.length + self.horizon)
         known, ahead = rows[:, : self.shape.length], rows[:, self.shape.length :]
-        arrays = {"past": values[known], "future": values[ahead], "time": time[rows]}
+        arrays = {"past": self.values[known], "future": self.values[ahead], "time": self._time[rows]}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def examples(self, split: Split) -> int:
@@ -143,7 +139,7 @@ class Forecasting(Task):
 
     def trivial(self) -> Trivial:
         """The better of two: the last known values, and those of the last known period, over and over."""
-        length, period = self.shape.length, self.period or max(1, DAY // self._prepared()[0].step)
+        length, period = self.shape.length, self.period or max(1, DAY // self._series.step)
         ahead = np.arange(self.horizon)
         sources = {"last value": np.full(self.horizon, length - 1)}
         if period <= length:
@@ -156,11 +152,6 @@ class Forecasting(Task):
         name = min(sums, key=lambda name: sums[name][0])
         mse, mae = sums[name] / self.examples("test")
         return Trivial(name, {"mse": float(mse), "mae": float(mae)})
-
-    def _prepared(self) -> tuple[Series, np.ndarray, np.ndarray]:
-        if self._loaded is None:
-            raise RuntimeError("prepare() comes first: it loads the series")
-        return self._loaded
 
     def _chosen(self, found: Series) -> Series:
         """The series with the channels that are forecast."""
@@ -193,7 +184,7 @@ class Forecasting(Task):
         return rows
 
     def _by_channel(self, mse: np.ndarray, mae: np.ndarray) -> list[Row]:
-        names = self._prepared()[0].columns
+        names = self._series.columns
         return [{"channel": name, **_scores(mse[:, i], mae[:, i])} for i, name in enumerate(names)]
 
 

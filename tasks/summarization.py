@@ -61,7 +61,9 @@ class Summarization(Task):
         Metric("rouge_2", "higher", "%"),
         Metric("perplexity", "lower"),
     )
-    _train: Epochs
+    tokens: Tokens
+    _collections: dict[Split, Collection]
+    _epochs: Epochs
 
     def __init__(
         self,
@@ -96,14 +98,6 @@ class Summarization(Task):
         self.vocabulary, self.positions = vocabulary, positions
         self.label_smoothing, self.least_length = label_smoothing, least_length
         self.columns = Columns(document_column, summary_column)
-        self._tokens: Tokens | None = None
-        self._collections: dict[Split, Collection] = {}
-
-    @property
-    def tokens(self) -> Tokens:
-        if self._tokens is None:
-            raise RuntimeError("prepare() comes first: it loads the documents and finds the vocabulary")
-        return self._tokens
 
     @property
     def separator(self) -> int:
@@ -111,7 +105,7 @@ class Summarization(Task):
 
     def prepare(self) -> Source:
         found = summaries(self.data, self.columns)
-        self._tokens = tokenise(found, self.vocabulary, self.cache)
+        self.tokens = tokenise(found, self.vocabulary, self.cache)
         self._collections = {split: Collection.of(self.tokens.streams[split], self.separator) for split in SPLITS}
         facts = dict(found.facts)
         for split, collection in self._collections.items():
@@ -127,7 +121,7 @@ class Summarization(Task):
             }
         train, count = self._collections["train"], self.examples("train")
         lengths = np.minimum(np.diff(train.documents)[:, 0], self.shape.memory)[train.owner]
-        self._train = Epochs(self.seed, count, of_similar_length(lengths, count))
+        self._epochs = Epochs(self.seed, count, of_similar_length(lengths, count))
         facts |= {"vocabulary": self.tokens.size, "test_documents_evaluated": self._evaluated("test")}
         return Source(found.description, True, found.content, facts)
 
@@ -138,7 +132,7 @@ class Summarization(Task):
         """One reference each. `document` (B, M) and `tokens` (B, N) with `document_valid` and `valid`, `labels` (B, N)
         or NO_LABEL; M and N are the longest in the batch."""
         collection = self._collections[split]
-        chosen = self._train(ids) if split == "train" else np.asarray(ids)
+        chosen = self._epochs(ids) if split == "train" else np.asarray(ids)
         references = [collection.summary(index) for index in chosen]
         labels = [np.append(reference, self.separator)[: self.shape.length] for reference in references]
         tokens = [np.append(self.separator, reference)[: self.shape.length] for reference in references]

@@ -67,6 +67,8 @@ class SuperResolution(Task):
     name = "super_resolution"
     patterns = (Pattern.NONCAUSAL_SELF,)
     metrics = (Metric("psnr", "higher", "dB"), Metric("ssim", "higher"))
+    _squares: dict[Split, Squares]
+    _epochs: Epochs
 
     def __init__(
         self,
@@ -115,8 +117,6 @@ class SuperResolution(Task):
         self.crop, self.image_column = crop, image_column
         self.counts: dict[Split, int] = {"validation": validation_images, "test": test_images}
         self.levels = diffusion.levels().numpy()
-        self._squares: dict[Split, Squares] = {}
-        self._epochs: Epochs | None = None
 
     def prepare(self) -> Source:
         found = collection(self.data, self.image_column)
@@ -138,7 +138,7 @@ class SuperResolution(Task):
         return self._pairs(images) | {"noise": torch.from_numpy(np.stack(noises))}
 
     def examples(self, split: Split) -> int:
-        own = self._of(split)
+        own = self._squares[split]
         return len(own) if split == "train" else min(self.counts[split], len(own))
 
     def targets(self, batch: Batch) -> int:
@@ -166,26 +166,19 @@ class SuperResolution(Task):
             found += scores(batch["condition"], batch["image"])
         return Trivial("bicubic", _means(found))
 
-    def _of(self, split: Split) -> Squares:
-        if not self._squares:
-            raise RuntimeError("prepare() comes first: it loads the images")
-        return self._squares[split]
-
     def _at_once(self) -> int:
         return max(1, EVALUATED_AT_ONCE // self.shape.length)
 
     def _image(self, split: Split, index: int) -> np.ndarray:
         """Evaluated squares are evenly spread over all of the split."""
-        last = self.examples(split) - 1
-        return self._of(split).square(index * (len(self._of(split)) - 1) // max(1, last))
+        own, last = self._squares[split], self.examples(split) - 1
+        return own.square(index * (len(own) - 1) // max(1, last))
 
     def _train(self, ids: Sequence[int]) -> Batch:
-        own, epochs = self._of("train"), self._epochs
-        assert epochs is not None
         images, noises, drawn = [], [], []
-        for index, place in zip(ids, epochs(ids), strict=True):
+        for index, place in zip(ids, self._epochs(ids), strict=True):
             generator = np.random.default_rng((TRAIN, self.seed, index))
-            images.append(own.anywhere(int(place), generator))
+            images.append(self._squares["train"].anywhere(int(place), generator))
             noises.append(self._noise(generator))
             step = generator.integers(1, len(self.levels))
             drawn.append(generator.uniform(self.levels[step], self.levels[step - 1]))

@@ -27,6 +27,8 @@ class WindowedText(Task):
 
     overlap: ClassVar[int]
     """Tokens that a window shares with the next one."""
+    tokens: Tokens
+    windows: Windows
 
     def __init__(
         self,
@@ -48,28 +50,13 @@ class WindowedText(Task):
         for split, count in self.counts.items():
             check_whole(f"{split}_windows", count)
         self.vocabulary, self.positions, self.column = vocabulary, positions, column
-        self._tokens: Tokens | None = None
-        self._windows: Windows | None = None
-
-    @property
-    def tokens(self) -> Tokens:
-        if self._tokens is None:
-            raise RuntimeError("prepare() comes first: it loads the text and finds the vocabulary")
-        return self._tokens
-
-    @property
-    def windows(self) -> Windows:
-        if self._windows is None:
-            raise RuntimeError("prepare() comes first: it loads the text")
-        return self._windows
 
     def prepare(self) -> Source:
         text = corpus(self.data, self.column)
-        length, tokens = self.shape.length, tokenise(text, self.vocabulary, self.cache)
-        self._windows = Windows(tokens.streams, length + self.overlap, length, self.counts, self.seed)
-        self._tokens = tokens
-        sizes: dict[str, int | float | str] = {f"{split}_tokens": len(tokens.streams[split]) for split in SPLITS}
-        facts = text.facts | sizes | {"vocabulary": tokens.size, "test_windows": self.examples("test")}
+        length, self.tokens = self.shape.length, tokenise(text, self.vocabulary, self.cache)
+        self.windows = Windows(self.tokens.streams, length + self.overlap, length, self.counts, self.seed)
+        sizes: dict[str, int | float | str] = {f"{split}_tokens": len(self.tokens.streams[split]) for split in SPLITS}
+        facts = text.facts | sizes | {"vocabulary": self.tokens.size, "test_windows": self.examples("test")}
         return Source(text.description, True, text.content, facts)
 
     def examples(self, split: Split) -> int:

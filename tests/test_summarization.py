@@ -101,12 +101,12 @@ def test_an_epoch_has_references_at_most_once_and_seeds_differ(
     monkeypatch.setattr("tasks.data.epochs.GROUP", group)
     task, other = make(folder), make(folder, seed=1)
     assert task.examples("train") == count
-    first, second = (task._train(range(e * count, (e + 1) * count)) for e in (0, 1))
+    first, second = (task._epochs(range(e * count, (e + 1) * count)) for e in (0, 1))
     for epoch in (first, second):
         assert len(set(epoch)) == count
         assert set(epoch) <= set(range(21))
     assert first.tolist() != second.tolist()
-    assert first.tolist() != other._train(range(count)).tolist()
+    assert first.tolist() != other._epochs(range(count)).tolist()
     for split in ("validation", "test"):
         mine, theirs = (t.batch(split, range(t.examples(split))) for t in (task, other))
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -322,6 +322,6 @@ def test_other_patterns_are_refused(folder: Path) -> None:
 
 def test_documents_come_before_anything_else(folder: Path) -> None:
     task = Summarization(CC, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder)
-    with pytest.raises(RuntimeError, match=r"prepare\(\) comes first"):
+    with pytest.raises(AttributeError, match="tokens"):
         _ = task.tokens
     task.build(Slots(partial(Vanilla), CC))  # the model is known without data
