@@ -239,17 +239,21 @@ def test_scores_do_not_depend_on_how_many_are_evaluated_at_once(cache: Path) -> 
 
 
 def test_trivial(cache: Path) -> None:
+    """The forced error of the last frame before each step, which is the mean frame before the first one."""
     task = make(cache)
-    trivial = task.trivial()
-    train, clips = task.speech.clips["train"], task.speech.clips["test"]
-    per_symbol = train.lengths.sum() / train.text_lengths.sum()
-    said = [np.tile(task.speech.mean, (round(len(clip.symbols) * per_symbol), 1)) for clip in clips]
-    scores = [mcd(one, task.speech.mel(clip.mel)) for one, clip in zip(said, clips, strict=True)]
-    forced = np.concatenate([clip.mel[: len(clip.mel) // FRAMES * FRAMES] for clip in clips])
-    assert trivial.name == "mean spectrogram"
-    assert trivial.metrics["mcd"] == pytest.approx(np.mean(scores))
-    assert trivial.metrics["teacher_forced_l1"] == pytest.approx(np.abs(forced).mean(), rel=1e-5)
+    trivial, errors, mean = task.trivial(), [], []
+    for clip in task.speech.clips["test"]:
+        for start in range(0, len(clip.mel) // FRAMES * FRAMES, FRAMES):
+            last = clip.mel[start - 1] if start else np.zeros(BANDS)
+            errors += [np.abs(clip.mel[start + i] - last).mean() for i in range(FRAMES)]
+            mean += [np.abs(clip.mel[start + i]).mean() for i in range(FRAMES)]
+    assert np.mean(errors) < np.mean(mean)
+    assert trivial.metrics["teacher_forced_l1"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert trivial.name == "mean of each quarter of a letter"
     assert trivial.metrics.keys() == {metric.name for metric in task.metrics}
+    rough = make(cache, frames_per_step=60, length=40)  # so far apart that the last frame is worse than the mean
+    wanted = np.concatenate([clip.mel[: len(clip.mel) // 60 * 60] for clip in rough.speech.clips["test"]])
+    assert rough.trivial().metrics["teacher_forced_l1"] == pytest.approx(np.abs(wanted).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("pattern", [NS, CS, CC])
