@@ -94,6 +94,26 @@ def test_attention_carries_far() -> None:
     assert far[NoAttention] == 0
 
 
+def test_bfloat16_leaves_the_level_the_stem_and_the_head_alone() -> None:
+    """Neighbouring levels stay apart, down to the smallest noise, and images are not rounded to eight bits."""
+    model = unet()
+    levels = diffusion.levels()[1:].unflatten(0, (-1, 40))[:, :2].flatten()  # pairs of neighbours
+    noisy, condition, _ = given(len(levels))
+    outputs: dict[str, Tensor] = {}
+    for name in ("level", "stem", "middle.0.first", "head"):
+        module = model.get_submodule(name)
+        module.register_forward_hook(lambda _, inputs, output, name=name: outputs.update({name: output}))
+    with torch.no_grad():
+        exact = model(noisy, condition, levels)[0]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = model(noisy, condition, levels)[0]
+    assert outputs["middle.0.first"].dtype == torch.bfloat16
+    assert {y.dtype, *(outputs[name].dtype for name in ("level", "stem", "head"))} == {torch.float32}
+    torch.testing.assert_close(y, exact, atol=0.05, rtol=0.05)
+    one, other = outputs["level"].unflatten(0, (-1, 2)).unbind(1)
+    assert (one != other).any(1).all()
+
+
 def test_all_parameters_learn() -> None:
     model = unet(Lightning)
     y, auxiliary = model(*given())

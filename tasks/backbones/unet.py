@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attentions.base import Attention, Pattern, Shape, no_loss
+from attentions.decay import no_autocast, widened
 from attentions.slots import Slots
 
 COLOURS = 3
@@ -87,8 +88,9 @@ class UNet(nn.Module):
 
     def forward(self, noisy: Tensor, condition: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """noisy and condition (B, 3, S, S), level (B,) from 0, all noise, to 1: (B, 3, S, S) and the auxiliary loss."""
-        embedded, auxiliary = self.level(level), no_loss(noisy)
-        x = self.stem(torch.cat([noisy, condition], 1))
+        auxiliary = no_loss(noisy)
+        with no_autocast(noisy):  # eight bits would hide small noise, in what is seen, told and made
+            embedded, x = self.level(level), self.stem(torch.cat([noisy, condition], 1))
         seen = [x]
         for module in self.down:
             x, more = module(x, embedded) if isinstance(module, Block) else (module(x), 0)
@@ -100,7 +102,8 @@ class UNet(nn.Module):
         for module in self.up:
             x, more = (module(x), 0) if isinstance(module, Up) else module(torch.cat([x, seen.pop()], 1), embedded)
             auxiliary = auxiliary + more
-        return self.head(x), auxiliary
+        with no_autocast(noisy):
+            return self.head(widened(x)), auxiliary
 
 
 class Level(nn.Module):
