@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 
 from cab.config import Request, load, one_line
 from cab.errors import UserError
@@ -61,10 +63,15 @@ def compose_one(overrides: Sequence[str]) -> Request:
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of every cell of a sweep, as Hydra's own sweeper makes them."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        [batch] = BasicSweeper.split_arguments(parsed, None)
-    except HydraException as error:
-        raise UserError(one_line(error)) from error
+    """The overrides of every cell of a sweep, as Hydra's own sweeper makes them, those that experiment= gives first."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        try:
+            config = hydra.compose_config("config", list(overrides), RunMode.MULTIRUN, with_log_configuration=False)
+            preset = [f"{name}={values}" for name, values in (config.hydra.sweeper.params or {}).items()]
+            parsed = OverridesParser.create(hydra.config_loader).parse_overrides([*preset, *overrides])
+            [batch] = BasicSweeper.split_arguments(parsed, None)
+        except HydraException as error:
+            raise UserError(one_line(error)) from error
     return batch

@@ -1,9 +1,10 @@
 """What a sweep would do, before it does it: `python -m cab.plan attention=vanilla,fit task=lm,recall seed=0,1,2`.
 
-Takes the arguments of `python -m cab.run -m` and writes nothing. Every cell of the product is
+Takes the arguments of `python -m cab.run`, -m and experiment= too, and writes nothing. Every cell of the product is
 
   done          recorded, and not run again
-  unsupported   recorded as such, or the task has no such pattern
+  unsupported   recorded as such
+  left out      the task has no such pattern
   resumes       a checkpoint is there
   again         its last run failed, timed out or did not pass the checks
   new           nothing is known of it
@@ -27,7 +28,7 @@ from cab.config import Request
 from cab.errors import UserError
 from cab.record import DamagedRecord, Record, identity_hash, read_record, record_path
 
-State = Literal["done", "unsupported", "resumes", "again", "new"]
+State = Literal["done", "unsupported", "left out", "resumes", "again", "new"]
 TO_RUN: tuple[State, ...] = ("resumes", "again", "new")
 
 
@@ -52,7 +53,7 @@ def plan(overrides: Sequence[str]) -> list[Cell]:
         except UserError as error:
             if "has no pattern" not in str(error):
                 raise
-            cells.append(Cell(tuple(chosen), "unsupported", str(error)))
+            cells.append(Cell(tuple(chosen), "left out", str(error)))
             continue
         records = known.setdefault(str(request.results), load(request.results).quality)
         cells.append(_cell(chosen, request, records))
@@ -94,13 +95,15 @@ def estimate(identity: Mapping[str, object], records: Iterable[Record]) -> float
 
 
 def lines(cells: Sequence[Cell]) -> list[str]:
-    """A line per combination and state, its seeds together, and the sums."""
+    """A line per combination and state, its seeds together, and the sums. What is left out is only counted."""
     from tabulate import tabulate
 
     split = [dict(override.partition("=")[::2] for override in cell.overrides) for cell in cells]
     varied = [name for name in split[0] if len({values[name] for values in split}) > 1 and name != "seed"]
     together: dict[tuple[str, ...], list[tuple[str, Cell]]] = {}
     for values, cell in zip(split, cells, strict=True):
+        if cell.state == "left out" and len(cells) > 1:
+            continue
         key = (*(values[name] for name in varied), cell.state, cell.reason)
         together.setdefault(key, []).append((values.get("seed", ""), cell))
     seeds = "seed" in split[0]
@@ -132,8 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cab.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", help="as in cab.run -m")
-    overrides = parser.parse_args(arguments).overrides
+    parser.add_argument("overrides", nargs="*", help="as in cab.run")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="goes without saying: a line of cab.run fits as it is"
+    )
+    overrides = parser.parse_intermixed_args(arguments).overrides
 
     def work() -> int:
         print("\n".join(lines(plan(overrides))))

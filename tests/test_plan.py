@@ -5,10 +5,27 @@ from pathlib import Path
 import pytest
 
 from cab.cell import quality_identity
-from cab.command import compose_one
+from cab.command import compose_one, expand
 from cab.machine import resolve_device
 from cab.plan import duration, lines, main, plan
+from cab.provenance import ROOT
 from cab.record import Record, Status, identity_hash, record_path
+
+PAPER = {
+    "noncausal_self": {
+        "forecasting",
+        "mlm",
+        "point_cloud",
+        "summarization",
+        "super_resolution",
+        "tts",
+        "tts_fastspeech2",
+    },
+    "causal_self": {"lm", "summarization", "tts"},
+    "noncausal_cross": {"forecasting", "point_cloud"},
+    "causal_cross": {"summarization", "tts"},
+}
+"""Its table 1: the tasks of each pattern."""
 
 
 def identity(results: Path, *overrides: str) -> dict:
@@ -44,8 +61,11 @@ def test_every_state(tmp_path):
 
 def test_a_pattern_that_a_task_does_not_have(tmp_path):
     first, second = plan([f"results={tmp_path}", "task=lm", "pattern=causal_self,noncausal_self"])
-    assert (first.state, second.state) == ("new", "unsupported")
+    assert (first.state, second.state) == ("new", "left out")
     assert "has no pattern" in second.reason
+    *table, _, sums = lines([first, second])
+    assert "noncausal_self" not in "".join(table)
+    assert sums.startswith("2 cells: 1 new, 1 left out; ")
 
 
 def test_a_damaged_record_runs_again_and_stays_where_it_is(tmp_path):
@@ -93,6 +113,44 @@ def test_a_mistake_is_one_line(tmp_path, capsys, bad):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_a_line_of_the_run_fits_as_it_is(tmp_path, capsys):
+    assert main([f"results={tmp_path}", "-m", "attention=vanilla,none"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("2 cells: 2 new; no earlier time for 2")
+
+
+FAMILIES = sorted(path.stem for path in (ROOT / "conf" / "attention").glob("*.yaml") if path.stem != "eager")
+EXPERIMENTS = {
+    "smoke": 3,
+    "recall": len(FAMILIES) * 4 * 3,
+    "cab": len(FAMILIES) * 4 * 8,
+    "efficiency": len(FAMILIES) * 4,
+}
+
+
+def test_every_experiment_is_here():
+    assert sorted(EXPERIMENTS) == sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_a_sweep_that_the_command_line_can_change(name):
+    cells = expand([f"experiment={name}"])
+    assert len(cells) == EXPERIMENTS[name]
+    assert {tuple(option.partition("=")[0] for option in cell) for cell in cells} == {
+        tuple(option.partition("=")[0] for option in cells[0])
+    }
+    one = {"attention": "eager", "pattern": "causal_self", "task": "lm", "seed": "7"}
+    assert len(expand([f"experiment={name}", *(f"{group}={choice}" for group, choice in one.items())])) == 1
+    [cell] = expand([f"experiment={name}", *(f"{group}={choice}" for group, choice in one.items())])
+    assert {f"{group}={choice}" for group, choice in one.items()} < set(cell)
+
+
+def test_the_paper_has_its_patterns_of_its_tasks(tmp_path):
+    cells = plan([f"results={tmp_path}", "experiment=cab", "attention=vanilla"])
+    there = [dict(option.split("=") for option in cell.overrides) for cell in cells if cell.state == "new"]
+    found = {pattern: {cell["task"] for cell in there if cell["pattern"] == pattern} for pattern in PAPER}
+    assert found == PAPER
 
 
 def test_durations():
