@@ -22,6 +22,9 @@ from cab.provenance import ROOT
 
 FAILED, REFUSED = 1, 2
 
+exit_codes = [0]
+"""One per cell of this command, wherever it ran: Hydra gives no way to return an exit code."""
+
 
 def command_line(work: Callable[[], int]) -> int:
     """Runs `work` and returns the exit code. With CAB_TRACEBACK=1 an error shows where it comes from."""

@@ -11,17 +11,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from cab.command import FAILED, command_line
+from cab.command import FAILED, command_line, exit_codes
 from cab.config import load
 from cab.provenance import ROOT
 
-_exit_codes = [0]
-"""One per cell: Hydra gives no way to return an exit code."""
-
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
-def main(config: DictConfig) -> None:
-    _exit_codes.append(command_line(lambda: run_cell(config)))
+def main(config: DictConfig) -> int:
+    code = command_line(lambda: run_cell(config))
+    exit_codes.append(code)
+    return code
 
 
 def run_cell(config: DictConfig) -> int:
@@ -57,4 +56,4 @@ def run_cell(config: DictConfig) -> int:
 
 if __name__ == "__main__":
     main()
-    sys.exit(max(_exit_codes))
+    sys.exit(max(exit_codes))

@@ -195,9 +195,9 @@ def test_a_cell_of_a_family_that_failed_is_recorded_and_not_run(tmp_path, quick,
     quick.found = [Finding("leak", 0.5, "output 3 reacts to input 9")]
     arguments = [f"results={tmp_path}", *TINY, "pattern=causal_self"]
     monkeypatch.setattr(sys, "argv", ["cab.run", *arguments, "attention=vanilla"])
-    monkeypatch.setattr(run, "_exit_codes", [0])
+    run.exit_codes[:] = [0]
     run.main()
-    assert max(run._exit_codes) == 1
+    assert max(run.exit_codes) == 1
     assert efficiency.main([*arguments, "attention=lightning", "attention.block=16"]) == 1
     assert "failed_check" in capsys.readouterr().out
     found = {record.kind: record for _, record in all_records(tmp_path)}

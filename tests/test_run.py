@@ -40,10 +40,10 @@ def cab(tmp_path, monkeypatch, capsys):
         flags = [o for o in overrides if o.startswith("-")]
         arguments = ["cab.run", *flags, f"results={tmp_path}", *tiny, *(o for o in overrides if o not in flags)]
         monkeypatch.setattr(sys, "argv", arguments)
-        monkeypatch.setattr(run, "_exit_codes", [0])
+        run.exit_codes[:] = [0]
         try:
             run.main()
-            code = max(run._exit_codes)
+            code = max(run.exit_codes)
         except SystemExit as end:
             code = end.code
         said = capsys.readouterr()
