@@ -21,7 +21,7 @@ Conventions that every family keeps:
   * Sums that run over the sequence are kept in float32 or wider.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -134,6 +134,11 @@ class Attention(nn.Module):
         """The output for one further token x_t (B, 1, D): equal to the last row of `forward` on everything so far."""
         raise NotImplementedError
 
+    def observed(self) -> Sequence[Tensor]:
+        """Sums over the examples since the last step, for `after_step`. Where several processes share a batch, theirs
+        are added up in place before it."""
+        return ()
+
     def after_step(self) -> None:
         """Called once after every optimiser step. The only place where statistics may change."""
 
@@ -232,6 +237,10 @@ class Stack(nn.Module):
         """As `Attention.step`."""
         raise NotImplementedError
 
+    def observed(self) -> Sequence[Tensor]:
+        """As `Attention.observed`, for what the stack itself keeps; attentions inside it are asked on their own."""
+        return ()
+
     def after_step(self) -> None:
         """As `Attention.after_step`, for what the stack itself keeps; attentions inside it are called on their own."""
 
@@ -270,10 +279,14 @@ def zero_padding(y: Tensor, valid: Tensor | None) -> Tensor:
     return y if valid is None else y.masked_fill(~valid.unsqueeze(-1), 0)
 
 
-def after_step(model: nn.Module) -> None:
-    """Tells every attention and stack in the model that an optimiser step was made."""
+def after_step(model: nn.Module, add_up: Callable[[Tensor], object] | None = None) -> None:
+    """Tells every attention and stack in the model that an optimiser step was made. `add_up` adds up a tensor in place
+    over the processes that shared its batch; without it there was one."""
     for module in model.modules():
         if isinstance(module, Attention | Stack):
+            if add_up is not None:
+                for total in module.observed():
+                    add_up(total)
             module.after_step()
 
 

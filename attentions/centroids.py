@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -36,8 +36,7 @@ class Centroids(nn.Module):
         self.register_buffer("centroids", start)  # (H, C, d)
         self.register_buffer("sums", start.clone())  # (H, C, d), moving sums of normed vectors
         self.register_buffer("counts", torch.ones(heads, clusters))  # (H, C), moving counts
-        self.pending: tuple[Tensor, Tensor] | None = None  # sums and counts since the last step; no buffers, which
-        # data parallelism would overwrite with those of the first process
+        self.pending: tuple[Tensor, Tensor] | None = None  # sums and counts since the last step
         self.occupied: Tensor | None = None  # counts of the last training forward
 
     @torch.no_grad()
@@ -75,9 +74,6 @@ class Centroids(nn.Module):
             return
         sums, counts = self.pending
         self.pending = None
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(sums)
-            distributed.all_reduce(counts)
         self.sums.lerp_(sums.to(self.sums.dtype), 1 - self.decay)
         self.counts.lerp_(counts.to(self.counts.dtype), 1 - self.decay)
         self._revive()

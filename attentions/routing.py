@@ -33,7 +33,7 @@ centroid, with less than `dead` of the mean moving count, is set beside one of t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -234,6 +234,9 @@ class Routing(ProjectedAttention):
         if not local:
             return v[:, :0], v
         return self.key(source).unflatten(-1, (local, -1)).transpose(1, 2), v
+
+    def observed(self) -> Sequence[Tensor]:
+        return self.mixer.centroids.pending or ()
 
     def after_step(self) -> None:
         self.mixer.centroids.update()

@@ -378,17 +378,14 @@ def test_who_is_revived_and_where():
     torch.testing.assert_close((table.sums[0], table.counts[0]), (sums, counts), **TIGHT)
 
 
-def test_statistics_are_summed_over_processes(monkeypatch):
-    alone, one_of_two = (Centroids(2, 3, 4, decay=0.9, commitment=0.0, dead=0.1) for _ in range(2))
-    one_of_two.load_state_dict(alone.state_dict())
-    x = torch.randn(1, 2, 5, 4)
-    for table, times in ((alone, 2), (one_of_two, 1)):
-        for _ in range(times):
-            table.observe(x, table.nearest(x), None)
-    alone.update()
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda t: t.mul_(2))
-    one_of_two.update()
+def test_statistics_are_summed_over_processes():
+    alone, one_of_two = build(CS), build(CS)
+    x, _ = tensors(CS)
+    alone(x)
+    alone(x)
+    one_of_two(x)
+    after_step(alone)
+    after_step(one_of_two, lambda total: total.mul_(2))
     torch.testing.assert_close(one_of_two.state_dict(), alone.state_dict())
 
 
