@@ -23,9 +23,10 @@ from cab.check import gate
 from cab.config import Request, user_errors
 from cab.errors import UserError
 from cab.failure import failure
+from cab.identity import quality_identity, recorded, same_data
 from cab.machine import chosen_precision, resolve_device
 from cab.provenance import provenance
-from cab.record import Record, Status, find_record, identity_hash, record_path
+from cab.record import Record, Status, identity_hash, record_path
 from cab.track import Tracker
 from cab.train import evaluate, train
 from tasks.base import Task
@@ -43,9 +44,8 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> tup
         source = task.prepare()
     identity = quality_identity(request, device)
     name = identity_hash(identity)
-    known = find_record(request.results, "quality", name)
-    if known and known.final and not request.rerun:
-        if known.result.get("data", {}).get("content", source.content) == source.content:
+    if known := recorded(request, "quality", identity):
+        if same_data(known, source.content):
             return known, True
         print("the data changed since this cell was recorded: it runs again")
 
@@ -84,21 +84,6 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> tup
     path.unlink(missing_ok=True)
     tracker.finish(record)
     return record, False
-
-
-def quality_identity(request: Request, device: torch.device) -> dict[str, Any]:
-    """What decides a quality number: not the device, threads, logger, micro-batch or git revision."""
-    return {
-        "attention": {"name": request.attention, **request.resolved["attention"]},
-        "pattern": str(request.pattern),
-        "task": {"name": request.task, **request.resolved["task"]},
-        "data": request.resolved["data"],
-        "size": request.size,
-        "model": asdict(request.shape),
-        "train": request.training.identity(),
-        "precision": chosen_precision(request.device.precision, device),
-        "seed": request.seed,
-    }
 
 
 def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]]:

@@ -6,11 +6,9 @@ does not depend on data or seed. `cab.run` does the same for its one family.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -23,10 +21,11 @@ from attentions.vanilla import Vanilla
 from cab.check import gate
 from cab.config import Request
 from cab.errors import UserError
-from cab.machine import chosen_precision, device_name, gemm_gflops, resolve_device, set_allocator
+from cab.identity import efficiency_cell, efficiency_identity, recorded
+from cab.machine import chosen_precision, gemm_gflops, resolve_device, set_allocator
 from cab.measurement import Plan
 from cab.provenance import provenance
-from cab.record import Record, Status, find_record, identity_hash
+from cab.record import Record, Status
 from cab.rounds import sweep
 from cab.track import Tracker
 
@@ -38,8 +37,7 @@ def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequen
     first = requests[0]
     device, allocator = resolve_device(first.device.name), set_allocator()
     identities = [efficiency_identity(request, device, allocator) for request in requests]
-    known = [find_record(r.results, "efficiency", identity_hash(i)) for r, i in zip(requests, identities, strict=True)]
-    done = [record if record and record.final and not first.rerun else None for record in known]
+    done = [recorded(request, "efficiency", own) for request, own in zip(requests, identities, strict=True)]
     pending = [request for request, record in zip(requests, done, strict=True) if record is None]
     if pending:
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
@@ -96,34 +94,6 @@ def make_plan(request: Request, device: torch.device, families: int) -> Plan:
         precision=chosen_precision(request.device.precision, device),
         rounds=wanted.rounds,
     )
-
-
-def efficiency_identity(request: Request, device: torch.device, allocator: str) -> dict[str, Any]:
-    """What decides a measurement: the family, the work, the machine."""
-    return {
-        **efficiency_cell(request, device),
-        "attention": {"name": request.attention, **request.resolved["attention"]},
-        **asdict(request.efficiency),
-        "threads": torch.get_num_threads(),
-        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
-        "torch": torch.__version__,
-        "allocator": allocator,
-    }
-
-
-def efficiency_cell(request: Request, device: torch.device) -> dict[str, Any]:
-    shape = request.shape
-    return {
-        "attention": request.attention,
-        "pattern": str(request.pattern),
-        "level": request.efficiency.level,
-        "dim": shape.dim,
-        "heads": shape.heads,
-        "depth": shape.depth,
-        "hidden": shape.hidden,
-        "device": device_name(device),
-        "precision": chosen_precision(request.device.precision, device),
-    }
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> tuple[Status, str]:
