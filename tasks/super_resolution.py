@@ -36,7 +36,8 @@ from tasks.backbones.diffusion import Prediction, check_prediction
 from tasks.backbones.unet import COLOURS, UNet, resolutions
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
 from tasks.data.epochs import Epochs
-from tasks.data.images import Crop, Squares, check_crop, collection, resized, squares
+from tasks.data.image_sources import collection
+from tasks.data.images import Crop, Squares, check_crop, resized, squares
 from tasks.data.packed import pack_image
 
 EVALUATED_AT_ONCE = 2**15
@@ -119,7 +120,7 @@ class SuperResolution(Task):
         self.levels = diffusion.levels().numpy()
 
     def prepare(self) -> Source:
-        found = collection(self.data, self.image_column)
+        found = collection(self.data, self.image_column, self.cache)
         self._squares = squares(found, self.size, self.crop, self.cache)
         self._epochs = Epochs(self.seed, len(self._squares["train"]))
         facts = found.facts | {"size": self.size, "small_size": self.size // self.factor}

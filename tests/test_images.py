@@ -1,6 +1,8 @@
 """Images: splits by image, what is converted and what refused, squares of them, the cache."""
 
 import hashlib
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 from PIL import Image
 
 from tasks.base import Data
-from tasks.data import images
-from tasks.data.images import PHOTOGRAPHS, Collection, Squares, collection, held_out, resized, squares
+from tasks.data import image_sources, images
+from tasks.data.image_sources import PHOTOGRAPHS, Collection, collection, held_out
+from tasks.data.images import Squares, resized, squares
 from tasks.data.text import SPLITS
 
 SIZE = 16
@@ -33,8 +36,8 @@ def folder(root: Path, train: int = 6, test: int = 2) -> Path:
     return root
 
 
-def local(root: Path) -> Collection:
-    return collection(Data("local", str(root)), "image")
+def local(root: Path, cache: str = "cache") -> Collection:
+    return collection(Data("local", str(root)), "image", root / cache)
 
 
 def kept(root: Path, crop: images.Crop = "tiles", size: int = SIZE) -> dict[str, Squares]:
@@ -55,7 +58,7 @@ def one(tmp_path: Path, path: Path, crop: images.Crop = "tiles") -> np.ndarray:
 
 
 def test_embedded_photographs_are_there_and_split_by_image(tmp_path: Path) -> None:
-    found = collection(Data(), "image")
+    found = collection(Data(), "image", tmp_path)
     names = [name for split in SPLITS for name in PHOTOGRAPHS[split]]
     assert len(set(names)) == len(names) == 8
     assert {split: len(found.images[split]) for split in SPLITS} == {"train": 5, "validation": 1, "test": 2}
@@ -70,23 +73,48 @@ def test_folders_train_and_test_leave_a_tenth_for_validation(tmp_path: Path) -> 
     assert not set(found.images["train"]) & set(found.images["validation"])
     for split in SPLITS:
         assert {Path(name).parent.name for name in found.images[split]} == {"test" if split == "test" else "train"}
-    save(tmp_path / "validation" / "deep" / "x.JPG", picture(5000), quality=95)
-    assert local(tmp_path).facts == {"train_images": 20, "validation_images": 1, "test_images": 2}
 
 
-def test_one_folder_is_split_by_the_hash_of_names(tmp_path: Path) -> None:
-    for i in range(30):
-        save(tmp_path / f"sub{i % 3}" / f"{i}.png", picture(i))
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_a_folder_of_validation_is_used_by_either_name(tmp_path: Path, name: str) -> None:
+    folder(tmp_path, train=20)
+    save(tmp_path / name / "deep" / "x.JPG", picture(5000), quality=95)
     found = local(tmp_path)
-    assert found.facts == {"train_images": 24, "validation_images": 3, "test_images": 3}
-    names = sorted((f"sub{i % 3}/{i}.png" for i in range(30)), key=lambda n: hashlib.sha256(n.encode()).digest())
-    assert sorted(Path(name).relative_to(tmp_path).as_posix() for name in found.images["test"]) == sorted(names[:3])
+    assert found.facts == {"train_images": 20, "validation_images": 1, "test_images": 2}
+    assert [Path(name).name for name in found.images["validation"]] == ["x.JPG"]
+
+
+def test_one_folder_is_split_by_the_hash_of_files(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"sub{i % 3}" / f"{i}.png", picture(i)) for i in range(29)]
+    paths.append(save(tmp_path / "twin.png", picture(min(range(29), key=lambda i: digest(paths[i])))))
+    found = local(tmp_path)
+    assert found.facts == {"train_images": 23, "validation_images": 3, "test_images": 4}
+    ordered = sorted(paths, key=digest)  # twins come first
+    assert set(found.images["test"]) == set(map(str, ordered[:4]))
+    assert set(found.images["validation"]) == set(map(str, ordered[4:7]))
+    paths[-1].rename(tmp_path / "renamed.png")
+    assert {split: len(own) for split, own in local(tmp_path).images.items()} == {
+        split: len(own) for split, own in found.images.items()
+    }
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_images_behind_links_are_found(tmp_path: Path) -> None:
+    folder(tmp_path / "elsewhere", train=8)
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "faces").symlink_to(tmp_path / "elsewhere" / "train")
+    (tmp_path / "data" / "test").symlink_to(tmp_path / "elsewhere" / "test")
+    assert local(tmp_path / "data").facts == {"train_images": 7, "validation_images": 1, "test_images": 2}
 
 
 def test_held_out_takes_at_least_one() -> None:
-    assert [len(v) for v in held_out({"a": 1, "b": 2}, "test", "here").values()] == [1, 1]
-    with pytest.raises(ValueError, match="here: 1 image to train on: none can be spared for test: give more images"):
-        held_out({"a": 1}, "test", "here")
+    hashes = {"a": "1", "b": "0", "c": "1"}
+    assert held_out({"a": 1, "b": 2, "c": 3}, hashes, "test") == {"test": {"b": 2}, "train": {"a": 1, "c": 3}}
+    with pytest.raises(ValueError, match="1 image to train on: none can be spared for test: give more images"):
+        held_out({"a": 1, "c": 3}, hashes, "test")
 
 
 def test_the_content_hash_follows_pixels_names_and_splits(tmp_path: Path) -> None:
@@ -94,7 +122,7 @@ def test_the_content_hash_follows_pixels_names_and_splits(tmp_path: Path) -> Non
     before = local(root).content
     assert local(folder(tmp_path / "b")).content == before
     save(root / "test" / "0.png", picture(77))
-    changed = local(root).content
+    changed = local(root, "other").content
     assert changed != before
     (root / "train" / "0.png").rename(root / "train" / "00.png")
     assert local(root).content not in (before, changed)
@@ -115,14 +143,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             column = [{"bytes": path.read_bytes(), "path": None} for path in own]
             table = datasets.Dataset.from_dict({"image": column, "label": list(range(count))})
             table.cast_column("image", datasets.Image()).to_parquet(data / f"{split}-00000-of-00001.parquet")
-        monkeypatch.setattr(images, "snapshot", lambda id, revision: (tmp_path / "c0ffee", "c0ffee"))
+        monkeypatch.setattr(image_sources, "snapshot", lambda id, revision: (tmp_path / "c0ffee", "c0ffee"))
 
     return make
 
 
 def test_hub_images_are_cut_into_splits(tmp_path: Path, hub) -> None:
     hub(train=20)
-    found = collection(Data("hub"), "image")
+    found = collection(Data("hub"), "image", tmp_path)
     assert found.facts == {"train_images": 16, "validation_images": 2, "test_images": 2, "commit": "c0ffee"}
     assert "merkol/ffhq-256 at c0ffee" in found.description
     own = squares(found, SIZE, "tiles", tmp_path)
@@ -130,22 +158,22 @@ def test_hub_images_are_cut_into_splits(tmp_path: Path, hub) -> None:
     assert sorted(seen) == sorted(picture(i).tobytes() for i in range(20))
 
 
-def test_hub_splits_stay_what_they_are(hub) -> None:
+def test_hub_splits_stay_what_they_are(tmp_path: Path, hub) -> None:
     hub(train=20, test=3)
-    facts = collection(Data("hub", id="some/faces"), "image").facts
+    facts = collection(Data("hub", id="some/faces"), "image", tmp_path).facts
     assert (facts["train_images"], facts["validation_images"], facts["test_images"]) == (18, 2, 3)
 
 
-def test_hub_without_the_column_or_train(hub) -> None:
+def test_hub_without_train(tmp_path: Path, hub) -> None:
     hub(test=2)
     with pytest.raises(ValueError, match=r"data.id=a/b: no split train \(it has test\)"):
-        collection(Data("hub", id="a/b"), "image")
+        collection(Data("hub", id="a/b"), "image", tmp_path)
 
 
-def test_hub_without_the_column(hub) -> None:
+def test_hub_without_the_column(tmp_path: Path, hub) -> None:
     hub(train=2)
     with pytest.raises(ValueError, match=r"no column 'photo' \(it has image, label\): set task.image_column to one of"):
-        collection(Data("hub"), "photo")
+        collection(Data("hub"), "photo", tmp_path)
 
 
 # What is converted, and what is refused
@@ -171,6 +199,18 @@ def transparent(path: Path) -> None:
     save(path, np.dstack([picture(9), np.r_[[0], np.full(479, 255)].reshape(20, 24).astype(np.uint8)]))
 
 
+def sixteen_bits(path: Path, colour: int = 2) -> None:
+    """A PNG as its standard has it; Pillow reads such files, but does not write them."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    values = np.random.default_rng(0).integers(0, 2**16, (20, 24 * (3 if colour == 2 else 4))).astype(">u2")
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    head = struct.pack(">IIBBBBB", 24, 20, 16, colour, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
 def truncated(path: Path) -> None:
     save(path, picture(9))
     path.write_bytes(path.read_bytes()[:-400])
@@ -182,7 +222,13 @@ def truncated(path: Path) -> None:
         ("x.png", lambda path: save(path, picture(9, 15, 40)), "40 x 15 pixels, 16 x 16 are needed: take it away, or"),
         ("x.png", transparent, "parts of it are transparent: save it as RGB"),
         ("x.jpg", lambda path: save(path, picture(9), "CMYK"), "its colours are CMYK: save it as RGB with 8 bits, or"),
-        ("x.png", lambda path: save(path, np.ones((20, 24), np.uint16)), "its colours are I;16: save it as RGB"),
+        (
+            "x.png",
+            lambda path: save(path, np.ones((20, 24), np.uint16)),
+            "its colours are I;16 with 16 bits: save it as",
+        ),
+        ("x.png", sixteen_bits, "its colours are RGB with 16 bits: save it as RGB with 8 bits, or take it away"),
+        ("x.png", lambda path: sixteen_bits(path, 6), "its colours are RGBA with 16 bits: save it as RGB with 8 bits"),
         ("x.png", lambda path: path.write_text("no image"), r"not readable as an image \(cannot identify image file\)"),
         ("x.png", truncated, r"not readable as an image \(.*\): mend it, or take it away"),
         ("x.jpg", truncated, r"not readable as an image \((?i:.*truncated.*)\): mend it, or take it away"),
@@ -208,7 +254,7 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
         (Data("ftp"), "data.source='ftp': use embedded, local or hub"),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError, match=message):
-            collection(data, "image")
+            collection(data, "image", tmp_path / "cache")
     save(tmp_path / "train" / "0.png", picture(0))
     with pytest.raises(ValueError, match="no folder test/ beside train/"):
         local(tmp_path)
@@ -217,6 +263,17 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
         local(tmp_path)
     save(tmp_path / "test" / "0.png", picture(1))
     with pytest.raises(ValueError, match="1 image to train on: none can be spared for validation: give more images"):
+        local(tmp_path)
+    for i in range(1, 4):
+        save(tmp_path / "train" / f"{i}.png", picture(1 + i))
+    for name in ("valid/a.png", "a.png"):
+        stray = save(tmp_path / name, picture(8))
+        with pytest.raises(ValueError, match=rf"{name.split('/')[0]} is in none of train/, test/: move it, or take it"):
+            local(tmp_path)
+        stray.unlink()
+    save(tmp_path / "val" / "0.png", picture(9))
+    (tmp_path / "validation").mkdir()
+    with pytest.raises(ValueError, match="both val/ and validation/: keep one of them"):
         local(tmp_path)
     (tmp_path / "file.png").touch()
     with pytest.raises(ValueError, match=r"file.png: no such folder"):
