@@ -340,13 +340,43 @@ def test_making_smaller_is_antialiased() -> None:
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path / "data")
     first = kept(root)
-    monkeypatch.setattr(images, "_decoded", lambda *_: pytest.fail("decoded again"))
-    again = kept(root)
-    for split in SPLITS:
-        np.testing.assert_array_equal(again[split].flat, first[split].flat)
-    for other in ({"size": 18}, {"crop": "whole"}):
-        with pytest.raises(pytest.fail.Exception):
-            kept(root, **other)
+
+    def fail(*_):
+        pytest.fail("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.data.digest._read", fail)
+        patch.setattr(Image, "open", fail)
+        again = kept(root)
+        for split in SPLITS:
+            np.testing.assert_array_equal(again[split].flat, first[split].flat)
+        for other in ({"size": 18}, {"crop": "whole"}):
+            with pytest.raises(pytest.fail.Exception):
+                kept(root, **other)
+    save(root / "test" / "0.png", picture(99))
+    assert not np.array_equal(kept(root)["test"].flat, first["test"].flat)
+
+
+def test_heads_are_looked_at_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "data")
+    save(root / "test" / "z.png", picture(9, 15, 40))
+    monkeypatch.setattr(images, "_decoded", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match="40 x 15 pixels, 16 x 16 are needed"):
+        kept(root)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_threads_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """The first image takes longest."""
+    monkeypatch.setattr(images, "AT_ONCE", at_once)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    for i in range(12):
+        save(tmp_path / "test" / f"{i:02}.png", picture(1000 + i, *((600, 600) if i % 4 == 0 else (20, 24))))
+        save(tmp_path / "train" / f"{i:02}.png", picture(i))
+    found = kept(tmp_path)["test"]
+    for i, path in enumerate(sorted((tmp_path / "test").iterdir())):
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(found._pixels(i), np.asarray(image))
 
 
 def test_nothing_of_test_reaches_train(tmp_path: Path) -> None:

@@ -123,20 +123,21 @@ def _folders(root: Path) -> dict[Split, dict[str, Path]]:
 
 def _images(folder: Path) -> dict[str, Path]:
     """By their names below the folder, in order."""
-    found = {path.relative_to(folder).as_posix(): path for path in _paths(folder)}
+    above = os.path.join(folder, "")
+    found = {path.removeprefix(above): Path(path) for path in _paths(folder)}
     if not found:
         raise ValueError(f"no jpg or png image in {folder}: put some there")
     return dict(sorted(found.items()))
 
 
-def _paths(folder: Path) -> list[Path]:
+def _paths(folder: Path) -> list[str]:
     """Of all images below a folder, also behind links."""
 
     def fail(error: OSError) -> None:
         raise ValueError(f"{error.filename}: not readable ({error.strerror}): mend it, or take it away")
 
     walk = os.walk(folder, onerror=fail, followlinks=True)
-    return [Path(where, name) for where, _, names in walk for name in names if _is_image(name)]
+    return [os.path.join(where, name) for where, _, names in walk for name in names if _is_image(name)]
 
 
 def _is_image(name: str) -> bool:
