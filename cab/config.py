@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -26,6 +26,9 @@ from cab.provenance import ROOT
 from tasks.base import Data, Task
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What both numpy and torch take."""
 
 CHECK = "check"
 """Key in a family's YAML: options so small that a few tokens cross several blocks. Not part of any result."""
@@ -140,7 +143,7 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
         make_task=make_task,
         shape=checked("model", Shape, resolved["model"]),
         data=checked("data", Data, resolved["data"]),
-        seed=checked("seed", int, resolved["seed"]),
+        seed=checked("seed", Seed, resolved["seed"]),
         training=checked("train", Training, resolved["train"]),
         efficiency=checked("efficiency", Efficiency, resolved["efficiency"]),
         device=checked("device", Device, resolved["device"]),

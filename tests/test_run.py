@@ -176,6 +176,8 @@ def test_a_damaged_record_runs_again_and_nothing_else_is_lost(cab):
 BAD = {
     "train.steps=abc": ["train.steps='abc'", "whole|integer"],
     "seed=one": ["seed='one'", "integer"],
+    "seed=-1": ["seed=-1: Input should be greater than or equal to 0"],
+    "seed=9223372036854775808": ["seed=9223372036854775808: Input should be less than"],
     "train.stepz=3": ["train.stepz"],
     "attention=lighning": ["attention/lighning", "lightning"],
     "task=lmm": ["task/lmm", "recall"],
