@@ -47,7 +47,7 @@ LEAST_SIZE = 16
 BEST_PSNR = 100.0
 """Of an image without any error, in dB."""
 SHOWN = 6
-"""Rows of the table `images`, evenly spread."""
+"""Rows of the table `images`, evenly spread over the test images."""
 TRAIN, EVALUATION = 1, 2
 """Tell the random draws of both apart."""
 
@@ -152,14 +152,15 @@ class SuperResolution(Task):
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         found: list[Score] = []
         shown: list[Row] = []
-        wanted = set(np.linspace(0, self.examples(split) - 1, SHOWN).round().astype(int).tolist())
+        evenly = np.linspace(0, self.examples(split) - 1, SHOWN).round().astype(int)
+        wanted = set(evenly.tolist()) if split == "test" else set()
         for batch in self.batches(split, self._at_once(), move):
             images = diffusion.sample(model, self.prediction, batch["condition"], batch["noise"], self.sampling_steps)
             for image, score in zip(images, scores(images, batch["image"]), strict=True):
                 if len(found) in wanted:
                     shown.append(self._row(split, len(found), image, score))
                 found.append(score)
-        return Evaluation(_means(found), {"images": shown})
+        return Evaluation(_means(found), {"images": shown} if shown else {})
 
     def trivial(self) -> Trivial:
         found: list[Score] = []

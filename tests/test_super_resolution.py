@@ -237,6 +237,13 @@ def test_the_table_has_what_was_scored(tmp_path: Path) -> None:
     assert (small[:4, :4] == small[0, 0]).all()
 
 
+def test_no_pictures_are_made_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.super_resolution.pack_image", lambda _: pytest.fail("packed"))
+    found = make(tmp_path).evaluate(Adds(), "validation", lambda batch: batch)
+    assert found.tables == {}
+    assert found.metrics["psnr"] > 0
+
+
 # Requests and families
 
 
