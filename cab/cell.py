@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from attentions.base import Unsupported, core_parameters
 from attentions.slots import Slots
-from cab import checkpoint
+from cab import checkpoint, ranks
 from cab.check import gate
 from cab.config import Request, user_errors
 from cab.errors import UserError
@@ -28,7 +27,7 @@ from cab.machine import chosen_precision, resolve_device
 from cab.provenance import provenance
 from cab.record import Record, Status, identity_hash, record_path
 from cab.track import Tracker
-from cab.train import evaluate, train
+from cab.train import Trained, evaluate, train
 from tasks.base import Task
 
 EXCESS_LIMIT = 0.10
@@ -117,17 +116,20 @@ def _train_and_evaluate(
     status, reason = gate(request)
     if status != "ok":
         return status, reason
-    autocast: Any = "bf16-mixed" if chosen_precision(request.device.precision, device) == "bfloat16" else "32-true"
-    devices: Any = 1 if device.type == "cpu" else [device.index]
-    fabric = Fabric(accelerator=device.type, devices=devices, precision=autocast)
+    precision = chosen_precision(request.device.precision, device)
+    fabric = ranks.fabric_alone(device, precision)
     wrapped = fabric.setup_module(model)
-    trained = train(wrapped, task, request.training, fabric, path, tracker.log)
+    if ranks.world() == 1:
+        trained = train(wrapped, task, request.training, fabric, path, tracker.log)
+    else:
+        trained = _train_together(request, task, model, wrapped, device.type, precision, path, tracker)
     examples = request.training.steps * request.training.batch
     result["curve"] = trained.curve
     result["training"] = {
         "steps": request.training.steps,
         "seconds": trained.seconds,
         "examples_per_second": examples / trained.seconds,
+        "processes": ranks.world(),
     }
     if trained.status != "ok":
         return trained.status, trained.reason
@@ -141,3 +143,25 @@ def _train_and_evaluate(
         "tables": test.tables,
     }
     return "ok", ""
+
+
+def _train_together(
+    request: Request,
+    task: Task,
+    model: nn.Module,
+    alone: nn.Module,
+    kind: str,
+    precision: str,
+    path: Path,
+    tracker: Tracker,
+) -> Trained:
+    """Tells the other processes what to train, and trains with them."""
+    ranks.tell((request, kind, precision))
+    try:
+        fabric = ranks.fabric_together(kind, precision)
+        return train(fabric.setup_module(model), task, request.training, fabric, path, tracker.log, alone)
+    except Exception as error:
+        ranks.part(kind)
+        if ranks.lost(error):
+            raise RuntimeError("another process of this cell ended: what it said is in the output") from error
+        raise

@@ -21,8 +21,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, hashlib.sha256(content).digest() + content)
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state, or None if there is none. A damaged file is set aside and named, and training starts anew."""
+def load(path: Path) -> dict[str, Any] | None:
+    """The state, its tensors on the CPU, or None if there is none. A damaged file is set aside and named, and training
+    starts anew."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -30,18 +31,23 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
         print(f"warning: {path}: damaged; set aside as {set_aside(path).name}, training starts anew")
         return None
-    return torch.load(io.BytesIO(content[_DIGEST:]), map_location=device, weights_only=True)
+    return torch.load(io.BytesIO(content[_DIGEST:]), map_location="cpu", weights_only=True)
 
 
-def random_state() -> dict[str, Any]:
-    """The state of torch's generators, to be kept with a checkpoint."""
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of torch's generators of this process, to be kept with a checkpoint."""
     return {
         "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def seed_process(seed: int, rank: int, step: int) -> None:
+    """Another stream for each of several processes, and a new one where a training goes on without its states."""
+    torch.manual_seed(int.from_bytes(hashlib.sha256(repr((seed, rank, step)).encode()).digest()[:8], "big"))

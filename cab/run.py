@@ -14,11 +14,12 @@ from omegaconf import DictConfig, open_dict
 from cab.command import FAILED, command_line, exit_codes
 from cab.config import load
 from cab.provenance import ROOT
+from cab.ranks import check, join
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
 def main(config: DictConfig) -> int:
-    code = command_line(lambda: run_cell(config))
+    code = command_line(lambda: run_cell(config) if join() else help_out())
     exit_codes.append(code)
     return code
 
@@ -37,6 +38,7 @@ def run_cell(config: DictConfig) -> int:
     from cab.report import efficiency_lines, quality_lines
 
     set_threads(request.device.threads)
+    check(request)
     make_plan(request, resolve_device(request.device.name), families=1)  # what is wrong with it is said before training
     clock = time.monotonic()
     print(f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}")
@@ -54,6 +56,16 @@ def run_cell(config: DictConfig) -> int:
     return FAILED if failed else 0
 
 
+def help_out() -> int:
+    """What the other processes do where `torchrun` or `srun` started several; returns an exit code."""
+    from cab.lend import lend
+
+    return lend()
+
+
 if __name__ == "__main__":
-    main()
+    if join():
+        main()
+    else:
+        exit_codes.append(help_out())
     sys.exit(max(exit_codes))

@@ -2,7 +2,11 @@
 
 AdamW (no decay on vectors), linear warm-up, cosine decay, clipping, gradient accumulation, bfloat16 autocast where
 asked, checkpoints with exact resume. Devices and precision are Lightning Fabric's business. The mean of the loss is
-taken over all targets of the global batch, however it is cut into micro-batches.
+taken over all targets of the global batch, however it is cut into micro-batches and over processes.
+
+Of several processes (see cab.ranks) each takes its share of every batch, `micro_batch` examples at a time. Gradients,
+losses and the statistics of attentions are added up, so that all of them hold the same model at every step. Dropout is
+drawn in each from a stream of its own. The first one evaluates and writes while the others wait.
 """
 
 import math
@@ -15,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from tqdm import tqdm
@@ -50,11 +54,13 @@ def train(
     fabric: Fabric,
     path: Path,
     log: Callable[[Point], None],
+    alone: nn.Module | None = None,
 ) -> Trained:
     """Trains a model that `fabric` has set up. A checkpoint at `path` is continued from, and kept up to date.
 
     `log` gets every point of the curve: step, loss (mean since the last point), learning_rate, seconds and, at some
-    steps, validation metrics.
+    steps, validation metrics. Where there are several processes, it is for the first one only, as is `alone`: the same
+    model, set up for this process alone.
     """
     optimizer, schedule = make_optimizer(model, training)
     optimizer = fabric.setup_optimizers(optimizer)  # type: ignore[assignment]
@@ -63,24 +69,36 @@ def train(
     move: Callable[[Batch], Batch] = fabric.to_device
     step, seconds, curve, summed = 0, 0.0, [], torch.zeros((), device=fabric.device)
 
-    if state := checkpoint.load(path, fabric.device):
+    first = fabric.is_global_zero
+    state = fabric.broadcast(checkpoint.load(path) if first else None)
+    random = state["random"] if state else []
+    if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        checkpoint.restore_random_state(state["random"])
         step, seconds, curve = state["step"], state["seconds"], state["curve"]
-        print(f"continues at step {step:,} of {training.steps:,}")
+        if first:
+            print(f"continues at step {step:,} of {training.steps:,}")
+    if len(random) == fabric.world_size:
+        checkpoint.restore_random_state(random[fabric.global_rank], fabric.device)
+    elif random or fabric.world_size > 1:
+        checkpoint.seed_process(task.seed, fabric.global_rank, step)
+        if random and first:
+            print(f"it was trained by {len(random)} processes, now by {fabric.world_size}: dropout is drawn anew")
 
-    progress = Progress(step, training.steps)
+    progress = Progress(step, training.steps) if first else None
+    add_up = distributed.all_reduce if fabric.world_size > 1 else None
     model.train()
     logged, saved, started = step, time.monotonic(), time.monotonic()
     while step < training.steps:
         summed += optimizer_step(model, task, training, fabric, optimizer, step, move)
         schedule.step()
-        after_step(model)
+        after_step(model, add_up)
         step += 1
         if step % every and step not in validate_at:
             continue
+        if add_up:
+            add_up(summed)
         loss = summed.item() / (step - logged)  # the only place where the host waits for the device
         seconds += time.monotonic() - started
         point: Point = {
@@ -92,24 +110,29 @@ def train(
         logged = step
         summed.zero_()
         if not math.isfinite(loss):
-            progress.close()
+            if progress:
+                progress.close()
             return Trained("diverged", f"loss {loss} at step {step}", curve, seconds)
-        if step in validate_at:
-            point["validation"] = evaluate(model, task, "validation", move).metrics
-        curve.append(point)
-        log(point)
-        progress.update(point, task.metrics[0].name)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS and step < training.steps:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-            }
-            state |= {"random": checkpoint.random_state(), "step": step, "seconds": seconds, "curve": curve}
-            checkpoint.save(path, state)
+        if progress:
+            if step in validate_at:
+                point["validation"] = evaluate(model if alone is None else alone, task, "validation", move).metrics
+            curve.append(point)
+            log(point)
+            progress.update(point, task.metrics[0].name)
+        if fabric.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS) and step < training.steps:
+            random = _random_states(fabric)
+            if first:
+                state = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                }
+                state |= {"random": random, "step": step, "seconds": seconds, "curve": curve}
+                checkpoint.save(path, state)
             saved = time.monotonic()
         started = time.monotonic()
-    progress.close()
+    if progress:
+        progress.close()
     return Trained("ok", "", curve, seconds)
 
 
@@ -122,21 +145,36 @@ def optimizer_step(
     step: int,
     move: Callable[[Batch], Batch],
 ) -> Tensor:
-    """One step over the global batch; returns its mean loss without waiting for the device."""
-    first, micro = step * training.batch, training.micro_batch or training.batch
-    batches = [
-        task.batch("train", range(start, start + micro)) for start in range(first, first + training.batch, micro)
-    ]
-    targets = sum(task.targets(batch) for batch in batches)
+    """One step over the global batch; returns its mean loss without waiting for the device: of several processes, the
+    part of it that is this one's."""
+    processes = fabric.world_size
+    share = training.batch // processes
+    first, micro = step * training.batch + fabric.global_rank * share, min(training.micro_batch or share, share)
+    batches = [task.batch("train", range(start, start + micro)) for start in range(first, first + share, micro)]
+    targets: int | Tensor = sum(task.targets(batch) for batch in batches)
+    if processes > 1:
+        targets = torch.tensor(float(targets), device=fabric.device)
+        distributed.all_reduce(targets)
     total = torch.zeros((), device=fabric.device)
-    for batch in batches:
-        loss, auxiliary = task.loss(model, move(batch))
-        fabric.backward(loss / targets + auxiliary / len(batches))
-        total += loss.detach() / targets
+    for last, batch in zip(range(1 - len(batches), 1), batches, strict=True):
+        with fabric.no_backward_sync(model, enabled=processes > 1 and last < 0):  # type: ignore[arg-type]
+            loss, auxiliary = task.loss(model, move(batch))
+            mean = loss / targets
+            fabric.backward(processes * mean + auxiliary / len(batches))  # averaged over the processes
+        total += mean.detach()
     fabric.clip_gradients(model, optimizer, max_norm=training.clip, error_if_nonfinite=False)
     optimizer.step()
     optimizer.zero_grad()
     return total
+
+
+def _random_states(fabric: Fabric) -> list[dict[str, Any]]:
+    """Of all processes, in order."""
+    own = checkpoint.random_state(fabric.device)
+    states = [own] * fabric.world_size
+    if fabric.world_size > 1:
+        distributed.all_gather_object(states, own)
+    return states
 
 
 def make_optimizer(model: nn.Module, training: Training) -> tuple[Optimizer, LRScheduler]:

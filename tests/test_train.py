@@ -186,9 +186,14 @@ def test_evaluation_restores_the_mode():
 
 
 def test_a_checkpoint_round_trip(tmp_path):
-    state = {"model": {"w": torch.randn(3)}, "step": 7, "curve": [{"loss": 1.0}], "random": checkpoint.random_state()}
+    state = {
+        "model": {"w": torch.randn(3)},
+        "step": 7,
+        "curve": [{"loss": 1.0}],
+        "random": checkpoint.random_state(torch.device("cpu")),
+    }
     checkpoint.save(tmp_path / "c.pt", state)
-    loaded = checkpoint.load(tmp_path / "c.pt", torch.device("cpu"))
+    loaded = checkpoint.load(tmp_path / "c.pt")
     assert torch.equal(loaded["model"]["w"], state["model"]["w"])
     assert loaded["curve"] == state["curve"]
-    assert checkpoint.load(tmp_path / "missing.pt", torch.device("cpu")) is None
+    assert checkpoint.load(tmp_path / "missing.pt") is None
