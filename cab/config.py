@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
 from attentions.base import Pattern, Shape, Unsupported
 from attentions.slots import Family
-from cab.errors import UserError
+from cab.errors import NoSuchPattern, UserError
 from cab.provenance import ROOT
 from tasks.base import Data, Task
 
@@ -132,7 +132,7 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
     make_task = part("task", config.task)
     known = make_task.func.patterns
     if pattern not in known:
-        raise UserError(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(known)}")
+        raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(known)}")
     return Request(
         attention=attention,
         task=task,

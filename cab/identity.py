@@ -19,6 +19,11 @@ MEASURED = ("ok", "diverged")
 """Statuses of a quality cell whose cost is measured too."""
 
 
+def title(request: Request) -> str:
+    """What a command line calls the cell."""
+    return f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}"
+
+
 def quality_identity(request: Request, device: torch.device) -> dict[str, Any]:
     """What decides a quality number: not the device, threads, logger, micro-batch or git revision."""
     return {

@@ -16,6 +16,8 @@ from cab.config import load
 from cab.provenance import ROOT
 from cab.ranks import check, join
 
+sys.path.append(str(ROOT))  # for hydra_plugins, wherever the command is typed
+
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
 def main(config: DictConfig) -> int:
@@ -34,6 +36,7 @@ def run_cell(config: DictConfig) -> int:
 
     from cab.cell import quality_cell
     from cab.efficiency import efficiency_cells, make_plan
+    from cab.identity import MEASURED, title
     from cab.machine import resolve_device, set_threads
     from cab.report import efficiency_lines, quality_lines
 
@@ -41,11 +44,11 @@ def run_cell(config: DictConfig) -> int:
     check(request)
     make_plan(request, resolve_device(request.device.name), families=1)  # what is wrong with it is said before training
     clock = time.monotonic()
-    print(f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}")
+    print(title(request))
     quality, before = quality_cell(request, "cab.run", overrides)
     print("\n".join(quality_lines(quality, before)))
     records = [quality]
-    if request.measure and quality.status in ("ok", "diverged"):
+    if request.measure and quality.status in MEASURED:
         [(cost, before)] = efficiency_cells([request], "cab.run", overrides)
         print("\n".join(efficiency_lines(cost, before)))
         records.append(cost)
