@@ -14,6 +14,7 @@ from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.base import Data
+from tasks.data.commonplace import commonplace
 from tasks.data.text import Corpus
 from tasks.summarization import NO_LABEL, Summarization
 
@@ -252,6 +253,28 @@ def test_trivial_is_the_beginning_of_the_document(folder: Path) -> None:
     # "the cat", "nothing happened" and "é", of which rouge-score sees nothing
     assert trivial.metrics["rouge_l"] == pytest.approx(100 * (4 / 5 + 1 + 0) / 3)
     assert set(trivial.metrics) == {"rouge_1", "rouge_2", "rouge_l"}
+
+
+def test_trivial_is_one_summary_for_all_where_that_is_better(tmp_path: Path) -> None:
+    """What most train references say, not the document's first words, nor the reference that is there twice."""
+    train = [("a b c", ["the cat ran"]), ("d e f", ["the cat sat"]), ("g h i", ["the dog sat"])]
+    train += [("j k l", ["zebras"])] * 2
+    test = [("x y z", ["the cat slept"]), ("u v w", ["cat"])]
+    write(tmp_path, {"train": train, "validation": [("yak", ["yak"])], "test": test})
+    trivial = make(tmp_path, memory=4).trivial()
+    assert trivial.name == "one summary for all"
+    assert trivial.metrics["rouge_l"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)  # "the cat sat"
+
+
+def test_commonplace_text_by_brute_force() -> None:
+    texts = [text.split() for text in ("red apple", "red pear", "", "red red", "green grape", "a red pear in a tree")]
+
+    def likeness(one: list[str]) -> float:
+        return sum(2 * len(set(one) & set(other)) / (len(set(one)) + len(set(other)) or 1) for other in texts)
+
+    assert commonplace(texts) == max(range(len(texts)), key=lambda index: likeness(texts[index])) == 1
+    assert commonplace(texts[::-1]) == 4
+    assert commonplace([[], []]) == 0
 
 
 def test_evaluation_is_batched_and_of_the_first_documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
