@@ -12,12 +12,13 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from cab.analyses import QUESTIONS
+
 KINDS = {"curves": "Training curves", "tradeoff": "Quality against cost", "costs": "Time and memory against length"}
+KINDS |= {question.name: question.title for question in QUESTIONS}
 """What the first part of a figure's name says."""
 FONTS = re.compile(r"font-family: [^;\"]+")
 PLACES = re.compile(r' (?:x|y|transform)="[^"]*"')
-HALO = re.compile(r'<path d="([^"]*)" style="([^"]*stroke-width[^"]*)"/><path d="\1" style="fill: [^"]*"/>')
-"""An outline drawn twice: with a broad edge, and again over that."""
 READABLE = ' <>=:;/"(),+-.!$*@?\n'
 """May stand as they are in a data URI within single quotes."""
 
@@ -68,10 +69,9 @@ def inline(path: Path) -> str:
 
 
 def _shorter(svg: str) -> str:
-    """Half the size, the same picture: no metadata, spare fonts or space; outlines in hundredths of a point, once."""
+    """Half the size, the same picture: no metadata, spare fonts or space; outlines in hundredths of a point."""
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = FONTS.sub("font-family: 'DejaVu Sans', Verdana, sans-serif", re.sub(r">\s+<", "><", svg))
-    svg = HALO.sub(r'<path d="\1" style="\2; paint-order: stroke"/>', svg)
     svg = re.sub(r' d="([MLQCz\d\s.-]*)"', lambda path: f' d="{_steps(path[1])}"', svg)
     return PLACES.sub(lambda place: re.sub(r"(?<=\.\d\d)\d+", "", place[0]), svg).strip()
 

@@ -29,6 +29,8 @@ MARKERS = ("o", "^", "v", "P", "X", "<", ">")
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 LETTER = 0.55
 """Width of a letter over the size of its font, on the safe side."""
+GROUND: Any = {"boxstyle": "square,pad=0", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
+"""Behind a label. An outline around its letters would turn them into paths, and figures would be thrice as large."""
 RC: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 130,
@@ -146,7 +148,8 @@ def is_drawn(path: Path, stamp: str) -> bool:
 def source() -> str:
     """A hash of the code that draws: what it drew before it was changed is drawn again."""
     here = Path(__file__).parent
-    content = [path.read_bytes() for path in sorted((*here.glob("*plot*.py"), here / "style.py", here / "lengths.py"))]
+    paths = (*here.glob("*plot*.py"), *here.glob("analyses/*.py"), here / "style.py", here / "lengths.py")
+    content = [path.read_bytes() for path in sorted(paths)]
     return hashlib.sha256(b"".join(content) + repr(families()).encode()).hexdigest()
 
 
@@ -156,7 +159,6 @@ def place_labels(axes: Axes, labels: Sequence[Label], size: float = 13) -> None:
     Greedy, the most crowded point first: the nearest free place around the point, farther out with a line to it.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.patheffects import withStroke
 
     figure = axes.figure
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[arg-type]
@@ -174,7 +176,7 @@ def place_labels(axes: Axes, labels: Sequence[Label], size: float = 13) -> None:
         width, height = extent.width / scale, extent.height / scale
         far = max(abs(shift[0] + width / 2) - width / 2, abs(shift[1] + height / 2) - height / 2) > 10 + label.radius
         line = {"arrowstyle": "-", "color": label.color, "linewidth": 0.9, "shrinkA": 1, "shrinkB": 5}
-        text = axes.annotate(
+        axes.annotate(
             label.text,
             (label.x, label.y),
             xytext=shift,
@@ -182,8 +184,8 @@ def place_labels(axes: Axes, labels: Sequence[Label], size: float = 13) -> None:
             fontsize=size,
             color=label.color,
             arrowprops=line if far else None,
+            bbox=GROUND,
         )
-        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _obstacles(axes: Axes, label: Label, pixel: Sequence[float], scale: float) -> list[Box]:
