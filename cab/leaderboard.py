@@ -6,8 +6,9 @@ Writes below DIR/leaderboard
     efficiency.csv         one row per measurement, with its ratios to vanilla and eager
     composite.csv          one row per pattern, size and family: the Compositional Index (see cab.composite)
     composite_scale.csv    the mean and deviation of every metric in it
+    analyses/*.csv         what the analyses found, those that had what they need (see cab.analyses)
     index.html             all of it as one page that opens anywhere (see cab.page)
-    plots/*.png, *.svg     training curves, quality against cost, time and memory against length
+    plots/*.png, *.svg     training curves, quality against cost, time and memory against length, the analyses
 and prints a short table. Nothing is ever trained or measured here, and no record is changed.
 """
 
@@ -24,6 +25,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cab.analyses import QUESTIONS, answers
+from cab.analyses.base import Answer, Material, figure_names, place, title
 from cab.composite import Composite, composites, parts
 from cab.costs import Analysis, Costs, analyse, machine
 from cab.record import Record, write_atomically
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
     """Writes everything and prints the short table."""
     from cab import compositeview
+    from cab.analyses import view
     from cab.markdown import brief, page
     from cab.page import render
 
@@ -70,25 +74,28 @@ def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
     analyses = in_parallel(analyse, loaded.efficiency)
     ranked = standings(loaded.quality, analyses)
     indices = composites(group for group, _ in ranked)
-    text = page(ranked, loaded.problems, results, compositeview.section(indices))
+    found = answers(Material(ranked, indices, loaded.efficiency))
+    sections = [compositeview.section(indices), view.section(found, plots)]
+    text = page(ranked, loaded.problems, results, "\n\n".join(filter(None, sections)))
     try:
         _write_csv(leaderboard_table(ranked, indices), folder / "leaderboard.csv")
         for name, lines in (("composite", compositeview.entry_lines), ("composite_scale", compositeview.scale_lines)):
             _write_csv(_table(line for made in indices for line in lines(made)), folder / f"{name}.csv")
         _write_csv(quality_table(loaded.quality), folder / "quality.csv")
         _write_csv(efficiency_table(analyses), folder / "efficiency.csv")
+        _write_answers(found, folder / "analyses")
         write_atomically(folder / "leaderboard.md", text.encode())
         print(brief(ranked) or "no quality records: nothing to rank")
         if compared := compositeview.brief(indices):
             print(f"\n{compared}")
         left_out = f"; {len(loaded.problems)} files left out, see leaderboard.md" if loaded.problems else ""
         print(f"\n{len(loaded.quality)} quality and {len(loaded.efficiency)} efficiency records{left_out}")
-        print(f"tables   {folder}/leaderboard.md and five *.csv", flush=True)
+        print(f"tables   {folder}/leaderboard.md, five *.csv and analyses/*.csv", flush=True)
         drawn: list[str] = []
         if plots:  # last: on a large folder they take longer than all else
-            drawn = draw(ranked, loaded.efficiency, folder / "plots")
+            drawn = draw(ranked, loaded.efficiency, folder / "plots", found)
             print(f"figures  {folder}/plots, {len(drawn)} as PNG and SVG")
-        write_atomically(folder / "index.html", render(ranked, indices, loaded, results, drawn).encode())
+        write_atomically(folder / "index.html", render(ranked, indices, loaded, results, drawn, found).encode())
         print(f"page     {folder}/index.html")
     except OSError as error:
         print(f"{folder}: cannot be written ({error})", file=sys.stderr)
@@ -122,9 +129,9 @@ def _table(lines: Iterable[Line]) -> pd.DataFrame:
     return pd.DataFrame(list(lines), dtype=object)
 
 
-def draw(ranked: Ranked, efficiency: Iterable[Record], folder: Path) -> list[str]:
+def draw(ranked: Ranked, efficiency: Iterable[Record], folder: Path, found: Iterable[Answer] = ()) -> list[str]:
     """All figures; what an earlier call drew and this one did not is removed. Returns their names."""
-    work = [*_group_figures(ranked), *_cost_figures(efficiency)]
+    work = [*_group_figures(ranked), *_cost_figures(efficiency), *_answer_figures(found)]
     made = [name for name in in_parallel(partial(_draw, folder), work, few=2) if name]
     kept = {f"{name}.{ending}" for name in made for ending in ("png", "svg")}
     for path in folder.glob("*.*"):
@@ -138,18 +145,14 @@ Work = tuple[str, str, str, Any]
 
 
 def _group_figures(ranked: Ranked) -> list[Work]:
-    names = [f"{group.task}_{group.pattern}_{group.size}" for group, _ in ranked]
     work: list[Work] = []
-    for (group, lines), name in zip(ranked, names, strict=True):
-        if names.count(name) > 1:
-            name = f"{name}_{lines[0]['settings']}_{(group.data_hash or 'unknown')[:6]}"
-        title = f"{group.task}, {group.pattern.replace('_', ' ')}, {group.size}"
-        title += f", {group.difference}" if group.difference else ""
+    for (group, lines), name in zip(ranked, figure_names([group for group, _ in ranked]), strict=True):
+        head = title(place(group))
         rows = [row for row in group.rows if any(record.result.get("curve") for record in row.records)]
         if rows:
-            work.append(("curves", f"curves_{name}", title, rows))
+            work.append(("curves", f"curves_{name}", head, rows))
         if any(line["train_ratio"] or line["state_bytes"] for line in lines):
-            work.append(("tradeoff", f"tradeoff_{name}", title, lines))
+            work.append(("tradeoff", f"tradeoff_{name}", head, lines))
     return work
 
 
@@ -169,10 +172,14 @@ def _cost_figures(efficiency: Iterable[Record]) -> list[Work]:
         cell = first.cell
         if names.count(name) > 1:
             name = f"{name}_{first.hash[:6]}"
-        title = f"{cell['pattern'].replace('_', ' ')}, {cell['level']}: {cell['depth']} x D={cell['dim']}, "
-        title += f"{cell['heads']} heads, {cell['device']}, {cell['precision']}"
-        work.append(("costs", name, title, [records[key] for key in sorted(records)]))
+        head = f"{cell['pattern'].replace('_', ' ')}, {cell['level']}: {cell['depth']} x D={cell['dim']}, "
+        head += f"{cell['heads']} heads, {cell['device']}, {cell['precision']}"
+        work.append(("costs", name, head, [records[key] for key in sorted(records)]))
     return work
+
+
+def _answer_figures(found: Iterable[Answer]) -> list[Work]:
+    return [(answer.question.name, name, "", lines) for answer in found for name, lines in answer.figures.items()]
 
 
 def _draw(folder: Path, work: Work) -> str | None:
@@ -180,13 +187,14 @@ def _draw(folder: Path, work: Work) -> str | None:
     from cab import costplot, plots
     from cab.style import is_drawn, save, source
 
-    kind, name, title, content = work
+    kind, name, head, content = work
     shown = [_stamped(item) for item in content]
-    stamp = hashlib.sha256(canonical([source(), title, shown]).encode()).hexdigest()
+    stamp = hashlib.sha256(canonical([source(), head, shown]).encode()).hexdigest()
     if is_drawn(folder / name, stamp):
         return name
     make: dict[str, Callable[..., Any]] = {"curves": plots.curves, "tradeoff": plots.tradeoff, "costs": costplot.costs}
-    figure = make[kind](content, title)
+    asked = {question.name: question.draw for question in QUESTIONS}
+    figure = asked[kind](content) if kind in asked else make[kind](content, head)
     if figure is None:
         return None
     save(figure, folder / name, stamp)
@@ -207,6 +215,16 @@ def in_parallel(function: Callable[[A], B], items: Sequence[A], few: int = FEW) 
         return [function(item) for item in items]
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
         return list(pool.map(function, items, chunksize=max(1, len(items) // (4 * workers)) if few == FEW else 1))
+
+
+def _write_answers(found: Iterable[Answer], folder: Path) -> None:
+    """A file for each that has lines; what an earlier call wrote and this one did not is removed."""
+    kept = {f"{answer.question.name}.csv": answer.lines for answer in found if answer.lines}
+    for path in folder.glob("*.csv"):
+        if path.name not in kept:
+            path.unlink()
+    for name, lines in kept.items():
+        _write_csv(_table(lines), folder / name)
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:

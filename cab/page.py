@@ -14,6 +14,8 @@ from html import escape
 from pathlib import Path
 
 from cab import markdown, pageindex, pageorigin
+from cab.analyses import view
+from cab.analyses.base import Answer
 from cab.composite import Composite
 from cab.markdown import LEGEND, MISSING, Column, Line, below, status_text
 from cab.pagefigures import Figures
@@ -48,11 +50,16 @@ committed), hashes of data and records, device, versions.
 
 
 def render(
-    ranked: Ranked, indices: Sequence[Composite], loaded: Loaded, results: Path, drawn: Iterable[str] = ()
+    ranked: Ranked,
+    indices: Sequence[Composite],
+    loaded: Loaded,
+    results: Path,
+    drawn: Iterable[str] = (),
+    answers: Sequence[Answer] = (),
 ) -> str:
     """The page; `drawn` names the figures below leaderboard/plots."""
     figures = Figures(results / "leaderboard" / "plots", drawn)
-    page = Page(ranked, indices, loaded, results, figures)
+    page = Page(ranked, indices, loaded, results, figures, answers)
     if (size := len(page.html().encode())) > LIMIT:
         page.whole = False
         size = len(page.html().encode())
@@ -62,10 +69,16 @@ def render(
 
 class Page:
     def __init__(
-        self, ranked: Ranked, indices: Sequence[Composite], loaded: Loaded, results: Path, figures: Figures
+        self,
+        ranked: Ranked,
+        indices: Sequence[Composite],
+        loaded: Loaded,
+        results: Path,
+        figures: Figures,
+        answers: Sequence[Answer],
     ) -> None:
         self.ranked, self.loaded, self.results, self.figures = ranked, loaded, results, figures
-        self.indices = indices
+        self.indices, self.answers = indices, answers
         self.whole = True
         """Whether origins are told in full, and measurements without a row listed."""
         self.about = [figures.of(*_subjects(group)) for group, _ in ranked]
@@ -82,6 +95,7 @@ class Page:
             else "<p>There are no quality records: nothing to rank.",
             *(self._group(index, *each) for index, each in enumerate(self.ranked)),
             pageindex.section(self.indices),
+            self._analyses(),
             self._costs(),
             self._left_out(),
         ]
@@ -125,6 +139,8 @@ class Page:
             cells = f"<th scope=row>{name}<td>{_kind(group)}<td>{len(group.rows)}<td>{escape(best)}"
             lines.append(f"<tr data-for=table-{index}>{cells}")
         lines += pageindex.contents(self.indices)
+        if any(answer.lines for answer in self.answers):
+            lines.append("<tr><th scope=row><a href=#analyses>Analyses</a><td><td><td>")
         head = "<thead><tr><th scope=col>table<th scope=col>data<th scope=col>rows<th scope=col>rank 1</thead>"
         box = "<div class=scroll tabindex=0 role=region aria-label=Contents>"
         return f"<nav id=tables aria-label=Tables>{box}<table>{head}<tbody>{''.join(lines)}</tbody></table></div></nav>"
@@ -152,11 +168,18 @@ class Page:
             head += f"<details class=facts><summary>settings in which tables differ</summary>{escape(differ)}</details>"
         return f"<section id=table-{index} class=group{where}>{head}{made}{figures}</section>"
 
+    def _analyses(self) -> str:
+        """Each answer with its figures, or with links to the tables beside which they stand."""
+        tables = {name: index for index, about in enumerate(self.about) for name in about}
+        titles = {name: f"<a href=#table-{index}>{_title(self.ranked[index][0])}</a>" for name, index in tables.items()}
+        return view.html(self.answers, self.figures, titles)
+
     def _costs(self) -> str:
         """Figures that belong to no single table, and measurements that belong to no row."""
         used = {line["cost_record"] for _, lines in self.ranked for line in lines}
         others = [record for record in self.loaded.efficiency if record.hash not in used]
-        drawn = self.figures.html(name for name in self.figures.names if not any(name in about for about in self.about))
+        about = {name for names in (*self.about, *(answer.figures for answer in self.answers)) for name in names}
+        drawn = self.figures.html(name for name in self.figures.names if name not in about)
         made = _measurements(others) if self.whole and others else ""
         return f"<section id=costs><h2>Costs and further figures</h2>{drawn}{made}</section>" if drawn or made else ""
 

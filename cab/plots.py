@@ -90,7 +90,7 @@ def tradeoff(lines: Sequence[Mapping[str, Any]], title: str = "") -> Figure | No
             labels.append((axes, placed))
             at = f" at length {usual:,}{' unless said' if len(measured) > 1 else ''}" if usual else ""
             axes.set(xlabel=f"{text}{at}", ylabel=f"{words(headline)} ({better} is better)")
-            _plain_ticks(axes)
+            plain_ticks(axes)
             if cost == "train_ratio":
                 axes.axvline(1, color="black", linewidth=1, linestyle=":")
         note = "bars: 95% intervals, up over seeds, across over rounds"
@@ -185,7 +185,7 @@ def _trim_start(axes: Axes) -> None:
     axes.set_ylim(low - 0.06 * (high - low), high + 0.04 * (high - low))
 
 
-def _plain_ticks(axes: Axes) -> None:
+def plain_ticks(axes: Axes) -> None:
     """Numbers as people write them on a logarithmic axis: 0.5, 1, 2."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -14,6 +14,8 @@ import factory
 import pytest
 
 from cab import page, pagefigures
+from cab.analyses import answers
+from cab.analyses.base import Material
 from cab.composite import composites
 from cab.costs import analyse
 from cab.leaderboard import main, standings
@@ -81,7 +83,9 @@ def render(records: list[Record], results: Path = Path("nowhere"), drawn: tuple[
 
     quality, efficiency = ([r for r in records if r.kind == kind] for kind in ("quality", "efficiency"))
     ranked = standings(quality, map(analyse, efficiency))
-    return page.render(ranked, composites(group for group, _ in ranked), Loaded(quality, efficiency), results, drawn)
+    indices = composites(group for group, _ in ranked)
+    found = answers(Material(ranked, indices, efficiency))
+    return page.render(ranked, indices, Loaded(quality, efficiency), results, drawn, found)
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +190,11 @@ def test_only_its_own_style_and_script_may_run(text):
 
 def test_figures_stand_beside_their_table(made, text):
     names = {path.stem for path in (made / "plots").glob("*.svg")}
-    assert len(names) == 5  # curves and trade-off of two tables, one of costs
+    assert len(names) == 10  # three of each table, one of costs, three of analyses
     for name in names:
         assert f"plots/{name}.svg" in text
-    first, rest = text.split("<section id=table-1", 1)
-    assert first.count("<img") == 2
-    assert rest.count("<img") == 3
+    parts = re.split("<section id=(?:table-1|analyses|costs)", text)
+    assert [part.count("<img") for part in parts] == [3, 3, 3, 1]
     assert "too large for this page" not in text
 
 
@@ -208,12 +211,10 @@ def test_figures_are_written_shorter_and_stay_as_they_are():
         points += segment
     wanted = [float(value) for value in re.findall(r"-?[\d.]+", outline)]
     assert [value for point in points for value in point] == pytest.approx(wanted, abs=0.006)
-    drawn = '<path d="M 0 0 L 1.000001 1" style="fill: red'
-    twice = f'{drawn}; stroke: white; stroke-width: 3"/>\n{drawn}"/>'
-    once = '<path d="m0 0l1 1" style="fill: red; stroke: white; stroke-width: 3; paint-order: stroke"/>'
+    drawn, shorter = '<path d="M 0 0 L 1.000001 1"/>', '<path d="m0 0l1 1"/>'
     label = '<text x="1.23456" style="font-family: \'A\', B">0.123456</text>'
-    found = pagefigures._shorter(f"<?xml version='1.0'?><metadata>who</metadata>{twice}{label}")
-    assert found == once + '<text x="1.23" style="font-family: \'DejaVu Sans\', Verdana, sans-serif">0.123456</text>'
+    found = pagefigures._shorter(f"<?xml version='1.0'?><metadata>who</metadata>{drawn}\n{label}")
+    assert found == shorter + '<text x="1.23" style="font-family: \'DejaVu Sans\', Verdana, sans-serif">0.123456</text>'
 
 
 def test_figures_that_do_not_fit_are_named(made, monkeypatch):
@@ -286,6 +287,18 @@ def test_colours_have_contrast(scheme):
         for ground in ("warn-paper",) if ink == "warn" else ("paper", "soft"):
             low, high = sorted((luminance(ink), luminance(ground)))
             assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
+
+
+def test_analyses_are_explained_and_link_to_the_tables_of_their_figures(text):
+    section = text.partition("<section id=analyses>")[2].partition("</section>")[0]
+    for name in ("benefit", "noise", "state", "time"):
+        assert f"<code>analyses/{name}.csv</code>" in section
+    time = section.partition("<h3 id=about-time>")[2]
+    assert re.findall("<a href=#(table-.)>", time) == ["table-0", "table-1"]
+    assert "Without an answer in these records: " in section
+    assert "<a href=#analyses>Analyses</a>" in text
+    assert "id=about-options" not in section
+    assert "<section id=analyses>" not in render([factory.quality("fit", 0, status="unsupported", reason="no")])
 
 
 # In a browser
@@ -415,7 +428,7 @@ def test_hostile_names_stay_text(view):
 def test_figures_are_drawn(view):
     script = "return [...document.images].map(i => (i.loading = 'eager', i.decode().then(() => i.naturalWidth)))"
     widths = view.execute_async_script(f"Promise.all((() => {{{script}}})()).then(arguments[0])")
-    assert len(widths) == 5
+    assert len(widths) == 10
     assert min(widths) > 500
 
 

@@ -1,0 +1,415 @@
+import csv
+import math
+from pathlib import Path
+
+import factory
+import numpy as np
+import pytest
+
+from cab.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time, view
+from cab.analyses.base import Answer, Line, Material
+from cab.composite import composites
+from cab.costs import analyse
+from cab.intervals import t_interval, welch_interval
+from cab.leaderboard import main, standings
+from cab.record import Record
+
+FAMILIES = ("vanilla", "lightning", "routing", "ssa", "fit", "block_transformer")
+
+
+def material(*records: Record) -> Material:
+    efficiency = [record for record in records if record.kind == "efficiency"]
+    ranked = standings([r for r in records if r.kind == "quality"], map(analyse, efficiency))
+    return Material(ranked, composites(group for group, _ in ranked), efficiency)
+
+
+def seeds(name: str, *scores: float, **about) -> list[Record]:
+    return [factory.quality(name, seed, score=score, **about) for seed, score in enumerate(scores)]
+
+
+def scored(record: Record, metric: str, better: str, score: float, trivial: float) -> Record:
+    """The record with another headline."""
+    record.result.update(
+        metrics={metric: score},
+        headline=metric,
+        better={metric: better},
+        trivial={"name": "trivial", "metrics": {metric: trivial}},
+    )
+    return record
+
+
+def one(lines: list[Line], **wanted) -> Line:
+    (line,) = [line for line in lines if all(line[key] == value for key, value in wanted.items())]
+    return line
+
+
+# Benefit
+
+
+def test_benefit_is_a_share_of_what_vanilla_gains_over_the_trivial_predictor():
+    own, theirs = (2.1, 2.2), (2.6, 2.64)
+    records = [*seeds("vanilla", 2.0, 2.02), *seeds("none", *theirs), *seeds("lightning", *own)]
+    line = one(benefit.lines(material(*records)), attention="lightning")
+    unit = 4.6 - 2.01
+    assert line["unit"] == pytest.approx(unit)
+    assert line["benefit"] == pytest.approx(2.62 - 2.15)
+    assert line["share"] == pytest.approx((2.62 - 2.15) / unit)
+    low, high = welch_interval(theirs, own) or (0.0, 0.0)  # lower is better
+    assert (line["share_low"], line["share_high"]) == pytest.approx((low / unit, high / unit))
+
+
+def test_benefit_of_a_perplexity_is_taken_of_its_logarithm():
+    scores = {"vanilla": 8.0, "none": 16.0, "fit": 4.0}
+    records = [scored(factory.quality(n), "perplexity", "lower", x, 64.0) for n, x in scores.items()]
+    line = one(benefit.lines(material(*records)), attention="fit")
+    assert line["share"] == pytest.approx(math.log(16 / 4) / math.log(64 / 8))
+    assert line["benefit"] == pytest.approx(12.0)  # as in leaderboard.csv
+    assert (line["share_low"], line["n"]) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("vanilla", "why"),
+    [((4.7, 4.7), "not better"), ((4.5, 4.6), "not better"), ((), "vanilla has no score")],
+)
+def test_where_vanilla_gains_nothing_there_is_no_unit(vanilla, why):
+    """The second: better on average, within the noise."""
+    records = [*seeds("vanilla", *vanilla), *seeds("none", 2.6, 2.7), *seeds("fit", 2.0, 2.1)]
+    line = one(benefit.lines(material(*records)), attention="fit")
+    assert (line["unit"], line["share"], line["share_low"]) == (None, None, None)
+    assert why in line["no_unit"]
+    assert line["benefit"] == pytest.approx(0.6)
+
+
+def test_figures_show_one_set_of_options_a_family_and_not_the_best():
+    records = [*seeds("vanilla", 2.0), *seeds("none", 2.6), *seeds("ssa", 2.2, 2.3, options={"reduction": 4})]
+    records += seeds("ssa", 1.5, options={"reduction": 2})
+    lines = benefit.lines(material(*records))
+    assert {line["label"]: line["shown"] for line in lines if line["attention"] == "ssa"} == {
+        "ssa (reduction=4)": True,
+        "ssa (reduction=2)": False,
+    }
+
+
+def test_a_row_without_all_of_its_seeds_has_no_part_in_anything():
+    failed = factory.quality("fit", 2, status="diverged", reason="loss is not finite")
+    records = [
+        *seeds("vanilla", 2.0, 2.1),
+        *seeds("eager", 2.0, 2.1),
+        *seeds("none", 2.6, 2.7),
+        *seeds("fit", 2.0, 2.1),
+    ]
+    for question in (benefit, noise, time):
+        assert "'fit'" in str(question.lines(material(*records)))
+        assert "'fit'" not in str(question.lines(material(*records, failed)))
+
+
+# Noise
+
+
+def test_the_floor_is_what_equal_functions_may_differ_by():
+    vanilla, eager, near, far = (2.0, 2.04, 2.02), (2.03, 1.99, 2.07), (2.05, 2.07, 2.06), (2.5, 2.52, 2.54)
+    records = [*seeds("vanilla", *vanilla), *seeds("eager", *eager), *seeds("fit", *near), *seeds("ssa", *far)]
+    lines = noise.lines(material(*records))
+    floor = max(map(abs, welch_interval(eager, vanilla) or ()))
+    assert [line["floor"] for line in lines] == [pytest.approx(floor)] * 6
+    assert one(lines, first="vanilla", second="eager")["large"] is None
+    close = one(lines, first="vanilla", second="fit")
+    assert close["gain"] == pytest.approx(-0.04)
+    assert (close["beyond_floor"], close["large"]) == (False, False)
+    wide = one(lines, first="vanilla", second="ssa")
+    assert (wide["beyond_floor"], wide["beyond_seeds"], wide["large"]) == (True, True, True)
+    assert wide["over_floor"] == pytest.approx(0.5 / floor)
+
+
+def test_a_difference_within_its_own_noise_is_not_large():
+    records = [*seeds("vanilla", 2.0, 2.001), *seeds("eager", 2.0, 2.001), *seeds("fit", 1.0, 2.5)]
+    line = one(noise.lines(material(*records)), first="vanilla", second="fit")
+    assert (line["beyond_floor"], line["beyond_seeds"], line["large"]) == (True, False, False)
+
+
+def test_one_seed_has_a_difference_and_no_floor():
+    (line,) = noise.lines(material(*seeds("vanilla", 2.0), *seeds("eager", 2.1)))
+    assert line["gain"] == pytest.approx(-0.1)
+    assert (line["floor"], line["beyond_floor"], line["figure"]) == (None, None, "")
+
+
+# Correlation
+
+
+def tasks(scores: dict[str, dict[str, float]], **about) -> list[Record]:
+    """Task -> family -> score; the only metric is one of which more is better."""
+    return [
+        scored(factory.quality(name, task=task, **about), "accuracy", "higher", score, 0.0)
+        for task, families in scores.items()
+        for name, score in families.items()
+    ]
+
+
+def test_correlation_of_tasks_is_pearsons_over_the_families_that_have_both():
+    x, y = [0.1, 0.5, 0.2, 0.9, 0.4, 0.3], [0.3, 0.6, 0.1, 0.7, 0.9, 0.2]
+    one_task, other = dict(zip(FAMILIES, x, strict=True)), dict(zip(FAMILIES, y, strict=True))
+    del other["ssa"]
+    controls = {"none": -9.0, "eager": 9.0}
+    (line,) = correlation.lines(material(*tasks({"lm": one_task | controls, "tts": other | controls})))
+    keep = [i for i, name in enumerate(FAMILIES) if name != "ssa"]
+    r = np.corrcoef(np.take(x, keep), np.take(y, keep))[0, 1]
+    assert (line["level"], line["n"]) == ("tasks", 5)
+    assert line["attentions"] == "block_transformer fit lightning routing vanilla"
+    assert line["pearson"] == pytest.approx(r)
+    assert line["low"] == pytest.approx(math.tanh(math.atanh(r) - 1.96 / math.sqrt(2)), abs=1e-4)
+    assert line["low"] < r < line["high"] < 1
+
+
+def test_ranks_with_ties():
+    assert correlation._ranks([3.0, 1.0, 3.0, 2.0]) == [3.5, 1.0, 3.5, 2.0]
+    assert correlation.spearman([1, 2, 3, 40], [1, 4, 9, 16]) == pytest.approx(1.0)
+    assert correlation.pearson([1.0, 1.0], [1.0, 2.0]) is None
+    assert correlation.fisher(1.0, 5) == (1.0, 1.0)
+
+
+def test_under_five_families_only_n_is_said():
+    scores = {task: {name: i * 0.1 for i, name in enumerate(FAMILIES[:4])} for task in ("lm", "tts")}
+    made = material(*tasks(scores))
+    (line,) = correlation.lines(made)
+    assert line["n"] == 4
+    assert line["pearson"] is line["spearman"] is line["low"] is None
+    cell = correlation._cell(line, interval=True)
+    assert (cell.text, cell.value) == ("n=4", None)
+
+
+def test_patterns_correlate_by_their_indices_and_sizes_never_mix():
+    def scores(shift: int) -> dict[str, dict[str, float]]:
+        return {"tts": {name: ((i * 5 + shift) % 7) / 7 for i, name in enumerate(FAMILIES)}}
+
+    records = [r for size in ("smoke", "base") for r in tasks(scores(0), pattern="causal_self", size=size)]
+    records += tasks(scores(3), pattern="causal_cross")
+    made = material(*records)
+    line = one(correlation.lines(made), level="patterns")
+    x, y = ([e.index for n in FAMILIES for e in table.entries if e.attention == n] for table in made.indices[::2])
+    assert [table.size for table in made.indices] == ["smoke", "base", "smoke"]
+    assert (line["size"], line["n"]) == ("smoke", 6)
+    assert line["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert len(correlation.lines(made)) == 2
+
+
+def test_a_family_with_several_sets_of_options_counts_once():
+    score = {name: i * 0.1 for i, name in enumerate(FAMILIES)}
+    records = tasks({"lm": score, "tts": score})
+    records += [r for b in (1, 2, 3) for r in tasks({"lm": {"fit": 0.9}}, options={"latents": b})]
+    (line,) = correlation.lines(material(*records))
+    assert line["n"] == 6
+    assert line["pearson"] == pytest.approx(1.0)  # of the set that is in both tasks
+
+
+# Contexts
+
+
+def at_contexts(seed: int, scores: dict[int, float | None]) -> Record:
+    record = factory.quality("vanilla", seed)
+    record.result["tables"]["loss_by_context"] = [
+        {"context": n} | ({"reason": "positions end"} if x is None else {"bits_per_byte": x}) for n, x in scores.items()
+    ]
+    return record
+
+
+def test_contexts_are_averaged_over_seeds_and_reasons_kept():
+    both = [at_contexts(0, {128: 2.0, 256: 1.9, 512: None}), at_contexts(1, {128: 2.2, 256: 2.0, 512: 3.0})]
+    lines = context.lines(material(*both))
+    line = one(lines, context=128)
+    assert (line["n"], line["mean"], line["least"], line["greatest"]) == (2, pytest.approx(2.1), 2.0, 2.2)
+    assert (line["mean_low"], line["mean_high"]) == t_interval([2.0, 2.2])
+    assert line["trained_at"] == 256
+    partly = one(lines, context=512)
+    assert (partly["n"], partly["mean"], partly["reason"]) == (1, None, "positions end")
+    figure = context.draw([line for line in lines if line["figure"]])
+    (drawn, marked) = figure.axes[0].get_lines()
+    assert list(drawn.get_xdata()) == [128, 256]
+    assert set(marked.get_xdata()) == {256}
+
+
+# State
+
+
+def test_state_is_that_measured_at_the_first_length_that_holds_the_task():
+    found = factory.efficiency("vanilla", phases=("train", "decode"))
+    assert state.state_at(found, 256) == (256, 2 * 128 * 3 * 256 * 4)
+    assert state.state_at(found, 257) == (512, 2 * 128 * 3 * 512 * 4)
+    assert state.state_at(found, 9999) == (2048, 2 * 128 * 3 * 2048 * 4)
+    sixteen = factory.efficiency("vanilla", phases=("decode",), batches=(16,))
+    assert state.state_at(sixteen, 256) == state.state_at(found, 256)  # of one sequence
+    assert state.state_at(factory.efficiency("vanilla", phases=("train",)), 256) == (None, None)
+
+
+def test_recall_against_state_names_who_is_missing():
+    about = {"task": "recall", "pattern": "causal_self"}
+    records = [*seeds("vanilla", 0.9, 0.8, **about), *seeds("fit", 0.7, **about), *seeds("lightning", 0.2, **about)]
+    records += [factory.efficiency("vanilla"), factory.efficiency("lightning"), *seeds("vanilla", 0.1)]
+    records += seeds("vanilla", 1.0, task="recall", pattern="noncausal_self")
+    lines = state.lines(material(*records))
+    assert {line["attention"]: line["reason"] for line in lines} == {
+        "vanilla": "",
+        "fit": "no efficiency record",
+        "lightning": "",
+    }
+    assert one(lines, attention="lightning")["state_bytes"] == 4 * 32 * 32 * 3 * 4
+    (axes,) = state.draw(lines).axes
+    assert "fit (no efficiency record)" in axes.get_xlabel()
+    assert {text.get_text() for text in axes.texts} == {"vanilla", "lightning"}
+
+
+# Time
+
+
+def timed(name: str, score: float, seconds: float, seed: int = 0, threads: int = 2) -> Record:
+    record = factory.quality(name, seed, score=score)
+    record.result["training"]["seconds"] = seconds
+    record.provenance["device"]["threads"] = threads
+    return record
+
+
+def test_the_front_is_whom_nobody_beats_in_both():
+    records = [timed("vanilla", 2.0, 50), timed("fit", 1.9, 80), timed("ssa", 2.0, 60), timed("none", 2.6, 20)]
+    lines = time.lines(material(*records, timed("lightning", 2.6, 20)))
+    assert {line["attention"]: (line["front"], line["beaten_by"]) for line in lines} == {
+        "vanilla": (True, ""),
+        "fit": (True, ""),
+        "ssa": (False, "vanilla"),
+        "none": (True, ""),
+        "lightning": (True, ""),  # equal to another: neither beats the other
+    }
+
+
+def test_times_of_different_devices_are_never_compared():
+    records = [timed("vanilla", 2.0, 50), timed("fit", 2.1, 80), timed("ssa", 1.0, 10, threads=1)]
+    assert [(line["attention"], line["front"]) for line in time.lines(material(*records))] == [
+        ("vanilla", True),
+        ("fit", False),
+    ]
+    assert not time.lines(material(records[0], records[2]))
+    both = [timed("ssa", 1.0, 10, 1, threads=1), timed("ssa", 1.0, 70, 0)]
+    lines = time.lines(material(*records[:2], *both))
+    assert one(lines, attention="ssa")["seconds"] == 70
+
+
+# Options
+
+
+def test_options_are_compared_one_at_a_time_and_seed_by_seed():
+    records = [*seeds("fit", 2.0, 2.4, 2.2, options={"latents": 4, "group": 8})]
+    records += seeds("fit", 1.9, 2.2, options={"latents": 8, "group": 8})
+    records += seeds("fit", 1.0, options={"latents": 16, "group": 16})  # two differ
+    (line,) = options.lines(material(*records))
+    assert (line["option"], line["from"], line["to"], line["seeds"]) == ("latents", "4", "8", "0 1")
+    assert line["gain"] == pytest.approx(0.15)
+    assert (line["gain_low"], line["gain_high"]) == pytest.approx(t_interval([0.1, 0.2]))
+    assert line["trained_alike"] is False
+
+
+def test_an_option_of_evaluation_alone_is_told_by_equal_training():
+    """SSA's self-ensemble: the same losses at every step, another score."""
+    dense, ensemble = ([*seeds("ssa", 2.0, 2.1, options={"samples": s})] for s in (0, 8))
+    for one_seed, other in zip(dense, ensemble, strict=True):
+        other.result["curve"] = [dict(point) for point in one_seed.result["curve"]]
+        other.result["metrics"]["bits_per_byte"] -= 0.3
+    (line,) = options.lines(material(*dense, *ensemble))
+    assert (line["trained_alike"], line["gain"]) == (True, pytest.approx(0.3))
+    ensemble[1].result["curve"][3]["loss"] += 1e-9
+    assert options.lines(material(*dense, *ensemble))[0]["trained_alike"] is False
+    for record in (*dense, *ensemble):
+        record.result["curve"] = []
+    assert options.lines(material(*dense, *ensemble))[0]["trained_alike"] is False
+
+
+# All of them
+
+
+def everything() -> list[Record]:
+    names = (*FAMILIES, "eager", "none")
+    where = (("lm", "causal_self"), ("recall", "causal_self"), ("recall", "causal_cross"), ("tts", "causal_cross"))
+    made = [factory.quality(n, s, task=task, pattern=pattern) for task, pattern in where for n in names for s in (0, 1)]
+    for record in made:
+        if record.cell["task"] == "lm":
+            scores = {n: record.result["metrics"]["bits_per_byte"] + n / 999 for n in (128, 256, 512)}
+            record.result["tables"] = at_contexts(0, dict(scores)).result["tables"]
+    made += [factory.quality("fit", s, options={"latents": n}) for s in (0, 1) for n in (4, 8)]
+    return made + [factory.efficiency(n, phases=("decode",), pattern=p) for n in names for _, p in where[:3:2]]
+
+
+def test_every_question_is_answered_by_a_table_and_legible_figures():
+    made = material(*everything())
+    for question in QUESTIONS:
+        answer = Answer(question, question.lines(made))
+        assert answer.figures, question.name
+        assert all(line.keys() == answer.lines[0].keys() for line in answer.lines)
+        for lines in answer.figures.values():
+            figure = question.draw(lines)
+            figure.draw_without_rendering()
+            inside = figure.get_tightbbox()
+            assert inside.x0 > -0.02
+            assert inside.x1 < figure.get_figwidth() + 0.02
+            sizes = [
+                text.get_fontsize() for text in figure.findobj(lambda a: hasattr(a, "get_fontsize")) if text.get_text()
+            ]
+            assert min(sizes) >= 10
+
+
+def test_without_data_nothing_is_written_and_one_line_says_so(tmp_path):
+    factory.write(tmp_path, factory.quality("vanilla", 0))
+    assert main(["--results", str(tmp_path), "--no-plots"]) == 0
+    folder = tmp_path / "leaderboard"
+    assert not (folder / "analyses").exists()
+    assert "## Analyses" not in (folder / "leaderboard.md").read_text()
+    factory.write(tmp_path, factory.quality("none", 0), factory.quality("lightning", 0))
+    assert main(["--results", str(tmp_path), "--no-plots"]) == 0
+    assert {path.name for path in (folder / "analyses").iterdir()} == {"benefit.csv", "time.csv"}
+    text = (folder / "leaderboard.md").read_text()
+    assert text.count("Without an answer in these records: ") == 1
+    for question in QUESTIONS:
+        written = question.name in ("benefit", "time")
+        assert (f"### {question.title}\n\n{question.reads} Table: " in text) is written
+        assert (f"{question.title} (needs {question.needs})" in text) is not written
+    assert "![" not in text  # no figure was asked for
+
+
+def test_a_file_that_is_no_longer_true_goes(tmp_path):
+    paths = factory.write(tmp_path, *(factory.quality(name) for name in ("vanilla", "none")))
+    main(["--results", str(tmp_path), "--no-plots"])
+    rows = list(csv.DictReader((tmp_path / "leaderboard/analyses/benefit.csv").open()))
+    assert [row["attention"] for row in rows] == ["vanilla"]
+    paths[1].unlink()
+    main(["--results", str(tmp_path), "--no-plots"])
+    assert not list((tmp_path / "leaderboard/analyses").iterdir())
+
+
+def test_figures_of_the_page_and_of_leaderboard_md_are_those_drawn(tmp_path):
+    factory.write(tmp_path, *(r for r in everything() if r.cell.get("task") == "lm"))
+    assert main(["--results", str(tmp_path)]) == 0
+    folder = tmp_path / "leaderboard"
+    linked = [Path(part.partition(")")[0]) for part in (folder / "leaderboard.md").read_text().split("](plots/")[1:]]
+    assert {path.stem.partition("_")[0] for path in linked} == {"benefit", "noise", "context", "options", "time"}
+    assert all((folder / "plots" / path).exists() for path in linked)
+
+
+def test_tables_that_share_a_heading_are_told_apart():
+    lines = [
+        {"task": "lm", "pattern": "causal_self", "settings": settings, "data_hash": content}
+        for settings, content in (
+            ("11", "aaaaaaaaaa"),
+            ("11", "bbbbbbbbbb"),
+            ("22", "aaaaaaaaaa"),
+            ("22", "aaaaaaaaaa"),
+        )
+    ]
+    names = base.table_names(lines)
+    assert names[0] == "lm\ncausal self\nsettings 11\ndata aaaaaaaa"
+    assert names[2] == names[3] == "lm\ncausal self\nsettings 22"
+    assert len(set(names)) == 3
+    assert base.table_names([dict(lines[0]) | {"task": "tts"}]) == ["tts\ncausal self"]
+
+
+def test_nothing_of_an_answer_becomes_html():
+    question = benefit.QUESTION
+    made = view.html(
+        [Answer(question, [{"figure": ""}])], type("Shown", (), {"names": [], "html": lambda *_: ""})(), {}
+    )
+    assert f"<h3 id=about-{question.name}>" in made
