@@ -2,9 +2,9 @@
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): SR3 (Saharia et al. 2021, arXiv 2104.07636) from 16 x 16 to
 128 x 128, trained on FFHQ and tested on CelebA-HQ, attention at 16, 32, 64 and 128. CAB left vanilla out of 128; here
-every family gets the same slots. As CAB has it, all 70,000 faces of FFHQ to train on and CelebA-HQ as the test, is
-data=local with both in train/ and test/ (a tenth of train/ is validation unless val/ is there). data=hub is not that: it
-holds 7,000 faces of FFHQ itself out as the test, and 6,300 as validation.
+every family gets the same slots. CAB's data, the 70,000 faces of FFHQ to train on and CelebA-HQ as the test, are
+data=local with both in train/ and test/; without val/, 7,000 of train/ are validation. data=hub is not that: there the
+test is 7,000 faces that are held out of FFHQ itself.
 
 The small image is the large one made smaller by Pillow's bicubic filter, antialiased; the model's condition is that one
 made larger again by the same filter; both have 8 bits, as files do. The condition is also the trivial predictor.
