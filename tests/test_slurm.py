@@ -1,0 +1,221 @@
+"""A sweep on a real SLURM that loses jobs in every way there is, and ends with the table of an undisturbed one."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cluster
+import pandas
+import pytest
+
+from cab.provenance import ROOT
+from cab.record import all_records
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+SEEDS = 6
+KILLED, CANCELLED, OVER_MEMORY, OVER_TIME, PREEMPTED, UNDISTURBED = range(SEEDS)
+SWEEP = [f"seed={','.join(map(str, range(SEEDS)))}", "attention=vanilla", "attention._target_=held.Held"]
+SWEEP += ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32", "measure=false"]
+SWEEP += ["train.steps=12", "train.batch=2", "train.warmup=2", "train.validations=1", "task.validation_windows=2"]
+SWEEP += ["task.test_windows=4", "wandb.mode=disabled", "device.threads=1"]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
+SLURM += ["hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=10"]
+ITS_OWN = ["command", "revision", "device", "started"]
+"""Columns of the table that say where a row comes from and not what came out."""
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    if absent := cluster.missing():
+        pytest.skip(f"no {', '.join(absent)} on this machine")
+    folder = Path(tempfile.mkdtemp(prefix="cab-slurm-"))
+    watcher = cluster.start(folder, SEEDS, subprocess.PIPE)
+    yield folder
+    watcher.stdin.close()
+    watcher.wait(60)
+    left = processes(folder)
+    shutil.rmtree(folder)
+    assert not left
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The results of the same sweep without SLURM, one cell after the other."""
+    results = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "-m", "cab.run", "-m", f"results={results}", *SWEEP]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=results, env=environment(os.environ))
+    return results
+
+
+def environment(base, **more):
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    return {**base, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+
+
+def processes(folder):
+    """Those that know of the cluster in this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (path / "environ").read_bytes() + (path / "cmdline").read_bytes():
+                found.append((path / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def until(true, seconds=120):
+    end = time.monotonic() + seconds
+    while not (answer := true()):
+        assert time.monotonic() < end, "this did not happen in time"
+        time.sleep(0.2)
+    return answer
+
+
+@pytest.fixture
+def launch(slurm, undisturbed, tmp_path):
+    """Starts the sweep on the cluster; the checks of its family are those of the undisturbed one."""
+    shutil.copytree(undisturbed / "runs" / "checks", tmp_path / "runs" / "checks")
+    (tmp_path / "hold").mkdir()
+    started = []
+
+    def call(*overrides):
+        started.append(Sweep(slurm, tmp_path, *overrides))
+        return started[-1]
+
+    yield call
+    for sweep in started:
+        sweep.process.kill()
+        sweep.process.wait()
+
+
+def text(file):
+    return file.read_text() if file.exists() else ""
+
+
+class Sweep:
+    """`cab.run -m` on the cluster, from a folder that is not the checkout."""
+
+    def __init__(self, slurm, results, *overrides):
+        self.slurm, self.results = slurm, results
+        self.hold = results / "hold"
+        self.files = [(results / f"launcher.{name}") for name in ("out", "err")]
+        command = [sys.executable, "-m", "cab.run", "-m", f"results={results}", *SWEEP, *SLURM, *overrides]
+        env = environment(cluster.environment(slurm), CAB_HELD=str(self.hold))
+        with self.files[0].open("w") as out, self.files[1].open("w") as err:
+            self.process = subprocess.Popen(command, cwd=results, stdout=out, stderr=err, env=env)
+
+    @property
+    def job(self):
+        """The number of the job array."""
+        return until(lambda: re.search(r"cells are job (\d+) of", text(self.files[0])))[1]
+
+    def log(self, number):
+        """What a job has printed."""
+        return text(self.results / "slurm" / f"{self.job}_{number}" / f"{self.job}_{number}_0_log.out")
+
+    def ask(self, *command):
+        done = cluster.ask(self.slurm, *command)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def held(self, number):
+        """The process id of a job that waits."""
+        return int(until(lambda: text(self.hold / f"{number}.here")))
+
+    def end(self):
+        """Exit code, output and errors."""
+        return self.process.wait(150), *(file.read_text() for file in self.files)
+
+
+def table(results):
+    command = [sys.executable, "-m", "cab.leaderboard", "--no-plots", "--results", str(results)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return pandas.read_csv(results / "leaderboard" / "leaderboard.csv").drop(columns=ITS_OWN)
+
+
+def numbers(results):
+    """What came out of every seed: metrics, and the curve without its times."""
+    found = {}
+    for _, record in all_records(results):
+        assert record.status == "ok"
+        curve = [{key: value for key, value in point.items() if key != "seconds"} for point in record.result["curve"]]
+        found[record.cell["seed"]] = (record.result["metrics"], curve)
+    return found
+
+
+def test_a_sweep_gives_what_it_gives_elsewhere(launch, undisturbed, tmp_path):
+    code, out, err = launch("seed=0,1").end()
+    assert (code, err) == (0, "")
+    assert out.count("done; ") == 2
+    assert numbers(tmp_path) == {seed: made for seed, made in numbers(undisturbed).items() if seed < 2}
+
+
+def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch, undisturbed, tmp_path):
+    hold = tmp_path / "hold"
+    for number in (KILLED, CANCELLED, OVER_MEMORY, OVER_TIME, PREEMPTED):
+        (hold / str(number)).write_text("wait")
+    sweep = launch()
+
+    os.kill(sweep.held(KILLED), signal.SIGKILL)
+    sweep.held(CANCELLED)
+    sweep.ask("scancel", f"{sweep.job}_{CANCELLED}")
+    sweep.held(OVER_MEMORY)
+    (hold / str(OVER_MEMORY)).write_text("memory")
+    first = sweep.held(OVER_TIME)
+    sweep.ask("scontrol", "update", f"JobId={sweep.job}_{OVER_TIME}", "TimeLimit=1")
+    until(lambda: sweep.held(OVER_TIME) != first)
+    (hold / str(OVER_TIME)).unlink()
+    until(lambda: f"seed={OVER_TIME}  done" in text(sweep.files[0]))
+
+    first = sweep.held(PREEMPTED)
+    sweep.ask("srun", "--partition=high", f"--cpus-per-task={SEEDS}", "--mem=10", "true")
+    until(lambda: sweep.held(PREEMPTED) != first)
+    (hold / str(PREEMPTED)).unlink()
+    code, out, err = sweep.end()
+
+    lost = (KILLED, CANCELLED, OVER_MEMORY)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert err.startswith("error: 3 of 6 jobs ended without an answer: ")
+    assert all(f"{sweep.job}_{number} (" in err for number in lost)
+    assert f"{sweep.job}_{CANCELLED} (CANCELLED)" in err
+    assert out.count("; 0 to go") == 1
+    assert {number for number in range(SEEDS) if f"seed={number}  done" in out} == set(range(SEEDS)) - set(lost)
+    assert "exceeded memory limit" in sweep.log(OVER_MEMORY)
+    assert "this job is timed-out" in sweep.log(OVER_TIME)
+    for number in (OVER_TIME, PREEMPTED):
+        assert sweep.log(number).count("continues at step 5 of 12") == 1
+    assert numbers(tmp_path).keys() == set(range(SEEDS)) - set(lost)
+
+    for file in hold.iterdir():
+        file.unlink()
+    again = launch()
+    code, out, err = again.end()
+    assert (code, err) == (0, "")
+    assert out.count("recorded before") == 3
+    assert out.count("done; ") == 3
+    assert sum("continues at step 5 of 12" in again.log(number) for number in range(3)) == 3
+    assert numbers(tmp_path) == numbers(undisturbed)
+    pandas.testing.assert_frame_equal(table(tmp_path), table(undisturbed))
+
+
+def test_a_cluster_that_is_left_alone_leaves_nothing():
+    if absent := cluster.missing():
+        pytest.skip(f"no {', '.join(absent)} on this machine")
+    folder = Path(tempfile.mkdtemp(prefix="cab-slurm-"))
+    watcher = cluster.start(folder, 1, subprocess.PIPE)
+    cluster.ask(folder, "sbatch", "--output=/dev/null", "--wrap=srun sleep 100")
+    until(lambda: "R" in cluster.ask(folder, "squeue", "--noheader", "--format=%t").stdout)
+    assert any("slurmstepd" in line for line in until(lambda: processes(folder)))
+    watcher.stdin.close()
+    watcher.wait(60)
+    assert processes(folder) == []
+    shutil.rmtree(folder)
