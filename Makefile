@@ -5,13 +5,13 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run leaderboard bench test lint format clean
+.PHONY: help run leaderboard bench test slurm-up slurm-down lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/ready ## Train vanilla, lightning and no attention on real text, measure them, show the leaderboard (3 minutes)
-	$(BIN)/python -m cab.run -m attention=vanilla,lightning,none $(ARGS)
+	$(BIN)/python -m cab.run -m experiment=smoke $(ARGS)
 	$(BIN)/python -m cab.leaderboard
 
 leaderboard: .venv/ready ## Tables and plots from all records in results/
@@ -22,6 +22,12 @@ bench: .venv/ready ## Targets of speed and memory, measured (15 minutes on a qui
 
 test: .venv/ready ## Tests; all of them with ARGS='-m "slow or not slow"'
 	$(BIN)/python -m pytest -q $(ARGS)
+
+slurm-up: .venv/ready ## A SLURM of one node to try sweeps on, in a folder of its own
+	@$(BIN)/python tests/cluster.py up $(ARGS)
+
+slurm-down: .venv/ready ## End it, with all its jobs
+	@$(BIN)/python tests/cluster.py down $(ARGS)
 
 lint: .venv/ready ## Style and types
 	$(BIN)/ruff check .
