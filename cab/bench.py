@@ -28,6 +28,7 @@ from attentions.slots import Family
 from attentions.vanilla import Vanilla
 from cab import lengths
 from cab.command import command_line, compose_requests
+from cab.lock import measuring
 from cab.machine import device_name, gemm_gflops, resolve_device, set_allocator
 from cab.measurement import Measurement, Plan
 from cab.provenance import ROOT, command, git
@@ -198,13 +199,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> int:
         device = resolve_device(given.device)
         set_allocator()
-        first = gemm_gflops(device, torch.float32)
-        clock = time.monotonic()
-        found: dict[str, list[Measurement]] = {}
-        for name, one in SWEEPS.items():
-            print(f"{name} ({time.monotonic() - clock:.0f} s)", flush=True)
-            found[name] = measure(one, device)
-        gemm = (first, gemm_gflops(device, torch.float32))
+        with measuring(device):
+            first = gemm_gflops(device, torch.float32)
+            clock = time.monotonic()
+            found: dict[str, list[Measurement]] = {}
+            for name, one in SWEEPS.items():
+                print(f"{name} ({time.monotonic() - clock:.0f} s)", flush=True)
+                found[name] = measure(one, device)
+            gemm = (first, gemm_gflops(device, torch.float32))
         lines = [outcome(target, found[target.sweep], max(gemm)) for target in TARGETS]
         table = pd.DataFrame([{"sweep": name} | asdict(row) for name, rows in found.items() for row in rows])
         table["seconds"] = [" ".join(f"{second:.6g}" for second in each) for each in table["seconds"]]

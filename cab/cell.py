@@ -21,68 +21,81 @@ from cab import checkpoint, ranks
 from cab.check import gate
 from cab.config import Request, user_errors
 from cab.errors import UserError
-from cab.failure import failure
+from cab.failure import cannot_write, failure
 from cab.identity import quality_identity, recorded, same_data
+from cab.lock import cell_lock
 from cab.machine import chosen_precision, resolve_device
 from cab.provenance import provenance
-from cab.record import Record, Status, identity_hash, record_path
+from cab.record import Record, Status, identity_hash, record_path, remove_unfinished
 from cab.track import Tracker
 from cab.train import Trained, evaluate, train
-from tasks.base import Task
+from tasks.base import Source, Task
 
 EXCESS_LIMIT = 0.10
 """CAB's rule: an attention may add at most this share of the backbone's parameters, where nothing can be solved for."""
 
 
 def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> tuple[Record, bool]:
-    """The cell's record, and whether it was there already. Raises UserError for a request that cannot be met."""
+    """The cell's record, and whether it was there already.
+
+    Raises UserError for a request that cannot be met, Busy if another process is at it.
+    """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     device = resolve_device(request.device.name)
     with user_errors():
         task = request.build_task()
         source = task.prepare()
     identity = quality_identity(request, device)
-    name = identity_hash(identity)
-    if known := recorded(request, "quality", identity):
-        if same_data(known, source.content):
+    if known := _known(request, identity, source):
+        return known, True
+    path = record_path(request.results, "quality", identity_hash(identity)).with_name(checkpoint.NAME)
+    with cell_lock(path.parent):
+        if known := _known(request, identity, source):  # of another process, meanwhile
             return known, True
-        print("the data changed since this cell was recorded: it runs again")
-
-    path = record_path(request.results, "quality", name).with_name(checkpoint.NAME)
-    cell = {
-        "attention": request.attention,
-        "pattern": str(request.pattern),
-        "task": request.task,
-        "size": request.size,
-        "seed": request.seed,
-    }
-    tracker = Tracker(request.tracking, cell, request.resolved, name, request.results)
-    result: dict[str, Any] = {"data": {"source": request.data.source, **asdict(source)}}
-    status: Status = "ok"
-    reason = ""
-    try:
-        status, reason = _train_and_evaluate(request, task, device, path, tracker, result)
-    except UserError:
-        raise
-    except Exception as error:
-        status, reason = failure(error)
-        if status == "error":
-            traceback.print_exc()
-    seconds = time.monotonic() - clock
-    record = Record(
-        kind="quality",
-        status=status,
-        reason=reason,
-        cell=cell,
-        identity=identity,
-        config=request.resolved,
-        result=result,
-        provenance=provenance(module, overrides, device, started, seconds),
-    )
-    record.write(request.results)
-    path.unlink(missing_ok=True)
+        remove_unfinished(path.parent)
+        cell = {
+            "attention": request.attention,
+            "pattern": str(request.pattern),
+            "task": request.task,
+            "size": request.size,
+            "seed": request.seed,
+        }
+        tracker = Tracker(request.tracking, cell, request.resolved, path.parent.name, request.results)
+        result: dict[str, Any] = {"data": {"source": request.data.source, **asdict(source)}}
+        status: Status = "ok"
+        reason = ""
+        try:
+            status, reason = _train_and_evaluate(request, task, device, path, tracker, result)
+        except UserError:
+            raise
+        except Exception as error:
+            if cannot_write(error):
+                raise
+            status, reason = failure(error)
+            if status == "error":
+                traceback.print_exc()
+        record = Record(
+            kind="quality",
+            status=status,
+            reason=reason,
+            cell=cell,
+            identity=identity,
+            config=request.resolved,
+            result=result,
+            provenance=provenance(module, overrides, device, started, time.monotonic() - clock),
+        )
+        record.write(request.results)
+        path.unlink(missing_ok=True)
     tracker.finish(record)
     return record, False
+
+
+def _known(request: Request, identity: dict[str, Any], source: Source) -> Record | None:
+    """The record of the cell, if it is of this data."""
+    if (known := recorded(request, "quality", identity)) and not same_data(known, source.content):
+        print("the data changed since this cell was recorded: it runs again")
+        return None
+    return known
 
 
 def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]]:

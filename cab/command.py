@@ -18,6 +18,7 @@ from hydra.types import RunMode
 
 from cab.config import Request, load, one_line
 from cab.errors import UserError
+from cab.failure import cannot_write
 from cab.provenance import ROOT
 
 FAILED, REFUSED = 1, 2
@@ -35,13 +36,11 @@ def command_line(work: Callable[[], int]) -> int:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
-    except PermissionError as error:
-        print(f"error: {error.filename}: permission denied; choose another folder with results=", file=sys.stderr)
-        return REFUSED
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+        todo = "; free some space or choose another folder with results=" if cannot_write(error) else ""
+        print(f"error: {error.filename or 'writing'}: {error.strerror}{todo}", file=sys.stderr)
         return FAILED
 
 

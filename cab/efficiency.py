@@ -6,6 +6,7 @@ does not depend on data or seed. `cab.run` does the same for its one family.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -22,10 +23,11 @@ from cab.check import gate
 from cab.config import Request
 from cab.errors import UserError
 from cab.identity import efficiency_cell, efficiency_identity, recorded
+from cab.lock import LOCK, measuring, waited_for
 from cab.machine import chosen_precision, gemm_gflops, resolve_device, set_allocator
 from cab.measurement import Plan
 from cab.provenance import provenance
-from cab.record import Record, Status
+from cab.record import Record, Status, identity_hash, record_path
 from cab.rounds import sweep
 from cab.track import Tracker
 
@@ -33,25 +35,48 @@ BASELINES: dict[str, Family] = {"vanilla": partial(Vanilla), "eager": partial(Ea
 
 
 def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequence[str]) -> list[tuple[Record, bool]]:
-    """One record per request, in order, and whether it was there already. The requests differ in their family only."""
-    first = requests[0]
-    device, allocator = resolve_device(first.device.name), set_allocator()
-    identities = [efficiency_identity(request, device, allocator) for request in requests]
-    done = [recorded(request, "efficiency", own) for request, own in zip(requests, identities, strict=True)]
-    pending = [request for request, record in zip(requests, done, strict=True) if record is None]
-    if pending:
-        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-        refused = {r.attention: answer for r in pending if (answer := gate(r))[0] != "ok"}
-    if pending and len(refused) < len(pending):
-        families = BASELINES | {r.attention: r.family for r in pending if r.attention not in refused}
-        plan = make_plan(first, device, families=len(pending) - len(refused))
+    """One record per request, in order, and whether it was there already. The requests differ in their family only.
+
+    Waits while another process measures one of them, or anything else on the same device of this machine.
+    """
+    device, allocator = resolve_device(requests[0].device.name), set_allocator()
+    identities = {request.attention: efficiency_identity(request, device, allocator) for request in requests}
+    records: dict[str, Record] = {}
+    measured: list[Record] = []
+
+    def look() -> list[Request]:
+        for request in requests:
+            if known := recorded(request, "efficiency", identities[request.attention]):
+                records[request.attention] = known
+        return [request for request in requests if request.attention not in records]
+
+    if pending := look():
+        with contextlib.ExitStack() as locks:
+            for name in sorted(identity_hash(identities[request.attention]) for request in pending):  # all in one order
+                path = record_path(requests[0].results, "efficiency", name).with_name(LOCK)
+                locks.enter_context(waited_for(path, "the same is being measured by"))
+            locks.enter_context(measuring(device))
+            if pending := look():
+                measured = _measured(pending, device, allocator, module, overrides)
+    for request, record in zip(pending, measured, strict=True):
+        Tracker(request.tracking, record.cell, request.resolved, record.hash, request.results).finish(record)
+        records[request.attention] = record
+    return [(records[request.attention], records[request.attention] not in measured) for request in requests]
+
+
+def _measured(
+    requests: Sequence[Request], device: torch.device, allocator: str, module: str, overrides: Sequence[str]
+) -> list[Record]:
+    """Measures the families and writes a record of each."""
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    refused = {r.attention: answer for r in requests if (answer := gate(r))[0] != "ok"}
+    if len(refused) < len(requests):
+        families = BASELINES | {r.attention: r.family for r in requests if r.attention not in refused}
+        plan = make_plan(requests[0], device, families=len(requests) - len(refused))
         gemm = gemm_gflops(device, torch.bfloat16 if plan.precision == "bfloat16" else torch.float32)
         rows = [row.to_dict() for row in sweep(families, plan, lambda line: print(f"  {line}", flush=True))]
     records = []
-    for request, identity, record in zip(requests, identities, done, strict=True):
-        if record is not None:
-            records.append((record, True))
-            continue
+    for request in requests:
         result: dict[str, Any] = {}
         if request.attention in refused:
             status, reason = refused[request.attention]
@@ -59,19 +84,18 @@ def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequen
             own = [row for row in rows if row["subject"] in (request.attention, *BASELINES)]
             status, reason = summary([row for row in own if row["subject"] == request.attention])
             result = {"measurements": own, "gemm_gflops": gemm, "allocator": allocator}
-        new = Record(
+        record = Record(
             kind="efficiency",
             status=status,
             reason=reason,
             cell=efficiency_cell(request, device),
-            identity=identity,
+            identity=efficiency_identity(request, device, allocator),
             config=request.resolved,
             result=result,
             provenance=provenance(module, overrides, device, started, time.monotonic() - clock),
         )
-        new.write(request.results)
-        Tracker(request.tracking, new.cell, request.resolved, new.hash, request.results).finish(new)
-        records.append((new, False))
+        record.write(request.results)
+        records.append(record)
     return records
 
 

@@ -146,19 +146,29 @@ def set_aside(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file has either its old content or all of the new, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """The file has either its old content or all of the new, also after a crash. An OSError names it."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        error.filename = str(path)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """What `write_atomically` left when its process was killed. Only for who holds the folder's lock."""
+    for left in folder.glob(".*.*"):
+        left.unlink(missing_ok=True)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """One cell, or with -m a sweep: `python -m cab.run attention=lightning pattern=causal_self task=lm`.
 
 Trains and evaluates the family on the task, measures its cost beside the baselines, and writes a record of each. What
-is recorded already is not run again (rerun=true runs it again); what was interrupted goes on from its checkpoint.
+is recorded already is not run again (rerun=true runs it again), what another process is at is skipped, and what was
+interrupted goes on from its checkpoint.
 """
 
 import sys
@@ -37,6 +38,7 @@ def run_cell(config: DictConfig) -> int:
     from cab.cell import quality_cell
     from cab.efficiency import efficiency_cells, make_plan
     from cab.identity import MEASURED, title
+    from cab.lock import Busy
     from cab.machine import resolve_device, set_threads
     from cab.report import efficiency_lines, quality_lines
 
@@ -45,7 +47,11 @@ def run_cell(config: DictConfig) -> int:
     make_plan(request, resolve_device(request.device.name), families=1)  # what is wrong with it is said before training
     clock = time.monotonic()
     print(title(request))
-    quality, before = quality_cell(request, "cab.run", overrides)
+    try:
+        quality, before = quality_cell(request, "cab.run", overrides)
+    except Busy as busy:
+        print(f"  skipped: being run by {busy}\n", flush=True)
+        return 0
     print("\n".join(quality_lines(quality, before)))
     records = [quality]
     if request.measure and quality.status in MEASURED:

@@ -1,0 +1,189 @@
+"""Locks: of one holder at a time, gone with it, and two launchers or two measurements beside each other."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_run import TINY, cab, records  # noqa: F401
+
+from cab import lock
+from cab.lock import Busy, cell_lock, measuring, waited_for
+
+ROOT = Path(lock.__file__).resolve().parent.parent
+HOLD = (
+    "import sys, time; from pathlib import Path; from cab import lock; lock.MACHINE = Path(sys.argv[1]); import torch\n"
+)
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """Starts a process that holds a lock until it is killed."""
+    started = []
+
+    def start(what: str) -> subprocess.Popen:
+        code = f"{HOLD}with {what}:\n print('has it', flush=True); time.sleep(60)"
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "has it\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_one_holder_at_a_time_and_none_is_left_over(tmp_path, hold):
+    process = hold(f"lock.cell_lock(Path({str(tmp_path / 'cell')!r}))")
+    for _ in range(2):
+        with (
+            pytest.raises(Busy, match=f"process {process.pid}, since 20..-..-.. ") as busy,
+            cell_lock(tmp_path / "cell"),
+        ):
+            pass
+    assert "\n" not in str(busy.value)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for _ in range(2):
+        with (
+            cell_lock(tmp_path / "cell"),
+            pytest.raises(Busy, match=f"process {os.getpid()}"),
+            cell_lock(tmp_path / "cell"),
+        ):
+            pass
+
+
+def test_measuring_waits_says_so_once_and_goes_on(tmp_path, hold, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "MACHINE", tmp_path)
+    process = hold("lock.measuring(torch.device('cpu'))")
+    [path] = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o666  # a colleague's process opens it too
+    monkeypatch.setattr(
+        lock.time, "sleep", lambda seconds: process.kill() if seen.append(seconds) is None and len(seen) > 3 else None
+    )
+    seen: list[float] = []
+    with measuring(torch.device("cpu")):
+        said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert said.startswith("  waits: times are being taken on this cpu by ")
+    assert f"process {process.pid}" in said
+    with measuring(torch.device("cpu")):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_devices_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "MACHINE", tmp_path)
+
+    class Card:
+        def __init__(self, device):
+            self.uuid = f"GPU-{device.index}"
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", Card)
+    with measuring(torch.device("cpu")), measuring(torch.device("cuda:0")), measuring(torch.device("cuda:1")):
+        names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["cab-measures-on-GPU-0", "cab-measures-on-GPU-1", "cab-measures-on-cpu"]
+
+
+def test_a_link_laid_by_somebody_is_not_followed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "MACHINE", tmp_path)
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / "cab-measures-on-cpu").symlink_to(tmp_path / "precious")
+    with measuring(torch.device("cpu")):
+        assert capsys.readouterr().err.count("another process may take times as well\n") == 1
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+def test_without_locks_the_work_is_done_and_a_line_says_so(tmp_path, monkeypatch, capsys):
+    def none(file, operation):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", none)
+    with cell_lock(tmp_path), waited_for(tmp_path / "other", "why"):
+        pass
+    said = capsys.readouterr().err
+    assert said.count("no locks here (No locks available)") == 2
+    assert said.count("\n") == 2
+
+
+def test_a_cell_that_another_process_is_at_is_skipped(cab, hold):  # noqa: F811
+    cab("attention=none", "measure=false")
+    [record] = records(cab.results, "quality")
+    folder = cab.results / "runs" / "quality" / record.hash
+    (folder / "result.json").unlink()
+    process = hold(f"lock.cell_lock(Path({str(folder)!r}))")
+    code, out, err = cab("attention=none", "measure=false")
+    assert (code, err) == (0, "")
+    assert f"process {process.pid}" in out
+    assert "skipped: being run by " in out
+    assert not records(cab.results, "quality")
+    code, out, _ = cab("-m", "attention=none", "measure=false", "seed=0,1")
+    assert (code, out.count("skipped")) == (0, 1)
+    assert [record.cell["seed"] for record in records(cab.results, "quality")] == [1]
+    process.kill()
+    process.wait()
+    cab("attention=none", "measure=false")
+    assert len(records(cab.results, "quality")) == 2
+
+
+def test_what_another_process_finished_meanwhile_is_taken(cab, monkeypatch):  # noqa: F811
+    from cab import cell
+
+    cab("attention=none", "measure=false")
+    [path] = cab.results.glob("runs/quality/*/result.json")
+    content = path.read_bytes()
+    path.unlink()
+    taken = cell.cell_lock
+
+    def finish(folder):
+        path.write_bytes(content)
+        return taken(folder)
+
+    monkeypatch.setattr(cell, "cell_lock", finish)
+    code, out, _ = cab("attention=none", "measure=false")
+    assert code == 0
+    assert "recorded before" in out
+    assert path.read_bytes() == content
+
+
+def launch(tmp_path: Path, *overrides: str, patch: str = "") -> subprocess.Popen:
+    driver = [
+        sys.executable,
+        "tests/driver.py",
+        "from cab import lock; import pathlib, sys",
+        *([patch] if patch else []),
+    ]
+    driver[2] += f"; lock.MACHINE = pathlib.Path({str(tmp_path)!r})"
+    command = [*driver, "--", "cab.run", "-m", f"results={tmp_path / 'results'}", *TINY, *overrides]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_two_launchers_share_a_sweep(tmp_path):
+    """Every cell is run once, by one of them, and measured once; nobody measures while the other does."""
+    note = (
+        "import time; from cab import efficiency; sweep = efficiency.sweep\n"
+        "def noted(*a):\n start = time.time(); rows = sweep(*a)\n print('MEASURED', start, time.time()); return rows\n"
+        "efficiency.sweep = noted"
+    )
+    asked = "attention=none,vanilla", "seed=0,1,2"
+    both = [launch(tmp_path, *asked, patch=note) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert [err for _, err in said] == ["", ""]
+    assert len(records(tmp_path / "results", "quality")) == 6
+    assert len(records(tmp_path / "results", "efficiency")) == 2
+    trained = sum(out.count("step 6 of 6") for out, _ in said)
+    assert trained == 6
+    spans = sorted(
+        tuple(map(float, line.split()[1:]))
+        for out, _ in said
+        for line in out.splitlines()
+        if line.startswith("MEASURED")
+    )
+    assert len(spans) == 2
+    assert spans[0][1] <= spans[1][0]
