@@ -57,6 +57,26 @@ COMMON = (
 """Parameters that submitit has for every kind of cluster; all others are SLURM's."""
 
 
+class Cell:
+    """What a job calls: the cell, as often as its time is up and at most `timeouts` times more."""
+
+    def __init__(self, call: Any, timeouts: int) -> None:
+        self.call, self.timeouts = call, timeouts
+
+    def __call__(self, *arguments: Any) -> JobReturn:
+        returned: JobReturn = self.call(*arguments)
+        return returned
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """What is to be called after the time was up. Ends the job after the last time, in a way that nothing takes for
+        an error of the cell: it leaves no record, and its checkpoint stays."""
+        from submitit.helpers import DelayedSubmission
+
+        if not self.timeouts:
+            raise SystemExit("out of time once more than hydra.launcher.max_num_timeout")
+        return DelayedSubmission(Cell(self.call, self.timeouts - 1), *arguments)
+
+
 class SlurmLauncher(Launcher):
     """`hydra/launcher=slurm`. Its parameters are those of conf/hydra/launcher/slurm.yaml, which has a schema."""
 
@@ -66,8 +86,9 @@ class SlurmLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Callable
 
-        self.call = Callable()
-        self.call.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        call = Callable()
+        call.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.cell = Cell(call, self.parameters["max_num_timeout"])
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from cab.command import FAILED, exit_codes
@@ -101,15 +122,18 @@ class SlurmLauncher(Launcher):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         if shutil.which("sbatch") is None:
-            refuse("hydra/launcher=slurm needs a machine that submits to a SLURM cluster: there is no sbatch here")
-        parameters = {k: OmegaConf.to_object(v) if OmegaConf.is_config(v) else v for k, v in self.parameters.items()}
-        folder, timeouts = str(parameters.pop("submitit_folder")), parameters.pop("max_num_timeout")
-        executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
+            refuse("hydra/launcher=slurm needs a machine that submits to a SLURM cluster: no sbatch here")
+        parameters: dict[str, Any] = {
+            name: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+            for name, value in self.parameters.items()
+        }
+        folder, timeouts = parameters.pop("submitit_folder"), parameters.pop("max_num_timeout")
+        executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts + 1)  # Cell counts them itself
         executor.update_parameters(**{k if k in COMMON else f"slurm_{k}": v for k, v in parameters.items()})
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         try:
             return executor.map_array(
-                self.call,
+                self.cell,
                 [list(overrides) for overrides in job_overrides],
                 ["hydra.sweep.dir"] * len(numbers),
                 numbers,

@@ -1,0 +1,164 @@
+"""The launcher for SLURM, without SLURM: presets, waiting, and what it says where it cannot."""
+
+import sys
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from submitit.core.utils import UncompletedJobError
+
+from cab import run
+from cab.command import compose_one
+from cab.errors import UserError
+from hydra_plugins import cab_slurm
+
+
+@pytest.mark.parametrize("preset", ["slurm", "slurm_gpu"])
+def test_presets_compose_and_their_settings_are_checked(preset):
+    compose_one([f"hydra/launcher={preset}", "hydra.launcher.account=someone", "hydra.launcher.timeout_min=5"])
+    for wrong in ("hydra.launcher.mem_gb=much", "hydra.launcher.memory=4"):
+        with pytest.raises(UserError, match="mem") as error:
+            compose_one([f"hydra/launcher={preset}", wrong])
+        assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch, capsys):
+    """The exit code and errors of a sweep through a SLURM with these programs."""
+
+    def call(**programs):
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        for name, script in programs.items():
+            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin" if programs else str(folder))
+        overrides = ["-m", "hydra/launcher=slurm", f"results={tmp_path}", "measure=false", "wandb.mode=disabled"]
+        monkeypatch.setattr(sys, "argv", ["cab.run", *overrides, "attention=vanilla,none"])
+        with pytest.raises(SystemExit) as end:
+            run.main()
+        return end.value.code, capsys.readouterr().err
+
+    return call
+
+
+def test_a_machine_without_slurm(launch):
+    assert launch() == (
+        2,
+        "error: hydra/launcher=slurm needs a machine that submits to a SLURM cluster: no sbatch here\n",
+    )
+
+
+def test_a_cluster_that_takes_no_such_job(launch):
+    code, error = launch(sbatch="echo sbatch: error: invalid partition >&2; exit 1", srun="")
+    assert code == 2
+    assert error.splitlines()[-1] == "error: sbatch: error: invalid partition"
+    assert "Traceback" not in error
+
+
+class Job:
+    """One that answers at some time, with some end."""
+
+    def __init__(self, name, folder, given=None, at=0):
+        self.job_id, self.given, self.at, self.num_tasks = name, given, at, 1
+        self.paths = self
+        self.result_pickle = folder / f"{name}.pkl"
+
+    def task(self, number):
+        return self
+
+    def results(self):
+        if isinstance(self.given, Exception):
+            raise self.given
+        return [self.given]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes while it is waited for: the seconds since the start."""
+
+    class Clock:
+        now, jobs = 0.0, ()
+
+        def sleep(self, seconds):
+            self.now += seconds
+            assert self.now < 1000, "it waits for ever"
+            for job in self.jobs:
+                if job.at is not None and self.now >= job.at:
+                    job.result_pickle.touch()
+
+        def monotonic(self):
+            return self.now
+
+    made = Clock()
+    monkeypatch.setattr(cab_slurm, "time", made)
+    return made
+
+
+def ended(code=0, status=JobStatus.COMPLETED):
+    made = JobReturn()
+    made.status, made._return_value = status, code
+    return made
+
+
+def wait(clock, monkeypatch, jobs, states):
+    """What waiting gives where squeue says states(now)."""
+    clock.jobs = jobs
+    monkeypatch.setattr(cab_slurm, "queue", lambda: states(clock.now))
+    return cab_slurm.wait(jobs, {job.job_id: f"seed={job.job_id}" for job in jobs})
+
+
+def test_answers_are_waited_for_in_whatever_order_they_come(clock, monkeypatch, tmp_path, capsys):
+    jobs = [Job("5_0", tmp_path, ended(), 50), Job("5_1", tmp_path, ended(1), 20)]
+    found = wait(clock, monkeypatch, jobs, lambda now: {"5_0": "RUNNING", "5_1": "RUNNING"})
+    assert found == {"5_0": jobs[0].given, "5_1": jobs[1].given}
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["  5_1  seed=5_1  failed; 1 to go", "  5_0  seed=5_0  done; 0 to go"]
+
+
+def test_a_lost_job_is_named_after_the_grace_and_the_others_are_waited_for(clock, monkeypatch, tmp_path):
+    jobs = [Job("5_0", tmp_path, at=None), Job("5_1", tmp_path, at=None), Job("5_2", tmp_path, ended(), 200)]
+    found = wait(clock, monkeypatch, jobs, lambda now: {"5_0": "CANCELLED", "5_2": "RUNNING"})
+    assert found == {"5_0": "CANCELLED", "5_1": "GONE", "5_2": jobs[2].given}
+    assert clock.now == 200
+
+
+def test_an_answer_within_the_grace_counts(clock, monkeypatch, tmp_path):
+    job = Job("5", tmp_path, ended(), cab_slurm.GRACE_SECONDS - 1)
+    assert wait(clock, monkeypatch, [job], lambda now: {}) == {"5": job.given}
+
+
+def test_a_job_that_is_queued_again_is_not_lost(clock, monkeypatch, tmp_path):
+    job = Job("5", tmp_path, ended(), 300)
+    states = lambda now: {"5": "PREEMPTED" if now % 40 < 20 else "PENDING"}  # noqa: E731
+    assert wait(clock, monkeypatch, [job], states) == {"5": job.given}
+
+
+def test_a_slurm_that_does_not_answer_loses_nothing(clock, monkeypatch, tmp_path):
+    job = Job("5", tmp_path, ended(), 500)
+    states = lambda now: None if now < 450 else {"5": "RUNNING"}  # noqa: E731
+    assert wait(clock, monkeypatch, [job], states) == {"5": job.given}
+
+
+def test_an_error_outside_of_the_cell_is_a_lost_job(clock, monkeypatch, tmp_path, capsys):
+    job = Job("5", tmp_path, UncompletedJobError("no such module"), 10)
+    assert wait(clock, monkeypatch, [job], lambda now: {}) == {"5": "FAILED"}
+    assert capsys.readouterr().err == "no such module\n"
+
+
+def test_what_squeue_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cab_slurm.queue() is None
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 5_0 RUNNING; echo 5_1 PENDING\n")
+    (tmp_path / "squeue").chmod(0o755)
+    assert cab_slurm.queue() == {"5_0": "RUNNING", "5_1": "PENDING"}
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho slurm_load_jobs error: Unable to contact controller; exit 1\n")
+    assert cab_slurm.queue() is None
+
+
+def test_a_cell_whose_time_is_up_goes_on_for_as_often_as_it_may():
+    cell = cab_slurm.Cell(lambda *arguments: arguments, timeouts=1)
+    assert cell(3, 4) == (3, 4)
+    again = cell.checkpoint(3, 4)
+    assert again.result() == (3, 4)
+    with pytest.raises(SystemExit, match="max_num_timeout"):
+        again.function.checkpoint(3, 4)
