@@ -129,17 +129,32 @@ def test_generated_speech_sounds_as_said() -> None:
             assert loud > 1e-2
             found = pitch(spoken.wave)[middles[place]]
             assert 100 < found < 200
-    assert spoken.durations[text.index("a")] > spoken.durations[text.index("a", 4)]  # stressed
+
+
+def test_a_first_vowel_lasts_two_units_and_all_else_one() -> None:
+    spoken = formants.speak("x", "sasa mi, ato.", np.random.default_rng(0))
+    #                                       |  s  a   s  a  _  m  i   ,  _  a   t  o  .  |
+    assert spoken.durations.tolist() == [6, 6, 12, 6, 6, 6, 6, 12, 6, 6, 12, 6, 6, 6, 6]
+
+
+def test_a_fixed_rate_is_within_one_symbol_nearly_always(generated: Speech) -> None:
+    """So small models learn to follow a text: most of the way is told by place."""
+    train, errors = generated.clips["train"], []
+    rate = train.lengths.sum() / train.text_lengths.sum()
+    for clip in train:
+        ends = clip.durations.cumsum()
+        middles = ends - clip.durations / 2
+        errors += list(np.abs(middles / rate - 0.5 - np.arange(len(middles))))
+    assert np.mean(np.array(errors) <= 1) > 0.95
+    assert np.mean(errors) < 0.5
 
 
 @pytest.mark.parametrize("mark", "!?")
 def test_the_last_mark_changes_the_whole_sentence(mark: str) -> None:
     plain, other = (formants.speak("x", f"nama lo sugi{m}", np.random.default_rng(0)) for m in f".{mark}")
-    assert (other.durations[:6].sum() < plain.durations[:6].sum()) == (mark == "!")
+    np.testing.assert_array_equal(other.durations, plain.durations)
     first = [pitch(s.wave)[s.durations[:2].sum() + s.durations[2] // 2] for s in (plain, other)]
     assert first[1] > 1.05 * first[0]
-    again = formants.speak("x", f"nama lo sugi{mark}", np.random.default_rng(1))
-    np.testing.assert_array_equal(again.durations, other.durations)
 
 
 @pytest.mark.parametrize("hertz", [90, 145.5, 220, 410])

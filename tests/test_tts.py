@@ -42,7 +42,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 def make(cache: Path, pattern: Pattern = CC, seed: int = 0, **options) -> TextToSpeech:
-    sizes = {"dim": 16, "heads": 2, "depth": 1, "hidden": 24, "length": 80, "memory": 64}
+    sizes = {"dim": 16, "heads": 2, "depth": 1, "hidden": 24, "length": 48, "memory": 32}
     shape = Shape(**{name: options.pop(name, value) for name, value in sizes.items()})
     options = {"frames_per_step": FRAMES, "prenet": 8, "postnet": 8, **options}
     task = TextToSpeech(pattern, shape, Data(), seed, cache, **options)
@@ -144,17 +144,18 @@ def test_an_epoch_has_every_clip_once_among_clips_of_similar_length(
     assert len({lengths[epoch[0]] for epoch in epochs}) > 1
 
 
-def test_clips_that_are_too_long_are_left_out_and_counted(cache: Path) -> None:
-    whole = make(cache)
-    clips = whole.speech.clips
-    longest = max(int(own.lengths.min()) // FRAMES for own in clips.values())
-    task = make(cache, length=longest, memory=45)
+@pytest.mark.parametrize("what", ["length", "memory"])
+def test_clips_that_are_too_long_are_left_out_and_counted(cache: Path, what: str) -> None:
+    clips = make(cache).speech.clips
+    sizes = {split: own.lengths // FRAMES if what == "length" else own.text_lengths for split, own in clips.items()}
+    most = max(int(own.min()) for own in sizes.values())
+    task = make(cache, **{what: most})
     facts = task.prepare().facts
-    for split, own in clips.items():
-        fits = (own.lengths // FRAMES <= longest) & (own.text_lengths <= 45)
-        assert facts[f"{split}_clips_left_out"] == int((~fits).sum())
-        assert task.examples(split) == fits.sum()
-        assert task.batch(split, range(task.examples(split)))["valid"].shape[1] <= longest
+    for split, own in sizes.items():
+        assert facts[f"{split}_clips_left_out"] == int((own > most).sum())
+        assert task.examples(split) == (own <= most).sum()
+        batch = task.batch(split, range(task.examples(split)))
+        assert batch["valid" if what == "length" else "symbols_valid"].shape[1] <= most
     assert facts["test_clips_evaluated"] == task.examples("test")
     assert facts["train_clips_left_out"] > 0
 
@@ -291,8 +292,8 @@ def test_it_learns_by_heart(cache: Path, pattern: Pattern) -> None:
         ({"stop_weight": 0.0}, "stop_weight=0.0: more than 0 is needed"),
         ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
         ({"test_clips": 0}, "test_clips=0: a whole number of at least 1 is needed"),
-        ({"length": 3}, "length=3, memory=64: no train clip is so short"),
-        ({"frames_per_step": 1000}, "length=80, memory=64: no train clip is so short"),
+        ({"length": 3}, "length=3, memory=32: no train clip is so short"),
+        ({"frames_per_step": 1000}, "length=48, memory=32: no train clip is so short"),
     ],
 )
 def test_bad_options_are_one_clear_line(cache: Path, options, message: str) -> None:

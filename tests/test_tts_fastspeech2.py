@@ -36,7 +36,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 def make(cache: Path, pattern: Pattern = NS, seed: int = 0, **options) -> FastSpeech2Task:
-    sizes = {"dim": 16, "heads": 2, "depth": 1, "hidden": 24, "length": 384, "memory": 64}
+    sizes = {"dim": 16, "heads": 2, "depth": 1, "hidden": 24, "length": 224, "memory": 32}
     shape = Shape(**{name: options.pop(name, value) for name, value in sizes.items()})
     task = FastSpeech2Task(pattern, shape, Data(), seed, cache, **options)
     task.prepare()
@@ -177,7 +177,7 @@ def test_long_clips_are_left_out_and_counted(cache: Path) -> None:
         assert facts[f"{split}_clips_left_out"] == (lengths[split] > longest).sum()
         count = min(task.examples(split), 100)
         assert all(len(clip.mel) <= longest for clip in task.clips(split, range(count)))
-    with pytest.raises(ValueError, match=r"length=9, memory=64: no train clip is so short: .*raise model.length"):
+    with pytest.raises(ValueError, match=r"length=9, memory=32: no train clip is so short: .*raise model.length"):
         make(cache, length=9)
     with pytest.raises(ValueError, match="memory=5: no train clip"):
         make(cache, memory=5)
