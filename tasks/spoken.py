@@ -20,7 +20,7 @@ from tasks.base import Data, Evaluation, Metric, Source, Split, Task, Trivial
 from tasks.data.epochs import Epochs, of_similar_length
 from tasks.data.lettertable import LetterTable, letter_table
 from tasks.data.packed import pack_mel
-from tasks.data.speech import Clip, Speech, speech
+from tasks.data.speech import Clip, Clips, Speech, speech
 from tasks.speech_metrics import mcd, msd
 
 EVALUATED_AT_ONCE = 2**14
@@ -81,11 +81,7 @@ class Spoken(Task):
             steps = clips.lengths // self.frames_per_step
             fits = (clips.text_lengths <= self.shape.memory) & (steps >= 1) & (steps <= self.shape.length)
             if not fits.any():
-                raise ValueError(
-                    f"length={self.shape.length}, memory={self.shape.memory}: no {split} clip is so short: the "
-                    f"shortest has {max(1, steps.min())} steps of frames, the shortest text {clips.text_lengths.min()} "
-                    "symbols: raise model.length and model.memory"
-                )
+                raise ValueError(self._none_fits(split, clips))
             self._used[split] = np.flatnonzero(fits)
             facts |= {f"{split}_clips_left_out": int((~fits).sum())}
         used = self._used["train"]
@@ -93,6 +89,22 @@ class Spoken(Task):
         self._speech = found
         facts["test_clips_evaluated"] = self.examples("test")
         return Source(found.description, found.real, found.content, facts)
+
+    def _none_fits(self, split: Split, clips: Clips) -> str:
+        """Why, by the clip that needs the least."""
+        steps, length, memory = clips.lengths // self.frames_per_step, self.shape.length, self.shape.memory
+        if not steps.any():
+            longest = clips.lengths.max()
+            return f"frames_per_step={self.frames_per_step}: the longest {split} clip has {longest} frames: lower it"
+        needs = np.where(steps > 0, np.maximum(steps / length, clips.text_lengths / memory), np.inf)
+        least = int(needs.argmin())
+        frames, symbols = int(steps[least]), int(clips.text_lengths[least])
+        unit = "frames" if self.frames_per_step == 1 else f"steps of {self.frames_per_step} frames"
+        return (
+            f"length={length}, memory={memory}: no {split} clip fits: {clips.ids[least]}, which needs least, has "
+            f"{frames} {unit} and {symbols} symbols: set model.length={max(frames, length)} and "
+            f"model.memory={max(symbols, memory)} or more"
+        )
 
     def examples(self, split: Split) -> int:
         used = len(self._used[split])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.base import Data
-from tasks.data import alignment, formants
+from tasks.data import alignment, digest, formants
 from tasks.data.letters import EDGE, SYMBOLS, clean, symbols
 from tasks.data.ljspeech import read_wave, write_wave
 from tasks.data.mel import HOP, RATE, log_mel, magnitudes
@@ -200,6 +200,9 @@ def test_alignment_from_words(tmp_path: Path) -> None:
     assert durations.tolist() == [10, 4, 6, 17, 3, 4, 6, 8, 2]
     with pytest.raises(ValueError, match=r"its words are not those of the transcript 'go, so.'"):
         alignment.from_words("go, so.", 60, alignment.read(file))
+    with pytest.raises(ValueError, match=r"its last word ends at 0.5805 s, the sound at 0.56 s: align it again"):
+        alignment.from_words("go, to.", 49, alignment.read(file))
+    assert alignment.from_words("go, to.", 50, alignment.read(file)).sum() == 50
     for content, message in (("0.1 0.2", "write begin, end"), ("a 1 x", "write begin"), ("0.3 0.2 x", "must ascend")):
         file.write_text(f"0 0.1 a\n{content}\n")
         with pytest.raises(ValueError, match=rf"times.txt:2: .*{message}"):
@@ -244,7 +247,10 @@ def test_word_times_are_used(tmp_path: Path) -> None:
 def test_nothing_of_test_reaches_train(tmp_path: Path) -> None:
     """Other sound and text in validation and test: train's clips and all statistics stay to the last bit."""
     root = ljspeech(tmp_path / "lj")
+    lines = [f"LJ-{n}|{split}\n" for n, split in enumerate(["test", *["train"] * 6, "validation"])]
+    (root / "splits.csv").write_text("".join(lines))
     before = load(root)
+    assert [before.clips[split].ids for split in ("validation", "test")] == [["LJ-7"], ["LJ-0"]]
     held = [clip.id for split in ("validation", "test") for clip in before.clips[split]]
     for number, id in enumerate(held):
         write(root, id, np.random.default_rng(number).normal(size=2 * RATE))
@@ -270,6 +276,37 @@ def test_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second = load(root)
     assert (first.content, first.facts) == (second.content, second.facts)
     np.testing.assert_array_equal(first.clips["test"][0].mel, second.clips["test"][0].mel)
+
+
+def test_a_sound_is_read_again_only_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, seen = ljspeech(tmp_path / "lj"), list[str]()
+    first = load(root)
+    read = digest._read
+    monkeypatch.setattr(digest, "_read", lambda place: seen.append(Path(place).name) or read(place))
+    assert load(root).content == first.content
+    assert seen == []
+    write(root, "LJ-2", tone(1.5, 333))
+    assert load(root).content != first.content
+    assert seen == ["LJ-2.wav"]
+
+
+def test_other_splits_are_other_content(tmp_path: Path) -> None:
+    root, found = ljspeech(tmp_path / "lj"), []
+    for first in ("test", "train"):
+        names = [first, "test", "validation", *["train"] * 5]
+        (root / "splits.csv").write_text("".join(f"LJ-{n}|{name}\n" for n, name in enumerate(names)))
+        found.append(load(root))
+    assert found[0].content != found[1].content
+    assert [len(each.clips["test"]) for each in found] == [2, 1]
+
+
+def test_headers_are_checked_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = ljspeech(tmp_path / "lj")
+    _stereo(root / "wavs" / "LJ-7.wav")
+    for name in ("tasks.data.ljspeech.file_digests", "tasks.data.speech._features"):
+        monkeypatch.setattr(name, None)
+    with pytest.raises(ValueError, match=r"LJ-7.wav: 2 channels"):
+        load(root)
 
 
 def test_several_jobs_at_once(tmp_path: Path) -> None:
@@ -354,8 +391,8 @@ def test_bad_folders(tmp_path: Path) -> None:
     (root / "metadata.csv").write_bytes(b"LJ-0|caf\xe9\n")
     with pytest.raises(ValueError, match=r"metadata.csv: not UTF-8 \(byte 8\)"):
         load(root)
-    few = ljspeech(tmp_path / "few", SENTENCES[:2])
-    with pytest.raises(ValueError, match="2 recordings: train, validation and test need one each"):
+    few = ljspeech(tmp_path / "few", [*SENTENCES[:2], SENTENCES[1]])
+    with pytest.raises(ValueError, match=r"few: 2 different transcripts: train, validation and test need one each"):
         load(few)
 
 

@@ -292,8 +292,12 @@ def test_it_learns_by_heart(cache: Path, pattern: Pattern) -> None:
         ({"stop_weight": 0.0}, "stop_weight=0.0: more than 0 is needed"),
         ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
         ({"test_clips": 0}, "test_clips=0: a whole number of at least 1 is needed"),
-        ({"length": 3}, "length=3, memory=32: no train clip is so short"),
-        ({"frames_per_step": 1000}, "length=48, memory=32: no train clip is so short"),
+        (
+            {"length": 3},
+            "length=3, memory=32: no train clip fits: train-0001, which needs least, has 14 steps of 5 frames and 10 "
+            "symbols: set model.length=14 and model.memory=32 or more",
+        ),
+        ({"frames_per_step": 1000}, "frames_per_step=1000: the longest train clip has 150 frames: lower it"),
     ],
 )
 def test_bad_options_are_one_clear_line(cache: Path, options, message: str) -> None:

@@ -45,13 +45,16 @@ def from_words(text: str, frames: int, words: list[tuple[float, float, str]]) ->
     spans = list(WORDS.finditer(text))
     if [span.group() for span in spans] != [word for _, _, word in words]:
         raise ValueError(f"its words are not those of the transcript {text[:60]!r}: align it again")
+    if words and round(words[-1][1] * RATE / HOP) > frames:
+        end = (frames - 1) * HOP / RATE
+        raise ValueError(f"its last word ends at {words[-1][1]:g} s, the sound at {end:.2f} s: align it again")
     wrapped = EDGE + text + EDGE  # so that there is a symbol before and after every word
     durations: list[int] = []
     place = frame = 0
     cuts: list[tuple[int, int]] = []
     """Where a word begins or ends: the place in `wrapped` and the frame."""
     for span, times in zip(spans, words, strict=True):
-        cuts += [(1 + at, min(frames, round(s * RATE / HOP))) for at, s in zip(span.span(), times[:2], strict=True)]
+        cuts += [(1 + at, round(s * RATE / HOP)) for at, s in zip(span.span(), times[:2], strict=True)]
     for until, to in [*cuts, (len(wrapped), frames)]:
         durations += shared(to - frame, [LENGTHS.get(character, 1.0) for character in wrapped[place:until]])
         place, frame = until, to

@@ -119,7 +119,7 @@ MOODS = {
 def recordings() -> Recordings:
     """All splits; no text comes twice."""
     content = hashlib.sha256(f"formants {VERSION} {CLIPS}".encode()).hexdigest()
-    return Recordings("formant synthesis, generated", False, content, _read, {"alignment": "generated"})
+    return Recordings("formant synthesis, generated", False, content, CLIPS, _read, {"alignment": "generated"})
 
 
 def _read(split: Split) -> Iterator[Recording]:

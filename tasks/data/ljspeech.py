@@ -1,31 +1,32 @@
 """A folder of recordings as LJSpeech has them (Ito and Johnson 2017): one speaker, short clips, transcripts.
 
-    metadata.csv        id|text|normalised text  (or id|text), a line for every clip, no header
-    wavs/<id>.wav       22,050 Hz, mono, 16 bit
-    alignments/<id>.txt optional, for all clips or none: times of words (`tasks.data.alignment`)
-
-LJSpeech has no published splits. Here clips are ordered by the hash of their ids; the first 4% are the test split, the
-next 4% (of LJSpeech: 524) the validation split, at least one clip each.
+metadata.csv        id|text|normalised text  (or id|text), a line for every clip, no header
+wavs/<id>.wav       22,050 Hz, mono, 16 bit
+alignments/<id>.txt optional, for all clips or none: times of words (`tasks.data.alignment`)
+splits.csv          optional: id|train, id|validation or id|test; else by transcript (`tasks.data.clip_splits`)
 """
 
+import contextlib
 import hashlib
 import wave
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from tasks.base import Split
 from tasks.data import alignment
+from tasks.data.clip_splits import by_text, from_file
+from tasks.data.digest import file_digests
 from tasks.data.letters import clean
 from tasks.data.mel import HOP, LEAST_SAMPLES, RATE, magnitudes
-from tasks.data.text import SPLITS
 
 LAYOUT = "a folder with wavs/<id>.wav and metadata.csv of lines id|text|normalised text"
-HELD_OUT = 0.04
-"""Share of the clips for each of validation and test."""
+SILENT = 2.0
+"""Seconds before a bar is shown, on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +45,49 @@ class Recordings:
     description: str
     real: bool
     content: str
-    """SHA-256 of transcripts, sound and alignments; of its version where they are generated."""
+    """SHA-256 of transcripts, sound, alignments and splits; of its version where they are generated."""
+    clips: Mapping[Split, int]
+    """How many there are."""
     read: Callable[[Split], Iterable[Recording]]
     facts: dict[str, int | float | str] = field(default_factory=dict)
 
 
-def folder(path: str | None) -> Recordings:
-    """The recordings at `path`. What concerns transcripts and names is checked at once, sound when it is read."""
+def folder(path: str | None, cache: Path) -> Recordings:
+    """The recordings at `path`. Transcripts, names and the headers of sound files are checked at once, sound when it is
+    read."""
     if not path:
         raise ValueError(f"data.source=local needs data.path: {LAYOUT}")
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ValueError(f"data.path={path}: no such folder: give {LAYOUT}")
     texts = _transcripts(root)
+    splits = _splits(root, texts)
     aligned = _alignments(root, texts)
-    content = _content(root, texts, aligned)
-    splits = _splits(list(texts))
+    for id in tqdm(texts, "headers", unit="file", leave=False, disable=None, delay=SILENT):
+        check_header(_sound(root, id))
+    content = _content(root, texts, splits, aligned, cache)
 
     def read(split: Split) -> Iterator[Recording]:
         for id in splits[split]:
             yield _recording(root, id, texts[id], aligned)
 
     description = f"local recordings, {'word times from files' if aligned else 'simple alignment'}"
-    return Recordings(description, True, content, read, {"alignment": "files" if aligned else "simple"})
+    counts = {split: len(ids) for split, ids in splits.items()}
+    return Recordings(description, True, content, counts, read, {"alignment": "files" if aligned else "simple"})
+
+
+def _sound(root: Path, id: str) -> Path:
+    return root / "wavs" / f"{id}.wav"
+
+
+def _splits(root: Path, texts: dict[str, str]) -> dict[Split, list[str]]:
+    file = root / "splits.csv"
+    if file.is_file():
+        return from_file(file, texts)
+    try:
+        return by_text(texts)
+    except ValueError as error:
+        raise ValueError(f"data.path={root}: {error}") from None
 
 
 def _transcripts(root: Path) -> dict[str, str]:
@@ -92,13 +113,11 @@ def _transcripts(root: Path) -> dict[str, str]:
             texts[id] = clean(columns[-1])
         except ValueError as error:
             raise ValueError(f"{where}: {id}: {error}") from None
-        if not (root / "wavs" / f"{id}.wav").is_file():
+        if not _sound(root, id).is_file():
             raise ValueError(f"{where}: no wavs/{id}.wav: put it there, or take the line away")
     for sound in sorted((root / "wavs").glob("*.wav")):
         if sound.stem not in texts:
             raise ValueError(f"{sound}: no transcript in metadata.csv: add a line, or take the file away")
-    if len(texts) < len(SPLITS):
-        raise ValueError(f"data.path={root}: {len(texts)} recordings: train, validation and test need one each")
     return texts
 
 
@@ -114,29 +133,24 @@ def _alignments(root: Path, texts: dict[str, str]) -> bool:
     return True
 
 
-def _content(root: Path, texts: dict[str, str], aligned: bool) -> str:
-    digest, seen = hashlib.sha256(), dict[bytes, str]()
-    for id, text in texts.items():
-        sound = hashlib.sha256((root / "wavs" / f"{id}.wav").read_bytes()).digest()
+def _content(root: Path, texts: dict[str, str], splits: dict[Split, list[str]], aligned: bool, cache: Path) -> str:
+    split_of = {id: split for split, ids in splits.items() for id in ids}
+    sounds = file_digests([_sound(root, id) for id in texts], cache)
+    times = file_digests([root / "alignments" / f"{id}.txt" for id in texts], cache) if aligned else [""] * len(texts)
+    digest, seen = hashlib.sha256(), dict[str, str]()
+    for (id, text), sound, time in zip(texts.items(), sounds, times, strict=True):
         if sound in seen:
             raise ValueError(
                 f"data.path={root}: wavs/{id}.wav is the same sound as {seen[sound]}.wav: keep one of them"
             )
         seen[sound] = id
-        times = (root / "alignments" / f"{id}.txt").read_bytes() if aligned else b""
-        for part in (id.encode(), text.encode(), sound, times):
-            digest.update(f"{len(part)}\0".encode() + part)
+        for part in (id, text, split_of[id], sound, time):
+            digest.update(f"{len(part)}\0{part}".encode())
     return digest.hexdigest()
 
 
-def _splits(ids: list[str]) -> dict[Split, list[str]]:
-    ordered = sorted(ids, key=lambda id: hashlib.sha256(id.encode()).digest())
-    count = max(1, round(HELD_OUT * len(ids)))
-    return {"test": ordered[:count], "validation": ordered[count : 2 * count], "train": ordered[2 * count :]}
-
-
 def _recording(root: Path, id: str, text: str, aligned: bool) -> Recording:
-    file = root / "wavs" / f"{id}.wav"
+    file = _sound(root, id)
     sound = read_wave(file)
     try:
         if aligned:
@@ -152,30 +166,37 @@ def _recording(root: Path, id: str, text: str, aligned: bool) -> Recording:
 
 def read_wave(file: Path) -> np.ndarray:
     """(T,) float32 of a wav file with the rate and form that are needed."""
+    with _opened(file) as sound:
+        count, raw = sound.getnframes(), sound.readframes(sound.getnframes())
+    if len(raw) != 2 * count:
+        raise ValueError(f"{file}: ends after {len(raw) // 2:,} of {count:,} samples: make or copy it again")
+    return np.frombuffer(raw, "<i2").astype(np.float32) / 2**15
+
+
+def check_header(file: Path) -> None:
+    """ValueError where `read_wave` would refuse it by its header."""
+    with _opened(file):
+        pass
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[wave.Wave_read]:
     try:
         with wave.open(str(file), "rb") as sound:
-            rate, channels, width, count = (
-                sound.getframerate(),
-                sound.getnchannels(),
-                sound.getsampwidth(),
-                sound.getnframes(),
-            )
-            raw = sound.readframes(count)
+            if sound.getframerate() != RATE:
+                raise ValueError(f"{file}: {sound.getframerate():,} Hz: resample it to {RATE:,} Hz")
+            if sound.getnchannels() != 1:
+                raise ValueError(f"{file}: {sound.getnchannels()} channels: mix them to one")
+            if sound.getsampwidth() != 2:
+                raise ValueError(f"{file}: {8 * sound.getsampwidth()} bit: convert it to 16 bit")
+            count = sound.getnframes()
+            if count < LEAST_SAMPLES:
+                raise ValueError(f"{file}: {count} samples: too short, at least {LEAST_SAMPLES} are needed")
+            yield sound
     except (wave.Error, EOFError) as error:
         raise ValueError(
             f"{file}: not readable as wav ({str(error) or 'it ends early'}): make or copy it again"
         ) from None
-    if rate != RATE:
-        raise ValueError(f"{file}: {rate:,} Hz: resample it to {RATE:,} Hz")
-    if channels != 1:
-        raise ValueError(f"{file}: {channels} channels: mix them to one")
-    if width != 2:
-        raise ValueError(f"{file}: {8 * width} bit: convert it to 16 bit")
-    if len(raw) != 2 * count:
-        raise ValueError(f"{file}: ends after {len(raw) // 2:,} of {count:,} samples: make or copy it again")
-    if count < LEAST_SAMPLES:
-        raise ValueError(f"{file}: {count} samples: too short, at least {LEAST_SAMPLES} are needed")
-    return np.frombuffer(raw, "<i2").astype(np.float32) / 2**15
 
 
 def write_wave(file: Path, sound: np.ndarray) -> None:

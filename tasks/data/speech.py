@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from tasks.base import Data, Split
 from tasks.data import formants, ljspeech
@@ -133,7 +134,7 @@ class Speech:
 
 def speech(data: Data, cache: Path) -> Speech:
     """What `data` names."""
-    found = _recordings(data)
+    found = _recordings(data, cache)
     key = hashlib.sha256(f"{FORMAT}:{found.content}".encode()).hexdigest()[:24]
     folder = stored(cache / f"speech-{key}", partial(_build, found))
     kept = json.loads((folder / "statistics.json").read_text())
@@ -147,11 +148,11 @@ def speech(data: Data, cache: Path) -> Speech:
     return Speech(found.description, found.real, found.content, clips, statistics, facts)
 
 
-def _recordings(data: Data) -> Recordings:
+def _recordings(data: Data, cache: Path) -> Recordings:
     if data.source == "embedded":
         return formants.recordings()
     if data.source == "local":
-        return ljspeech.folder(data.path)
+        return ljspeech.folder(data.path, cache)
     if data.source == "hub":
         raise ValueError(
             "data.source=hub: LJSpeech is there as a script only, which `datasets` no longer runs: "
@@ -167,7 +168,8 @@ def _build(found: Recordings, folder: Path) -> None:
         about: dict[str, list[Any]] = {"ids": [], "texts": [], "symbols": [], "frames": []}
         texts, durations = [], []
         files: dict[str, BinaryIO] = {name: (folder / f"{split}-{name}.raw").open("wb") for name in FEATURES}
-        for recording in found.read(split):
+        read = tqdm(found.read(split), f"speech, {split}", found.clips[split], unit="clip", leave=False, disable=None)
+        for recording in read:
             features = _features(recording.wave)
             texts.append(symbols(recording.text))
             durations.append(recording.durations.astype(np.int32))
