@@ -45,11 +45,8 @@ def command_line(work: Callable[[], int]) -> int:
 
 
 def compose_requests(overrides: Sequence[str]) -> list[Request]:
-    """One request per family in a comma-separated `attention=`, from the overrides of a command line."""
-    given = [override.partition("=")[2] for override in overrides if override.startswith("attention=")]
-    families = list(dict.fromkeys(given[-1].split(","))) if given else [""]
-    rest = [override for override in overrides if not override.startswith("attention=")]
-    return [compose_one([*rest, *([f"attention={name}"] if name else [])]) for name in families]
+    """The requests of every cell of a sweep. Raises UserError."""
+    return [compose_one(chosen) for chosen in expand(overrides)]
 
 
 def compose_one(overrides: Sequence[str]) -> Request:

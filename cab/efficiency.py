@@ -130,23 +130,30 @@ def summary(rows: Sequence[dict[str, Any]]) -> tuple[Status, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from cab.command import FAILED, command_line, compose_requests
+    from cab.command import FAILED, command_line, compose_one, expand
     from cab.report import efficiency_lines
 
     parser = argparse.ArgumentParser(
         prog="python -m cab.efficiency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "overrides", nargs="*", help="as in cab.run; attention= takes a list: attention=vanilla,lightning"
+        "overrides", nargs="*", help="as in cab.run -m; what differs in attention= only is measured in turns"
     )
     overrides = parser.parse_args(arguments).overrides
 
     def work() -> int:
-        requests = compose_requests(overrides)
-        cells = efficiency_cells(requests, "cab.efficiency", overrides)
-        for record, before in cells:
-            print("\n".join([record.cell["attention"], *efficiency_lines(record, before)]))
-        return FAILED if any(record.status not in ("ok", "unsupported") for record, _ in cells) else 0
+        together: dict[tuple[str, ...], list[Request]] = {}
+        for chosen in expand(overrides):
+            rest = tuple(one for one in chosen if not one.startswith("attention="))
+            together.setdefault(rest, []).append(compose_one(chosen))
+        failed = False
+        for rest, requests in together.items():
+            families = ",".join(request.attention for request in requests)
+            for record, before in efficiency_cells(requests, "cab.efficiency", [f"attention={families}", *rest]):
+                title = f"{record.cell['attention']} · {record.cell['pattern']}"
+                print("\n".join([title, *efficiency_lines(record, before)]), flush=True)
+                failed |= record.status not in ("ok", "unsupported")
+        return FAILED if failed else 0
 
     return command_line(work)
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.singleton import Singleton
@@ -44,17 +45,6 @@ OVER = (
     "TIMEOUT",
 )
 """States after which nothing comes, unless the job is queued again within the grace. GONE: SLURM has forgotten it."""
-COMMON = (
-    "timeout_min",
-    "cpus_per_task",
-    "gpus_per_node",
-    "tasks_per_node",
-    "mem_gb",
-    "nodes",
-    "name",
-    "stderr_to_stdout",
-)
-"""Parameters that submitit has for every kind of cluster; all others are SLURM's."""
 
 
 class Cell:
@@ -118,6 +108,7 @@ class SlurmLauncher(Launcher):
 
     def submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> "list[Job[Any]]":
         """A job for each cell, in their order. If SLURM does not take them, the command ends with one line."""
+        from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -129,7 +120,8 @@ class SlurmLauncher(Launcher):
         }
         folder, timeouts = parameters.pop("submitit_folder"), parameters.pop("max_num_timeout")
         executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts + 1)  # Cell counts them itself
-        executor.update_parameters(**{k if k in COMMON else f"slurm_{k}": v for k, v in parameters.items()})
+        common = {field.name for field in fields(BaseQueueConf)}  # what submitit has for every kind of cluster
+        executor.update_parameters(**{k if k in common else f"slurm_{k}": v for k, v in parameters.items()})
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         try:
             return executor.map_array(
