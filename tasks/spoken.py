@@ -40,6 +40,10 @@ class Spoken(Task):
     """Options of all of them: `positions`, and how many clips are evaluated."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("mcd", "lower", "dB"), Metric("msd", "lower", "dB"))
+    speech: Speech
+    _epochs: Epochs
+    _used: dict[Split, np.ndarray]
+    """Which clips of each split fit into the design lengths."""
 
     def __init__(
         self,
@@ -64,19 +68,10 @@ class Spoken(Task):
         self.counts: dict[Split, int] = {"validation": validation_clips, "test": test_clips}
         self.at_once = max(1, EVALUATED_AT_ONCE // (shape.memory + shape.length))
         """Clips in an evaluation batch."""
-        self._speech: Speech | None = None
-        self._used: dict[Split, np.ndarray] = {}
-        self._epochs: Epochs | None = None
-
-    @property
-    def speech(self) -> Speech:
-        if self._speech is None:
-            raise RuntimeError("prepare() comes first: it loads the speech")
-        return self._speech
 
     def prepare(self) -> Source:
-        found = speech(self.data, self.cache)
-        facts = dict(found.facts)
+        self.speech = found = speech(self.data, self.cache)
+        facts, self._used = dict(found.facts), {}
         for split, clips in found.clips.items():
             steps = clips.lengths // self.frames_per_step
             fits = (clips.text_lengths <= self.shape.memory) & (steps >= 1) & (steps <= self.shape.length)
@@ -86,7 +81,6 @@ class Spoken(Task):
             facts |= {f"{split}_clips_left_out": int((~fits).sum())}
         used = self._used["train"]
         self._epochs = Epochs(self.seed, len(used), of_similar_length(found.clips["train"].lengths[used]))
-        self._speech = found
         facts["test_clips_evaluated"] = self.examples("test")
         return Source(found.description, found.real, found.content, facts)
 
@@ -112,8 +106,6 @@ class Spoken(Task):
 
     def clips(self, split: Split, ids: Sequence[int]) -> list[Clip]:
         """The clips behind these example ids."""
-        if self._epochs is None:
-            raise RuntimeError("prepare() comes first: it loads the speech")
         places = self._used[split][self._epochs(ids) if split == "train" else list(ids)]
         return [self.speech.clips[split][place] for place in places]
 

@@ -309,6 +309,3 @@ def test_bad_options_are_one_clear_line(cache: Path, options, message: str) -> N
 def test_patterns(cache: Path) -> None:
     with pytest.raises(ValueError, match="task tts has no pattern noncausal_cross"):
         make(cache, NC)
-    shape = Shape(16, 2, 1, 24, 80, 64)
-    with pytest.raises(RuntimeError, match=r"prepare\(\) comes first"):
-        TextToSpeech(CC, shape, Data(), 0, cache).batch("train", [0])
