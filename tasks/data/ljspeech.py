@@ -1,9 +1,11 @@
 """A folder of recordings as LJSpeech has them (Ito and Johnson 2017): one speaker, short clips, transcripts.
 
-metadata.csv        id|text|normalised text  (or id|text), a line for every clip, no header
-wavs/<id>.wav       22,050 Hz, mono, 16 bit
-alignments/<id>.txt optional, for all clips or none: times of words (`tasks.data.alignment`)
-splits.csv          optional: id|train, id|validation or id|test; else by transcript (`tasks.data.clip_splits`)
+    metadata.csv        id|text|normalised text  (or id|text), a line for every clip, no header
+    wavs/<id>.wav       22,050 Hz, mono, 16 bit
+    alignments/<id>.txt optional, for all clips or none: times of words (`tasks.data.alignment`)
+    splits.csv          optional: id|train, id|validation or id|test; else by transcript (`tasks.data.clip_splits`)
+
+Names, transcripts, splits and the headers of all sound files are checked before any sound is decoded.
 """
 
 import contextlib
