@@ -3,8 +3,9 @@
     splits.csv      id|train, id|validation or id|test, a line for every clip, no header
 
 Without a file, transcripts are ordered by the hash of their clean text; the first are the test split, the next the
-validation split. A text that several clips say is in one split only: LJSpeech has ten such texts. 4% of the clips are
-held out for each of both (of LJSpeech: 524), in small folders a tenth, up to 8, at least 2 of 10 clips or more, else 1.
+validation split. A text that several clips say, as some in LJSpeech, is in one split only. 4% of the clips are held out
+for each of both (of LJSpeech: 524 or a few more), in small folders a tenth, up to 8, at least 2 of 10 clips or more,
+else 1.
 """
 
 import hashlib
