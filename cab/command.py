@@ -39,9 +39,12 @@ def command_line(work: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        todo = "; free some space or choose another folder with results=" if cannot_write(error) else ""
-        print(f"error: {error.filename or 'writing'}: {error.strerror}{todo}", file=sys.stderr)
-        return FAILED
+        if not cannot_write(error):
+            print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
+            return FAILED
+        todo = "free some space, or choose another folder with results=; the same command goes on where this one ended"
+        print(f"error: {error.filename or 'writing'}: {error.strerror}: {todo}", file=sys.stderr)
+        return REFUSED
 
 
 def compose_requests(overrides: Sequence[str]) -> list[Request]:
