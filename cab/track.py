@@ -1,16 +1,19 @@
 """A mirror of the records in Weights & Biases. Never the store: nothing here is read back by anything of ours.
 
-One run per cell, its id the record's hash, so that a cell that runs again continues its run instead of adding one.
-Offline (the default) it is a folder below results/wandb that `wandb sync` uploads. Whatever goes wrong with it is one
+One run per cell, its id the record's hash, so that a cell that runs again continues its run instead of adding one; the
+cells of a sweep are one group. Offline (the default) it is a folder below results/wandb that `wandb sync` uploads; that
+of a cell that went on after an interruption is a new one, with the whole curve. Whatever goes wrong with it is one
 warning, and the cell goes on without a mirror.
 """
 
 import contextlib
+import hashlib
 import io
 import math
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +27,9 @@ FINISH_SECONDS = 60.0
 """How long an online run may wait for the server; a wrong key would hang for half a minute otherwise."""
 FINE = ("ok", "unsupported")
 """Statuses of a run that did what it should."""
+TAGS = ("attention", "pattern", "task")
+SWEEP = "WANDB_RUN_GROUP"
+"""W&B's own variable for the group of a run that is given none; jobs of a cluster inherit it."""
 
 
 class Choice(Protocol):
@@ -37,6 +43,21 @@ class Choice(Protocol):
     def group(self) -> str | None: ...
 
 
+@contextlib.contextmanager
+def sweep_group(arguments: Sequence[str], experiment: str | None) -> Iterator[None]:
+    """Cells that are started meanwhile are one group, again the same when the sweep is started again: it is named after
+    its experiment and what it asks for."""
+    said = sorted(one for one in arguments if not one.startswith(("results=", "rerun=", "wandb.", "hydra")))
+    name = f"{experiment or 'sweep'}-{hashlib.sha256(' '.join(said).encode()).hexdigest()[:8]}"
+    before = os.environ.get(SWEEP)
+    os.environ[SWEEP] = before or name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWEEP]
+
+
 class Tracker:
     """Mirrors one cell. wandb is imported, and the run begun, at the first thing to log; "disabled" never does."""
 
@@ -46,15 +67,20 @@ class Tracker:
         """`name` is the hash of the record to come, `results` the folder that `wandb` lies in."""
         self.choice, self.cell, self.config, self.name, self.results = choice, cell, config, name, results
         self._run: Any = None
+        self._steps: set[int] = set()
         self._given_up = choice.mode == "disabled"
 
     def log(self, point: Mapping[str, Any]) -> None:
         """One point of the curve, its "step" included; what is nested becomes `validation/perplexity`. Numbers only."""
         numbers = {key: value for key, value in _flat(point).items() if _is_number(value)}
         self._attempt(lambda run: run.log(numbers))
+        self._steps.add(point["step"])
 
     def finish(self, record: Record) -> None:
         """Adds summary, tables and pictures of the record and ends the run, also that of a failed cell."""
+        for point in record.result.get("curve", []):  # of an interrupted run that this one went on from
+            if point["step"] not in self._steps:
+                self.log(point)
         self._attempt(lambda run: run.summary.update(_summary(record)))
         self._attempt(lambda run: _log_tables(run, record))
         self._attempt(lambda run: _log_pictures(run, record))
@@ -93,8 +119,8 @@ class Tracker:
             project=self.choice.project,
             group=self.choice.group,
             id=self.name,
-            name=" ".join(str(self.cell[key]) for key in ("attention", "pattern", "task", "size") if key in self.cell),
-            tags=[str(self.cell[key]) for key in ("attention", "pattern", "task") if key in self.cell],
+            name=" ".join(str(self.cell[key]) for key in (*TAGS, "size", "seed") if key in self.cell),
+            tags=[str(self.cell[key]) for key in TAGS if key in self.cell],
             config={**self.config, "cell": dict(self.cell), "record": self.name},
             dir=self.results,
             resume="allow" if online else None,

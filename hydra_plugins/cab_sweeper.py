@@ -3,35 +3,38 @@
 The folder has to be called hydra_plugins: Hydra takes sweepers from nowhere else.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from hydra.core.utils import JobReturn
 
 
 class PendingSweeper(BasicSweeper):
     """Options as those of Hydra's: `params`, and `max_batch_size` cells handed over at once."""
 
     def sweep(self, arguments: list[str]) -> Any:
+        from cab.command import command_line, exit_codes
         from cab.pending import pending
+        from cab.track import sweep_group
 
-        assert self.hydra_context is not None
-        assert self.launcher is not None
-        loader, master = self.hydra_context.config_loader, self.config
+        context, launcher, master = self.hydra_context, self.launcher, self.config
+        assert context is not None
+        assert launcher is not None
+        assert master is not None
+        parser = OverridesParser.create(context.config_loader)
+        [cells] = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        left = pending(cells, lambda overrides: context.config_loader.load_sweep_config(master, list(overrides)))
+        returns: list[JobReturn] = []
 
-        def compose(overrides: Sequence[str]) -> DictConfig:
-            assert master is not None
-            return loader.load_sweep_config(master, list(overrides))
+        def launch() -> int:
+            size = self.max_batch_size or max(1, len(left))
+            for first in range(0, len(left), size):
+                returns.extend(launcher.launch(left[first : first + size], initial_job_idx=first))
+            return 0
 
-        parsed = OverridesParser.create(loader).parse_overrides([*self._parse_config(), *arguments])
-        [cells] = self.split_arguments(parsed, None)
-        left = pending(cells, compose)
-        returns, first = [], 0
-        for batch in self.split_overrides_to_chunks(left, self.max_batch_size) if left else []:
-            returns.append(self.launcher.launch(batch, initial_job_idx=first))
-            first += len(batch)
-        for returned in (one for batch in returns for one in batch):
+        with sweep_group(arguments, master.hydra.runtime.choices.get("experiment")):
+            exit_codes.append(command_line(launch))
+        for returned in returns:
             _ = returned.return_value  # raises what ended the job
         return returns

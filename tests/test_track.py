@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import factory
 import pytest
+from test_run import TINY
 from wandb_file import Run, raw_records, read_run
 
-from cab.record import Record
-from cab.track import Tracker
+from cab.record import Record, all_records
+from cab.track import Tracker, sweep_group
 
 
 @dataclass
@@ -101,6 +103,69 @@ def test_a_failed_cell_ends_its_run_too(tmp_path):
     assert run.summary["status"] == "error"
     assert run.summary["reason"] == "RuntimeError: no"
     assert "loss" not in run.history[0]
+
+
+def test_a_cell_that_went_on_has_the_whole_curve(tmp_path):
+    record = factory.quality()
+    points = record.result["curve"]
+    tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
+    for point in points[3:]:
+        tracker.log(point)
+    tracker.finish(record)
+    _, run = only_run(tmp_path)
+    logged = {entry["step"]: entry["loss"] for entry in run.history if "loss" in entry}
+    assert logged == pytest.approx({point["step"]: point["loss"] for point in points})
+    assert len([entry for entry in run.history if "loss" in entry]) == len(points)
+
+
+def test_a_sweep_is_a_group_and_again_the_same_when_it_is_started_again(monkeypatch):
+    def group(*arguments: str, experiment: str | None = None) -> str:
+        with sweep_group(arguments, experiment):
+            return os.environ["WANDB_RUN_GROUP"]
+
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    one = group("attention=fit,ssa", "seed=0,1", "results=a")
+    assert one.startswith("sweep-")
+    assert one == group("seed=0,1", "attention=fit,ssa", "rerun=true", "hydra/launcher=slurm")
+    assert one != group("attention=fit,ssa", "seed=0,1,2")
+    assert group("experiment=cab", experiment="cab").startswith("cab-")
+    assert "WANDB_RUN_GROUP" not in os.environ
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    assert group("seed=0,1") == "mine"
+    assert os.environ["WANDB_RUN_GROUP"] == "mine"
+
+
+@pytest.mark.slow
+def test_runs_of_two_launchers_beside_each_other_are_whole(tmp_path):
+    """One run for each cell and each measurement, all in one group, each with its record's numbers."""
+    tiny = [o for o in TINY if not o.startswith("wandb")]
+    command = [
+        sys.executable,
+        "tests/driver.py",
+        f"from cab import lock; lock.MACHINE = type(lock.MACHINE)({str(tmp_path)!r})",
+    ]
+    command += ["--", "cab.run", "-m", f"results={tmp_path}", *tiny, "attention=none,vanilla", "seed=0,1"]
+    both = [
+        subprocess.Popen(
+            command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [err for _, err in said] == ["", ""]
+    known = {path.parent.name: record for path, record in all_records(tmp_path) if isinstance(record, Record)}
+    runs = [read_run(path) for path in (tmp_path / "wandb").glob("offline-run-*/*.wandb")]
+    assert sorted(run.id for run in runs) == sorted(known)
+    assert len(known) == 6
+    assert len({run.group for run in runs}) == 1
+    for run in runs:
+        record = known[run.id]
+        assert run.exit_code == 0
+        assert {record.cell["attention"], record.cell["pattern"]} <= set(run.tags)
+        if record.kind == "quality":
+            assert run.summary["metrics/bits_per_byte"] == pytest.approx(record.result["metrics"]["bits_per_byte"])
+            assert [e["step"] for e in run.history if "loss" in e] == [p["step"] for p in record.result["curve"]]
 
 
 def test_disabled_writes_and_imports_nothing(tmp_path):
