@@ -171,8 +171,9 @@ class Page:
     def _analyses(self) -> str:
         """Each answer with its figures, or with links to the tables beside which they stand."""
         tables = {name: index for index, about in enumerate(self.about) for name in about}
-        titles = {name: f"<a href=#table-{index}>{_title(self.ranked[index][0])}</a>" for name, index in tables.items()}
-        return view.html(self.answers, self.figures, titles)
+        groups = {name: (index, self.ranked[index][0]) for name, index in tables.items()}
+        links = {name: f"<a href=#table-{index}>{_title(g)}</a>{_code(g)}" for name, (index, g) in groups.items()}
+        return view.html(self.answers, self.figures, links)
 
     def _costs(self) -> str:
         """Figures that belong to no single table, and measurements that belong to no row."""

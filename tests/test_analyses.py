@@ -83,6 +83,8 @@ def test_where_vanilla_gains_nothing_there_is_no_unit(vanilla, why):
 def test_figures_show_one_set_of_options_a_family_and_not_the_best():
     records = [*seeds("vanilla", 2.0), *seeds("none", 2.6), *seeds("ssa", 2.2, 2.3, options={"reduction": 4})]
     records += seeds("ssa", 1.5, options={"reduction": 2})
+    records += [*seeds("ssa", 1.0, 1.0, 1.0, options={"reduction": 8})]
+    records += [factory.quality("ssa", 3, options={"reduction": 8}, status="diverged", reason="loss is not finite")]
     lines = benefit.lines(material(*records))
     assert {line["label"]: line["shown"] for line in lines if line["attention"] == "ssa"} == {
         "ssa (reduction=4)": True,
@@ -112,6 +114,8 @@ def test_the_floor_is_what_equal_functions_may_differ_by():
     lines = noise.lines(material(*records))
     floor = max(map(abs, welch_interval(eager, vanilla) or ()))
     assert [line["floor"] for line in lines] == [pytest.approx(floor)] * 6
+    swapped = [*seeds("vanilla", *eager), *seeds("eager", *vanilla)]
+    assert noise.lines(material(*swapped))[0]["floor"] == pytest.approx(floor)
     assert one(lines, first="vanilla", second="eager")["large"] is None
     close = one(lines, first="vanilla", second="fit")
     assert close["gain"] == pytest.approx(-0.04)
@@ -131,6 +135,7 @@ def test_one_seed_has_a_difference_and_no_floor():
     (line,) = noise.lines(material(*seeds("vanilla", 2.0), *seeds("eager", 2.1)))
     assert line["gain"] == pytest.approx(-0.1)
     assert (line["floor"], line["beyond_floor"], line["figure"]) == (None, None, "")
+    assert not Answer(noise.QUESTION, [line]).figures
 
 
 # Correlation
@@ -225,6 +230,7 @@ def test_contexts_are_averaged_over_seeds_and_reasons_kept():
     (drawn, marked) = figure.axes[0].get_lines()
     assert list(drawn.get_xdata()) == [128, 256]
     assert set(marked.get_xdata()) == {256}
+    assert {line["figure"] for line in context.lines(material(at_contexts(0, {128: 2.0, 256: None})))} == {""}
 
 
 # State
@@ -245,16 +251,21 @@ def test_recall_against_state_names_who_is_missing():
     records = [*seeds("vanilla", 0.9, 0.8, **about), *seeds("fit", 0.7, **about), *seeds("lightning", 0.2, **about)]
     records += [factory.efficiency("vanilla"), factory.efficiency("lightning"), *seeds("vanilla", 0.1)]
     records += seeds("vanilla", 1.0, task="recall", pattern="noncausal_self")
+    records += [factory.efficiency("vanilla", pattern="noncausal_self", phases=("train",)), factory.efficiency("ssa")]
+    records += [factory.quality("ssa", 0, status="diverged", reason="loss is not finite", **about)]
     lines = state.lines(material(*records))
     assert {line["attention"]: line["reason"] for line in lines} == {
         "vanilla": "",
         "fit": "no efficiency record",
         "lightning": "",
+        "ssa": "diverged",
     }
     assert one(lines, attention="lightning")["state_bytes"] == 4 * 32 * 32 * 3 * 4
     (axes,) = state.draw(lines).axes
-    assert "fit (no efficiency record)" in axes.get_xlabel()
+    assert "fit (no efficiency record), ssa (diverged)" in axes.get_xlabel().replace("\n", " ")
     assert {text.get_text() for text in axes.texts} == {"vanilla", "lightning"}
+    one(lines, attention="lightning")["state_bytes"] = 0.0
+    assert "lightning, no state" in {text.get_text() for text in state.draw(lines).axes[0].texts}
 
 
 # Time

@@ -31,7 +31,7 @@ def lines(material: Material) -> list[Line]:
     records = {record.hash: record for record in material.efficiency}
     found = []
     for _, group, costs in material.named:
-        if group.task == TASK and group.pattern.startswith("causal"):
+        if group.task == TASK:
             rows = zip(group.rows, costs, strict=True)
             own = [_line(group, row, records.get(cost["cost_record"] or "")) for row, cost in rows]
             found += own if any(not line["reason"] for line in own) else []
