@@ -86,7 +86,7 @@ class SlurmLauncher(Launcher):
         jobs = self.submit(job_overrides, initial_job_idx)
         array = jobs[0].job_id.split("_")[0]
         print(
-            f"{len(jobs)} cells are job {array} of SLURM; what they print is in {jobs[0].paths.folder.parent}",
+            f"cells sent to SLURM as job {array}: {len(jobs)}; what they print is in {jobs[0].paths.folder.parent}",
             flush=True,
         )
         cells = {job.job_id: varying(own, job_overrides) for job, own in zip(jobs, job_overrides, strict=True)}

@@ -115,7 +115,7 @@ class Sweep:
     @property
     def job(self):
         """The number of the job array."""
-        return until(lambda: re.search(r"cells are job (\d+) of", text(self.files[0])))[1]
+        return until(lambda: re.search(r"as job (\d+):", text(self.files[0])))[1]
 
     def log(self, number):
         """What a job has printed."""
