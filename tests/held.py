@@ -12,7 +12,7 @@ from attentions.vanilla import Vanilla
 from cab import train
 
 STEP = 6
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 600.0
 MORE_BYTES = 100 << 20
 
 train.CHECKPOINT_SECONDS = 0.0  # a checkpoint at every step

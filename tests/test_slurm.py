@@ -25,6 +25,8 @@ SWEEP = [f"seed={','.join(map(str, range(SEEDS)))}", "attention=vanilla", "atten
 SWEEP += ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32", "measure=false"]
 SWEEP += ["train.steps=12", "train.batch=2", "train.warmup=2", "train.validations=1", "task.validation_windows=2"]
 SWEEP += ["task.test_windows=4", "wandb.mode=disabled", "device.threads=1"]
+PATIENCE_SECONDS = 400
+"""For anything that is waited for; on two quiet cores none takes more than 90."""
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
 SLURM += ["hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=10"]
 ITS_OWN = ["command", "revision", "device", "started"]
@@ -50,7 +52,9 @@ def undisturbed(tmp_path_factory):
     """The results of the same sweep without SLURM, one cell after the other."""
     results = tmp_path_factory.mktemp("undisturbed")
     command = [sys.executable, "-m", "cab.run", "-m", f"results={results}", *SWEEP]
-    subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=results, env=environment(os.environ))
+    subprocess.run(
+        command, check=True, capture_output=True, timeout=PATIENCE_SECONDS, cwd=results, env=environment(os.environ)
+    )
     return results
 
 
@@ -71,8 +75,8 @@ def processes(folder):
     return found
 
 
-def until(true, seconds=120):
-    end = time.monotonic() + seconds
+def until(true):
+    end = time.monotonic() + PATIENCE_SECONDS
     while not (answer := true()):
         assert time.monotonic() < end, "this did not happen in time"
         time.sleep(0.2)
@@ -132,12 +136,12 @@ class Sweep:
 
     def end(self):
         """Exit code, output and errors."""
-        return self.process.wait(150), *(file.read_text() for file in self.files)
+        return self.process.wait(PATIENCE_SECONDS), *(file.read_text() for file in self.files)
 
 
 def table(results):
     command = [sys.executable, "-m", "cab.leaderboard", "--no-plots", "--results", str(results)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
     return pandas.read_csv(results / "leaderboard" / "leaderboard.csv").drop(columns=ITS_OWN)
 
 
