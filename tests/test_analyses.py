@@ -310,7 +310,7 @@ def test_options_are_compared_one_at_a_time_and_seed_by_seed():
     records += seeds("fit", 1.9, 2.2, options={"latents": 4, "group": 8})
     records += seeds("fit", 1.0, options={"latents": 16, "group": 16})  # two differ
     (line,) = options.lines(material(*records))
-    assert (line["option"], line["from"], line["to"], line["seeds"]) == ("latents", "8", "4", "0 1")  # from that with most seeds
+    assert (line["option"], line["from"], line["to"], line["seeds"]) == ("latents", "8", "4", "0 1")  # from most seeds
     assert line["gain"] == pytest.approx(0.15)
     assert (line["gain_low"], line["gain_high"]) == pytest.approx(t_interval([0.1, 0.2]))
     assert line["trained_alike"] is False
