@@ -59,6 +59,10 @@ def test_speech(tmp_path, rng, capsys):
     assert names == ["test-A-1-generated.wav", "test-A-1-real.wav", "test-A-1.png"]
     with wave.open(str(tmp_path / "sound" / "test-A-1-real.wav")) as file:
         assert (file.getnframes(), file.getframerate()) == (19 * HOP, RATE)
+    with Image.open(tmp_path / "sound" / "test-A-1.png") as picture:
+        assert picture.mode == "P"  # small, for all its noise
+        assert picture.width > picture.height > 200
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
     assert "MCD 1.50 dB, MSD 2.50 dB" in capsys.readouterr().out
 
 
