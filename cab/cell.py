@@ -7,6 +7,7 @@ is not finite, memory that runs out, an error. Only an impossible request (UserE
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +24,10 @@ from cab.config import Request, user_errors
 from cab.errors import UserError
 from cab.failure import cannot_write, failure
 from cab.identity import quality_identity, recorded, same_data
-from cab.lock import cell_lock
+from cab.lock import Busy, cell_lock
 from cab.machine import chosen_precision, resolve_device
 from cab.provenance import provenance
-from cab.record import Record, Status, identity_hash, record_path, remove_unfinished
+from cab.record import RECORD, Record, Status, identity_hash, record_path, remove_unfinished
 from cab.track import Tracker
 from cab.train import Trained, evaluate, train
 from tasks.base import Source, Task
@@ -46,13 +47,17 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> tup
         task = request.build_task()
         source = task.prepare()
     identity = quality_identity(request, device)
-    if known := _known(request, identity, source):
-        return known, True
     path = record_path(request.results, "quality", identity_hash(identity)).with_name(checkpoint.NAME)
+    if known := _known(request, identity, source):
+        if path.exists():
+            with suppress(Busy), cell_lock(path.parent):
+                _remove_left(path)
+        return known, True
     with cell_lock(path.parent):
         if known := _known(request, identity, source):  # of another process, meanwhile
             return known, True
         remove_unfinished(path.parent)
+        _remove_left(path)
         cell = {
             "attention": request.attention,
             "pattern": str(request.pattern),
@@ -96,6 +101,13 @@ def _known(request: Request, identity: dict[str, Any], source: Source) -> Record
         print("the data changed since this cell was recorded: it runs again")
         return None
     return known
+
+
+def _remove_left(path: Path) -> None:
+    """A checkpoint older than the record: its run was killed right after it wrote that, and nothing goes on from it."""
+    record = path.with_name(RECORD)
+    if path.exists() and record.exists() and path.stat().st_mtime_ns <= record.stat().st_mtime_ns:
+        path.unlink()
 
 
 def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]]:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 SCHEMA = 1
+RECORD = "result.json"
 SCIENCE_VERSION = 2
 """Raised by hand whenever a change to the code changes what the numbers mean. Tables never mix versions."""
 
@@ -129,7 +130,7 @@ def all_records(results: Path) -> Iterator[tuple[Path, Record | DamagedRecord]]:
 
 
 def record_path(results: Path, kind: Kind, name: str) -> Path:
-    return results / "runs" / kind / name / "result.json"
+    return results / "runs" / kind / name / RECORD
 
 
 def identity_hash(identity: Mapping[str, Any], science_version: int = SCIENCE_VERSION) -> str:
