@@ -27,7 +27,7 @@ from cab.lock import LOCK, measuring, waited_for
 from cab.machine import chosen_precision, gemm_gflops, resolve_device, set_allocator
 from cab.measurement import Plan
 from cab.provenance import provenance
-from cab.record import Record, Status, identity_hash, record_path
+from cab.record import Record, Status, identity_hash, record_path, remove_unfinished
 from cab.rounds import sweep
 from cab.track import Tracker
 
@@ -55,6 +55,7 @@ def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequen
             for name in sorted(identity_hash(identities[request.attention]) for request in pending):  # all in one order
                 path = record_path(requests[0].results, "efficiency", name).with_name(LOCK)
                 locks.enter_context(waited_for(path, "the same is being measured by"))
+                remove_unfinished(path.parent)
             locks.enter_context(measuring(device))
             if pending := look():
                 measured = _measured(pending, device, allocator, module, overrides)

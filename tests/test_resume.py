@@ -1,0 +1,187 @@
+"""A cell that is killed, wherever it is, and started again: the numbers of an undisturbed one, bit for bit."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_run import TINY
+
+from cab.record import Record, all_records
+
+ROOT = Path(__file__).resolve().parent.parent
+KILLED = -signal.SIGKILL
+CELL = [
+    *(o for o in TINY if not o.startswith(("train.steps", "train.validations", "efficiency."))),
+    "attention=ssa",  # it samples in training: a generator that goes on wrongly would show
+    "efficiency.phases=[forward]",
+    "efficiency.lengths=[32]",
+    "efficiency.rounds=3",
+    "efficiency.budget=300",  # never spent, however busy the machine is
+    "task.contexts=[1]",
+    "train.steps=40",
+    "train.validations=2",
+    "task.vocabulary=300",  # a vocabulary that is learned and cached
+    "device.threads=1",
+    "data=local",
+]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    words = ["cat", "mat", "sat", "seven", "black", "birds", "fly", "over", "green", "hills", "rain"]
+    for index, split in enumerate(("train", "validation", "test")):
+        draw = random.Random(index)
+        (folder / split).mkdir()
+        (folder / split / "a.txt").write_text(" ".join(draw.choice(words) for _ in range(4000 if index == 0 else 1500)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(text):
+    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; what was printed)."""
+    process = subprocess.Popen(
+        [sys.executable, "tests/mortal.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+    def call(results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
+        results.mkdir(exist_ok=True)
+        said = results / "said"
+        said.write_text("")
+        overrides = [f"results={results}", *CELL, f"data.path={text}"]
+        print(
+            json.dumps({"overrides": overrides, "patch": patch, "said": str(said), "seconds": seconds}),
+            file=process.stdin,
+            flush=True,
+        )
+        code, took = json.loads(process.stdout.readline())
+        return code, took, said.read_text()
+
+    yield call
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory) -> Path:
+    """The results of a run that nothing disturbed."""
+    results = tmp_path_factory.mktemp("whole")
+    code, _, said = start(results)
+    assert code == 0, said
+    assert "continues" not in said
+    return results
+
+
+def numbers(results: Path) -> dict[str, Any]:
+    """All of the cell's numbers but times."""
+    [record] = [r for p, r in all_records(results) if p.parent.parent.name == "quality"]
+    assert isinstance(record, Record)
+    found = {name: record.result[name] for name in ("metrics", "tables", "trivial", "model", "data")}
+    curve = [{key: value for key, value in point.items() if key != "seconds"} for point in record.result["curve"]]
+    return found | {"curve": curve, "hash": record.hash, "steps": record.result["training"]["steps"]}
+
+
+def files(results: Path) -> list[str]:
+    """What lies in the folders of cells and in the cache, but what a killed process could not take away by itself."""
+    cells = [p.relative_to(results) for p in results.glob("runs/*/*/*") if p.parts[-3] != "checks" or p.name[0] != "."]
+    return sorted(map(str, cells)) + sorted(p.name for p in (results / "cache").iterdir() if ".making-" not in p.name)
+
+
+BEFORE = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: die() if {3} else real(*a, **k)"
+AFTER = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: (real(*a, **k), die() if {3} else None)[0]"
+REPLACE = """
+import os as at; from fnmatch import fnmatch
+real, seen = at.replace, []
+def replace(source, target):
+    if fnmatch(str(target), {pattern!r}): seen.append(0)
+    now = fnmatch(str(target), {pattern!r}) and len(seen) == {time}
+    if now and not {after}: die()
+    real(source, target)
+    if now: die()
+at.replace = replace
+"""
+
+
+def replacing(pattern: str, time: int = 1, after: bool = False) -> str:
+    """Dies before or after the `time`th rename to such a path."""
+    return REPLACE.format(pattern=f"*/{pattern}", time=time, after=after)
+
+
+PLACES = {
+    "before data is prepared": BEFORE.format("tasks", "windowed", "tokenise", "True"),
+    "while a vocabulary is made": AFTER.format("tasks.data", "tokens", "_train", "True"),
+    "before the cache is in place": replacing("cache/tokens-*"),
+    "after the cache is in place": replacing("cache/tokens-*", after=True),
+    "before the checks are written": replacing("checks/*"),
+    "after the checks are written": replacing("checks/*", after=True),
+    "before the first checkpoint": replacing("checkpoint.pt"),
+    "after the first checkpoint": replacing("checkpoint.pt", after=True),
+    "before a later checkpoint": replacing("checkpoint.pt", 17),
+    "within a checkpoint": "import os; from cab import checkpoint; real = checkpoint.write_atomically; seen = []\n"
+    "def write(path, content):\n seen.append(0); real(path, content)\n"
+    " os.fsync = lambda file: (os.ftruncate(file, 1000), die()) if len(seen) == 9 else None\n"
+    "checkpoint.write_atomically = write",
+    "in validation": BEFORE.format("cab", "train", "evaluate", "a[2] == 'validation'"),
+    "before the test": BEFORE.format("cab", "cell", "evaluate", "True"),
+    "before the record": replacing("quality/*/result.json"),
+    "after the record": replacing("quality/*/result.json", after=True),
+    "before measuring": BEFORE.format("cab", "efficiency", "sweep", "True"),
+    "while measuring": AFTER.format("cab", "rounds", "interleave", "True"),
+    "before the record of costs": replacing("efficiency/*"),
+    "after the record of costs": replacing("efficiency/*", after=True),
+}
+GOES_ON = (
+    "after the first checkpoint",
+    "before a later checkpoint",
+    "within a checkpoint",
+    "in validation",
+    "before the test",
+    "before the record",
+)
+QUICK = ("before a later checkpoint", "within a checkpoint", "before the record", "after the record")
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param(p, marks=() if p in QUICK else pytest.mark.slow, id=p.replace(" ", "-")) for p in PLACES]
+)
+def test_killed_at_a_place(start, whole, tmp_path, place):
+    if not any(word in place for word in ("data", "vocabulary", "cache")):
+        shutil.copytree(whole / "cache", tmp_path / "cache")
+    if "checks" not in place:
+        shutil.copytree(whole / "runs" / "checks", tmp_path / "runs" / "checks")
+    code, _, said = start(tmp_path, PLACES[place])
+    assert code == KILLED, said
+    code, _, said = start(tmp_path)
+    assert code == 0, said
+    assert "damaged" not in said
+    assert ("continues at step" in said) == (place in GOES_ON)
+    assert numbers(tmp_path) == numbers(whole)
+    assert files(tmp_path) == files(whole)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(start, whole, tmp_path):
+    """Killed again and again until it comes through, ten times in all; every time the same numbers."""
+    draw, kills, runs = random.Random(0), 0, 0
+    known = whole / "runs" / "checks"
+    shutil.copytree(known, tmp_path / "first" / "runs" / "checks")
+    code, longest, said = start(tmp_path / "first")
+    assert code == 0, said
+    while kills < 10:
+        results, code = tmp_path / str(runs), KILLED
+        shutil.copytree(known, results / "runs" / "checks")
+        while code == KILLED:
+            code, took, said = start(results, seconds=draw.uniform(0, longest))
+            kills += code == KILLED
+        longest = min(longest, 1.5 * took)  # the machine may be less busy now
+        assert code == 0, said
+        assert numbers(results) == numbers(whole)
+        assert files(results) == files(whole)
+        shutil.rmtree(results)
+        runs += 1
