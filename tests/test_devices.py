@@ -48,7 +48,7 @@ def pair(folder):
     environments = [os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     processes = [subprocess.Popen(command, env=environment, cwd=ROOT) for environment in environments]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
@@ -173,7 +173,7 @@ def torchrun(results: Path, *arguments: str, program: tuple[str, ...] = ("-m", "
         env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            said, _ = process.communicate(timeout=150)
+            said, _ = process.communicate(timeout=400)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
