@@ -6,12 +6,13 @@ gamma_t = prod_{s<=t} (1 - beta_s), beta linear,
     noisy_gamma = gamma^1/2 x + (1 - gamma)^1/2 e,   e ~ N(0, 1)
 
 A network sees noisy_gamma, the condition c and the level gamma^1/2, which is continuous: uniform between two neighbours
-of a step t that is drawn uniformly (section 2.1; Chen et al. 2020, arXiv 2009.00713). It predicts
+of a step t that is drawn uniformly (section 2.1; Chen et al. 2020, arXiv 2009.00713). It predicts, with SR3's absolute
+error (a squared one neglects smooth images, where there is little to add),
 
-    noise   e, with an absolute error (SR3)
-    image   r = (x - c) / RESIDUAL, with a squared error. The network does not see noisy_gamma but what that says of r
-            if r ~ N(0, 1) were all one knew: next to nothing at most levels, r itself without noise (after Karras et
-            al. 2022, arXiv 2206.00364),
+    noise   e (SR3)
+    image   r = (x - c) / RESIDUAL. The network does not see noisy_gamma but what that says of r if r ~ N(0, 1) were all
+            one knew: next to nothing at most levels, r itself without noise (after Karras et al. 2022, arXiv
+            2206.00364),
                 E[r | noisy_gamma] = RESIDUAL gamma^1/2 (noisy_gamma - gamma^1/2 c) / (gamma RESIDUAL^2 + 1 - gamma).
             A network that has learned nothing estimates c. So little training and few steps suffice.
 
@@ -67,9 +68,8 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """The sum over all pixels and colours, and the auxiliary loss."""
     predicted, auxiliary = model(shown(prediction, noisy(image, noise, level), condition, level), condition, level)
-    if prediction == "noise":
-        return (predicted.float() - noise).abs().sum(), auxiliary
-    return (predicted.float() - (image - condition) / RESIDUAL).square().sum(), auxiliary
+    wanted = noise if prediction == "noise" else (image - condition) / RESIDUAL
+    return (predicted.float() - wanted).abs().sum(), auxiliary
 
 
 def sample(model: nn.Module, prediction: Prediction, condition: Tensor, noise: Tensor, steps: int) -> Tensor:
