@@ -1,4 +1,4 @@
-"""`python tests/driver.py PATCH... -- MODULE ARGUMENT...`: runs a command of the project after lines of Python.
+"""`python -m tests.driver PATCH... -- MODULE ARGUMENT...`: runs a command of the project after lines of Python.
 
 For processes that a test kills or starts beside each other: what is patched there cannot be patched in the test.
 """

@@ -150,15 +150,11 @@ def test_what_another_process_finished_meanwhile_is_taken(cab, monkeypatch):  # 
     assert path.read_bytes() == content
 
 
-def launch(tmp_path: Path, *overrides: str, patch: str = "") -> subprocess.Popen:
-    driver = [
-        sys.executable,
-        "tests/driver.py",
-        "from cab import lock; import pathlib, sys",
-        *([patch] if patch else []),
-    ]
-    driver[2] += f"; lock.MACHINE = pathlib.Path({str(tmp_path)!r})"
-    command = [*driver, "--", "cab.run", "-m", f"results={tmp_path / 'results'}", *TINY, *overrides]
+def launch(tmp_path: Path, patch: str, *overrides: str) -> subprocess.Popen:
+    """A sweep beside others, which shares its results and a lock for measuring with them."""
+    shared = f"from pathlib import Path; from cab import lock; lock.MACHINE = Path({str(tmp_path)!r})"
+    command = [sys.executable, "-m", "tests.driver", shared, patch, "--"]
+    command += ["cab.run", "-m", f"results={tmp_path / 'results'}", *TINY, *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -170,9 +166,9 @@ def test_two_launchers_share_a_sweep(tmp_path):
         "def noted(*a):\n start = time.time(); rows = sweep(*a)\n print('MEASURED', start, time.time()); return rows\n"
         "efficiency.sweep = noted"
     )
-    asked = "attention=none,vanilla", "seed=0,1,2"
-    both = [launch(tmp_path, *asked, patch=note) for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in both]
+    asked = "attention=none,vanilla", "seed=0,1,2", "efficiency.budget=300"
+    both = [launch(tmp_path, note, *asked) for _ in range(2)]
+    said = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert [err for _, err in said] == ["", ""]
     assert len(records(tmp_path / "results", "quality")) == 6

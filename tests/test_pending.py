@@ -122,7 +122,7 @@ def test_a_value_that_depends_on_the_seed_is_that_of_each_seed(sweep, quick):
     assert len(sweep("attention=none", "measure=false", "train.warmup=1", "seed=1,2,3")[2]) == 2
 
 
-def test_measurements_belong_to_a_cell_that_wants_them(sweep, tmp_path):
+def test_measurements_belong_to_a_cell_that_wants_them(sweep, quick):
     sweep("attention=none", "measure=false", "seed=0,1")
     code, _, cells = sweep("attention=none", "seed=0,1")
     assert (code, len(cells)) == (0, 2)
@@ -175,6 +175,8 @@ def test_a_cell_that_cannot_be_runs_and_says_so(sweep, tmp_path):
     code, out, cells = sweep("attention=none", "measure=false", "model.heads=2,3")
     assert (code, len(cells)) == (2, 1)
     assert "1 of 2 cells were there already" in out
+    code, _, cells = sweep("attention=none", "measure=false", "seed=0,one")
+    assert (code, len(cells)) == (2, 1)
     assert len(paths(tmp_path)) == 1
 
 

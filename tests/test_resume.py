@@ -47,7 +47,7 @@ def text(tmp_path_factory) -> Path:
 def start(text):
     """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; what was printed)."""
     process = subprocess.Popen(
-        [sys.executable, "tests/mortal.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "tests.mortal"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
 
     def call(results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:

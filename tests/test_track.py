@@ -141,17 +141,19 @@ def test_runs_of_two_launchers_beside_each_other_are_whole(tmp_path):
     tiny = [o for o in TINY if not o.startswith("wandb")]
     command = [
         sys.executable,
-        "tests/driver.py",
+        "-m",
+        "tests.driver",
         f"from cab import lock; lock.MACHINE = type(lock.MACHINE)({str(tmp_path)!r})",
     ]
     command += ["--", "cab.run", "-m", f"results={tmp_path}", *tiny, "attention=none,vanilla", "seed=0,1"]
+    command += ["efficiency.budget=300"]
     both = [
         subprocess.Popen(
             command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=300) for process in both]
+    said = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert [err for _, err in said] == ["", ""]
     known = {path.parent.name: record for path, record in all_records(tmp_path) if isinstance(record, Record)}
