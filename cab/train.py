@@ -34,6 +34,8 @@ LOG_LINES = 10
 POINTS = 50
 """Points of the loss curve."""
 CHECKPOINT_SECONDS = 20.0
+LOOK = 10
+"""Steps after which several processes agree on whether a checkpoint is due; one process looks at every step."""
 
 Point = dict[str, Any]
 
@@ -77,6 +79,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         step, seconds, curve = state["step"], state["seconds"], state["curve"]
+        summed += _own_share(state["losses"], fabric)
         if first:
             print(f"continues at step {step:,} of {training.steps:,}")
     if len(random) == fabric.world_size:
@@ -89,48 +92,51 @@ def train(
     progress = Progress(step, training.steps) if first else None
     add_up = distributed.all_reduce if fabric.world_size > 1 else None
     model.train()
-    logged, saved, started = step, time.monotonic(), time.monotonic()
+    logged = curve[-1]["step"] if curve else 0
+    saved = started = time.monotonic()
     while step < training.steps:
         summed += optimizer_step(model, task, training, fabric, optimizer, step, move)
         schedule.step()
         after_step(model, add_up)
         step += 1
-        if step % every and step not in validate_at:
-            continue
-        if add_up:
-            add_up(summed)
-        loss = summed.item() / (step - logged)  # the only place where the host waits for the device
-        seconds += time.monotonic() - started
-        point: Point = {
-            "step": step,
-            "loss": loss,
-            "learning_rate": schedule.get_last_lr()[0],
-            "seconds": round(seconds, 3),
-        }
-        logged = step
-        summed.zero_()
-        if not math.isfinite(loss):
-            if progress:
-                progress.close()
-            return Trained("diverged", f"loss {loss} at step {step}", curve, seconds)
-        if progress:
-            if step in validate_at:
+        if step % every == 0 or step in validate_at:
+            if add_up:
+                add_up(summed)
+            loss = summed.item() / (step - logged)  # the host waits for the device here, and for a checkpoint
+            seconds += time.monotonic() - started
+            point: Point = {
+                "step": step,
+                "loss": loss,
+                "learning_rate": schedule.get_last_lr()[0],
+                "seconds": round(seconds, 3),
+            }
+            logged = step
+            summed.zero_()
+            if not math.isfinite(loss):
+                if progress:
+                    progress.close()
+                return Trained("diverged", f"loss {loss} at step {step}", curve, seconds)
+            if step in validate_at and first:
                 point["validation"] = evaluate(model if alone is None else alone, task, "validation", move).metrics
             curve.append(point)
-            log(point)
-            progress.update(point, task.metrics[0].name)
-        if fabric.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS) and step < training.steps:
-            random = _random_states(fabric)
+            if progress:
+                log(point)
+                progress.update(point, task.metrics[0].name)
+            started = time.monotonic()
+        if step == training.steps or (fabric.world_size > 1 and step % LOOK):
+            continue
+        if fabric.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS):
+            losses, random = _of_all(summed.item(), fabric), _of_all(checkpoint.random_state(fabric.device), fabric)
+            seconds += time.monotonic() - started
             if first:
                 state = {
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
                 }
-                state |= {"random": random, "step": step, "seconds": seconds, "curve": curve}
+                state |= {"random": random, "losses": losses, "step": step, "seconds": seconds, "curve": curve}
                 checkpoint.save(path, state)
-            saved = time.monotonic()
-        started = time.monotonic()
+            saved = started = time.monotonic()
     if progress:
         progress.close()
     return Trained("ok", "", curve, seconds)
@@ -168,13 +174,19 @@ def optimizer_step(
     return total
 
 
-def _random_states(fabric: Fabric) -> list[dict[str, Any]]:
-    """Of all processes, in order."""
-    own = checkpoint.random_state(fabric.device)
-    states = [own] * fabric.world_size
+def _of_all(own: Any, fabric: Fabric) -> list[Any]:
+    """One from each process, in order."""
+    found = [own] * fabric.world_size
     if fabric.world_size > 1:
-        distributed.all_gather_object(states, own)
-    return states
+        distributed.all_gather_object(found, own)
+    return found
+
+
+def _own_share(losses: list[float], fabric: Fabric) -> float:
+    """What this process had added up since the last point; of another number of processes, the first takes all."""
+    if len(losses) == fabric.world_size:
+        return losses[fabric.global_rank]
+    return sum(losses) if fabric.is_global_zero else 0.0
 
 
 def make_optimizer(model: nn.Module, training: Training) -> tuple[Optimizer, LRScheduler]:

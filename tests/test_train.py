@@ -124,6 +124,27 @@ def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, mo
     assert whole.curve[-1]["loss"] < whole.curve[0]["loss"]
 
 
+def test_a_checkpoint_between_two_points_keeps_the_losses_since_the_last_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(train_module, "POINTS", 4)  # one in 15 steps
+    whole, _ = run(tmp_path / "whole.pt", settings())
+    assert [point["step"] for point in whole.curve if "validation" not in point]
+    step = train_module.optimizer_step
+
+    def last_step(model, task, training, fabric, optimizer, number, move):
+        if number == 38:
+            raise Killed
+        return step(model, task, training, fabric, optimizer, number, move)
+
+    monkeypatch.setattr(train_module, "optimizer_step", last_step)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut.pt", settings())
+    monkeypatch.setattr(train_module, "optimizer_step", step)
+    assert train_module.checkpoint.load(tmp_path / "cut.pt")["step"] == 38
+    rest, _ = run(tmp_path / "cut.pt", settings())
+    assert without_time(rest.curve) == without_time(whole.curve)
+
+
 def test_a_damaged_checkpoint_is_named_set_aside_and_training_starts_anew(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
     path = tmp_path / "checkpoint.pt"
