@@ -13,7 +13,7 @@ The loss is the CD-L1 of the coarse cloud and that of the dense one, as publishe
 shapes in an order of their own in every epoch. CD-L1 is the headline, in thousandths of the bounding box's diagonal.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,26 +31,28 @@ from tasks.data.epochs import Epochs
 from tasks.data.packed import pack_cloud
 from tasks.data.text import SPLITS
 from tasks.data.views import Sizes
+from tasks.untrained import Untrained
 
 EVALUATED_AT_ONCE = 2**15
 """Points of completed clouds in an evaluation batch."""
-TRIED = 64
-"""Validation clouds by which the trivial predictor is chosen."""
+TRIED = 128
+"""Test clouds by which the trivial predictor is chosen."""
 SHOWN = 4
 """Rows of the table `clouds`, evenly spread."""
 GROUPS = 32
 """Rows of the table by groups at most."""
 
+HELD_OUT = 1024
+"""Generated solids in validation and in test, where all of them are evaluated."""
+
 Row = dict[str, int | float | str]
-Predictor = Callable[[Tensor], Tensor]
-"""Partial clouds (B, N, 3) to completed ones."""
 
 
 class PointCloud(Task):
     """Options: how many `points` are given and how many are the `truth`, `decoder_layers`, how many layers of encoder
     and decoder are `geometric_layers`, the `width` of features of a whole cloud, `fold` (squared, points that a query
-    becomes), `views` of each shape (PCN: of each train shape, at most 8), generated `solids`, and how many clouds are
-    evaluated (null = all; generated: 1,024)."""
+    becomes), `views` of each shape (generated and PCN: of each train shape, PCN at most 8), generated `solids`, and how
+    many clouds are evaluated (null = all; generated: 1,024)."""
 
     name = "point_cloud"
     patterns = (Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS)
@@ -92,8 +94,8 @@ class PointCloud(Task):
         self.points, self.truth, self.width, self.fold = points, truth, width, fold
         self.decoder_layers, self.geometric_layers = decoder_layers, geometric_layers
         self.counts: dict[Split, int | None] = {"validation": validation_clouds, "test": test_clouds}
-        held_out = max(1024 if count is None else count for count in self.counts.values())
-        self.sizes = Sizes(points, truth, views, solids, -(-held_out // views))
+        held_out = max(HELD_OUT if count is None else count for count in self.counts.values())
+        self.sizes = Sizes(points, truth, views, solids, held_out)
         self._clouds: Clouds | None = None
         self._epochs: Epochs | None = None
 
@@ -157,29 +159,23 @@ class PointCloud(Task):
         return Evaluation(metrics, {"by_group": self._by_group(split, values), "clouds": shown})
 
     def trivial(self) -> Trivial:
-        """The best of four on some validation clouds: the mean shape, what is given, both, and what is given with its
-        reflection through the middle."""
-        rng, whole, count = np.random.default_rng(0), self.clouds.splits["train"].complete, self.completed_points
-        pooled = whole[rng.integers(len(whole), size=count), rng.integers(self.truth, size=count)]
-        mean = torch.from_numpy(pooled).unsqueeze(0)
-        predictors: dict[str, Predictor] = {
-            "mean shape (points of all train shapes)": lambda given: mean.expand(len(given), -1, -1),
-            "what is given": lambda given: given,
-            "what is given and the mean shape": lambda given: torch.cat(
-                [given, mean[:, self.points :].expand(len(given), -1, -1)], 1
-            ),
-            "what is given and its reflection through the middle": lambda given: torch.cat([given, -given], 1),
-        }
-        tried = min(TRIED, self.examples("validation"))
-        name = min(predictors, key=lambda name: self._score(predictors[name], "validation", tried)["cd_l1"])
-        return Trivial(name, self._score(predictors[name], "test", self.examples("test")))
+        """The best way of `tasks.untrained` on some test clouds, evenly spread, and what it scores on all of them."""
+        complete, count = Untrained(self.clouds.splits["train"].complete, self.completed_points), self.examples("test")
+        some = np.unique(np.linspace(0, count - 1, min(TRIED, count)).round().astype(int))
+        tried = self._untrained(complete, some.tolist())
+        name = min(tried, key=lambda name: tried[name]["cd_l1"])
+        return Trivial(name, self._untrained(complete, range(count), name)[name])
 
-    def _score(self, predict: Predictor, split: Split, count: int) -> dict[str, float]:
-        sums = dict.fromkeys((metric.name for metric in self.metrics), 0.0)
-        for start in range(0, count, self._at_once()):
-            batch = self.batch(split, range(start, min(start + self._at_once(), count)))
-            for name, values in scores(predict(batch["partial"]), batch["complete"]).items():
-                sums[name] += values.sum().item() / count
+    def _untrained(self, complete: Untrained, ids: Sequence[int], only: str = "") -> dict[str, dict[str, float]]:
+        """Mean scores on test clouds by the name of the way."""
+        sums: dict[str, dict[str, float]] = {}
+        for start in range(0, len(ids), self._at_once()):
+            batch = self.batch("test", ids[start : start + self._at_once()])
+            for name, completed in complete(batch["partial"]).items():
+                if only in ("", name):
+                    own = sums.setdefault(name, dict.fromkeys((metric.name for metric in self.metrics), 0.0))
+                    for metric, values in scores(completed, batch["complete"]).items():
+                        own[metric] += values.sum().item() / len(ids)
         return sums
 
     def _at_once(self) -> int:

@@ -81,55 +81,94 @@ def test_few_visible_points_come_again() -> None:
     assert len(np.unique(more, axis=0)) == 10
 
 
-@pytest.mark.parametrize("kind", solids.KINDS)
-def test_surface_of_a_part(kind: str) -> None:
-    """Points lie on the border of what `contains` says, and their number goes with the area."""
-    rng, size = np.random.default_rng(0), np.array([0.5, 0.2, 0.3])
-    turned = solids._rotation(rng)
-    np.testing.assert_allclose(turned @ turned.T, np.eye(3), atol=1e-12)
-    part = solids.Part(kind, size, turned, np.array([0.1, 0.2, 0.3]))
-    points = part.surface(20_000, rng)
-    assert len(points) == 20_000
-    inner = solids.Part(kind, size * 0.99, turned, part.centre)
-    outer = solids.Part(kind, size * 1.01, turned, part.centre)
-    if kind == "torus":
-        inner, outer = (solids.Part(kind, size * [1, s, 1], turned, part.centre) for s in (0.98, 1.02))
-    assert outer.contains(points).all()
-    assert not inner.contains(points).any()
-    volume = {"box": 8 * 0.03, "cylinder": np.pi * 0.25 * 0.4, "cone": np.pi * 0.25 * 0.4 / 3}
-    volume |= {"ball": np.pi * 0.5**3 * 4 / 3, "torus": 2 * np.pi**2 * 0.5 * 0.2**2}
-    thrown = rng.uniform(-1, 1, (100_000, 3)) + part.centre
-    assert 8 * part.contains(thrown).mean() == pytest.approx(volume[kind], rel=0.05)
+def part(seed: int) -> solids.Part:
+    (one,) = solids.solid(np.random.default_rng(seed), 1)
+    return one
 
 
-@pytest.mark.parametrize("kind", solids.KINDS)
-def test_surfaces_are_uniform(kind: str) -> None:
-    """A ball of radius r around a point of a smooth surface holds pi r^2 / area of the points."""
-    part = solids.Part(kind, np.array([0.5, 0.2, 0.3]), np.eye(3), np.zeros(3))
-    rng = np.random.default_rng(0)
-    points, probes = part.surface(10_000, rng), part.surface(300, rng)
-    counts = np.array([(np.linalg.norm(points - probe, axis=1) < 0.06).sum() for probe in probes])
-    assert np.median(counts) == pytest.approx(10_000 * np.pi * 0.06**2 / part.area, rel=0.1)
+def grown(one: solids.Part, by: float) -> solids.Part:
+    """About a point inside."""
+    middle = (one.bottom.mean(0) + one.top.mean(0)) / 2
+    return solids.Part(*(middle + by * (ring - middle) for ring in (one.bottom, one.top)))
 
 
-def test_the_outer_half_of_a_torus_has_more_points() -> None:
-    """By the areas: 1/2 + r / (pi R) of them."""
-    part = solids.Part("torus", np.array([0.5, 0.2, 0.3]), np.eye(3), np.zeros(3))
-    points = part.surface(20_000, np.random.default_rng(0))
-    assert (np.hypot(*points[:, :2].T) > 0.5).mean() == pytest.approx(0.5 + 0.2 / (np.pi * 0.5), abs=0.01)
+def plane(one: solids.Part) -> tuple[np.ndarray, np.ndarray]:
+    """A basis of the plane of the polygons, and the unit vector across."""
+    right = one.bottom[0] - one.bottom.mean(0)
+    right /= np.linalg.norm(right)
+    across = np.cross(right, one.bottom[6] - one.bottom.mean(0))
+    across /= np.linalg.norm(across)
+    return np.stack([right, np.cross(across, right)], 1), across
+
+
+def polygon_area(corners: np.ndarray) -> float:
+    x, y = corners.T
+    return abs(float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())) / 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_part_is_what_it_is_said_to_be(seed: int) -> None:
+    """Two parallel superellipses, the second smaller; the volume between them is that of a frustum."""
+    one = part(seed)
+    flat, across = plane(one)
+    heights = [ring @ across for ring in (one.bottom, one.top)]
+    assert all(np.ptp(height) < 1e-12 for height in heights)
+    rings = [(ring - ring.mean(0)) @ flat for ring in (one.bottom, one.top)]
+    taper = np.linalg.norm(rings[1]) / np.linalg.norm(rings[0])
+    assert 0 < taper < 1
+    np.testing.assert_allclose(rings[1], taper * rings[0], atol=1e-12)
+    shares = np.abs(rings[0]) / np.abs(rings[0]).max(0)  # |x/a|, |y/b|: the sum of their powers is 1
+    power = np.log(0.5) / np.log(shares[3].mean())  # at 45 degrees both are 2^(-1/p)
+    np.testing.assert_allclose((shares**power).sum(1), 1, atol=1e-6)
+    assert 2 <= power <= 12
+    areas = [polygon_area(ring) for ring in rings]
+    volume = abs(heights[1][0] - heights[0][0]) / 3 * (sum(areas) + np.sqrt(areas[0] * areas[1]))
+    corners = np.concatenate([one.bottom, one.top])
+    low, size = corners.min(0), np.ptp(corners, axis=0)
+    thrown = low + size * np.random.default_rng(0).uniform(size=(200_000, 3))
+    assert np.prod(size) * one.contains(thrown).mean() == pytest.approx(volume, rel=0.03)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_surface_of_a_part(seed: int) -> None:
+    """Points lie on the border of what `contains` says, and everywhere as many as their share of the area."""
+    one, rng = part(seed), np.random.default_rng(0)
+    points = one.surface(20_000, rng)
+    assert points.shape == (20_000, 3)
+    assert grown(one, 1.01).contains(points).all()
+    assert not grown(one, 0.99).contains(points).any()
+    flat, across = plane(one)
+    height = points @ across
+    for ring in (one.bottom, one.top):
+        share = polygon_area((ring - ring.mean(0)) @ flat) / one.areas.sum()
+        assert (np.abs(height - ring[0] @ across) < 1e-9).mean() == pytest.approx(share, abs=0.015)
+    probes = one.surface(300, rng)
+    counts = np.array([(np.linalg.norm(points - probe, axis=1) < 0.03).sum() for probe in probes])
+    assert np.median(counts) == pytest.approx(20_000 * np.pi * 0.03**2 / one.areas.sum(), rel=0.1)
+
+
+def test_parts_are_turned_in_every_way() -> None:
+    turned = np.array([solids._rotation(np.random.default_rng(seed)) for seed in range(2000)])
+    np.testing.assert_allclose(turned @ turned.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (2000, 3, 3)), atol=1e-12)
+    assert np.linalg.det(turned).min() > 0.99
+    assert np.abs(turned.mean(0)).max() < 0.05
+    np.testing.assert_allclose((turned**2).mean(0), 1 / 3, atol=0.03)
+    pairs = [solids.solid(np.random.default_rng(seed), 2) for seed in range(300)]
+    assert np.mean([abs(plane(one)[1] @ plane(other)[1]) for one, other in pairs]) == pytest.approx(0.5, abs=0.05)
+    areas = np.array([[one.areas.sum() for one in pair] for pair in pairs]).mean(0)
+    assert areas[1] / areas[0] == pytest.approx(0.8**2, abs=0.06)
 
 
 def test_a_union_has_no_points_inside() -> None:
     for index in range(12):
         rng = np.random.default_rng(index)
-        parts = solids.solid(rng, 1 + index % 3)
-        assert len(parts) == 1 + index % 3
+        parts = solids.solid(rng, 1 + index % 4)
+        assert len(parts) == 1 + index % 4
         points = solids.surface_points(parts, 300, rng)
         assert points.shape == (300, 3)
-        for part in parts:
-            smaller = solids.Part(part.kind, part.size * 0.97, part.rotation, part.centre)
-            if part.kind != "torus":
-                assert not smaller.contains(points).any()
+        for one in parts:
+            assert not grown(one, 0.97).contains(points).any()
+            assert grown(one, 1.01).contains(points).any()  # none is lost
 
 
 def test_generated_clouds(tmp_path: Path) -> None:
@@ -140,7 +179,8 @@ def test_generated_clouds(tmp_path: Path) -> None:
     assert train.partial.shape == (14, 32, 3)
     assert train.complete.shape == (7, 48, 3)
     assert train.owner.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
-    assert train.groups[:4] == ["1 part", "2 parts", "3 parts", "1 part"]
+    assert train.groups[:4] == ["2 parts", "3 parts", "2 parts", "3 parts"]
+    assert found.splits["test"].owner.tolist() == [0, 1, 2, 3]  # one view: no test cloud is worth less than another
     assert not (train.partial[0] == train.partial[1]).all()
     assert (farthest_order(train.partial) == np.arange(32)).all()
     again = clouds(Data(), SIZES, tmp_path / "other")

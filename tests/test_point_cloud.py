@@ -12,11 +12,13 @@ from attentions.base import Pattern, Shape, Unsupported, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from cab.command import compose_requests
+from tasks import untrained
 from tasks.backbones import pointops
 from tasks.base import Data
 from tasks.chamfer import chamfer_l1, distances, scores
 from tasks.data.packed import unpack_cloud
 from tasks.point_cloud import PointCloud
+from tasks.untrained import Untrained
 
 NS, CS, NC, CC = Pattern
 LAYERED = ("vanilla", "eager", "none", "lightning", "routing", "ssa")
@@ -143,8 +145,8 @@ def test_metrics_and_tables_of_an_evaluation(tmp_path: Path) -> None:
     for name, values in expected.items():
         assert evaluation.metrics[name] == pytest.approx(values.mean().item())
     rows = evaluation.tables["by_group"]
-    assert [(row["group"], row["clouds"]) for row in rows] == [("1 part", 2), ("2 parts", 2), ("3 parts", 2)]
-    assert rows[1]["cd_l1"] == pytest.approx(expected["cd_l1"][[1, 4]].mean().item())
+    assert [(row["group"], row["clouds"]) for row in rows] == [("2 parts", 3), ("3 parts", 3)]
+    assert rows[1]["cd_l1"] == pytest.approx(expected["cd_l1"][[1, 3, 5]].mean().item())
     shown = evaluation.tables["clouds"]
     assert [row["cd_l1"] for row in shown] == pytest.approx(expected["cd_l1"][[0, 2, 3, 5]].tolist())
     np.testing.assert_allclose(unpack_cloud(shown[1]["complete"]), batch["complete"][2], atol=0.003)
@@ -156,25 +158,74 @@ def test_metrics_and_tables_of_an_evaluation(tmp_path: Path) -> None:
     assert auxiliary == 0
 
 
-def test_trivial_is_the_best_of_four(tmp_path: Path) -> None:
-    """A box that is its own reflection; halves of a box, of which nothing is hidden; a shape that never changes."""
+def ball(count: int, seed: int = 0) -> np.ndarray:
+    points = np.random.default_rng(seed).normal(size=(count, 3))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def test_nearest_shapes_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the mean distance of what is given from each shape, at once and one by one."""
     rng = np.random.default_rng(0)
-    half = rng.uniform(-1, 1, (300, 3)) * [1, 1, 0]
-    line = np.concatenate([half, -half], 0)[None].repeat(6, 0) + rng.normal(size=(6, 600, 3)) * 1e-3
-    task = make(tmp_path, data=npz(tmp_path, line), views=2)
-    same = task.trivial()
-    given = task.evaluate(Gives(), "test", lambda batch: batch).metrics
-    assert same.metrics["cd_l1"] <= given["cd_l1"] + 1e-9
-    # A ball: what is not seen is the reflection of what is.
-    ball = rng.normal(size=(6, 600, 3))
-    ball /= np.linalg.norm(ball, axis=2, keepdims=True)
-    ball[:3] = rng.normal(size=(3, 600, 3)) * [1, 0.1, 0.1]  # train shapes of another kind
-    reflected = make(tmp_path, data=npz(tmp_path, ball), views=2)
+    shapes = np.stack([ball(60, i) * rng.uniform(0.2, 1, 3) for i in range(9)]).astype(np.float32)
+    given = torch.from_numpy(shapes[[4, 7], 20:52] + rng.normal(size=(2, 32, 3)).astype(np.float32) * 0.05)
+    distance = np.linalg.norm(given.numpy()[:, None, :, None] - shapes[None, :, None], axis=-1).min(3).mean(2)
+    for entries in (1, 5000, 2**21):
+        monkeypatch.setitem(untrained.ENTRIES, "cpu", entries)
+        found = Untrained(shapes, 80).nearest(given, 5).numpy()
+        np.testing.assert_array_equal(found, distance.argsort(1)[:, :5])
+    assert found[:, 0].tolist() == [4, 7]
+
+
+def test_untrained_completions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the nearest of the shapes that are looked at, with as many points as a model has."""
+    shapes = np.stack([ball(60, i) * [1, 1, 0.1 * i] for i in range(9)]).astype(np.float32)
+    given = torch.from_numpy(shapes[[3, 6], :32])
+    found = Untrained(shapes, 82)(given)
+    assert {name: len(completed[0]) for name, completed in found.items()} == {
+        "mean shape (points of all train shapes)": 82,
+        "what is given": 32,
+        "what is given and the mean shape": 82,
+        "what is given and its reflection through the middle": 64,
+        "nearest train shape": 60,
+        "what is given and the nearest train shape": 82,
+        "what is given and the 4 nearest train shapes": 82,
+    }
+    for row, shape in enumerate((3, 6)):
+        assert torch.equal(found["nearest train shape"][row], torch.from_numpy(shapes[shape]))
+        assert (found["what is given and the nearest train shape"][row, 32:].numpy() == shapes[shape, :50]).all()
+        mixed = found["what is given and the 4 nearest train shapes"][row, 32:].numpy()
+        several = Untrained(shapes, 82).nearest(given, 4)[row].numpy()
+        np.testing.assert_array_equal(mixed, shapes[several, :13].reshape(52, 3)[:50])
+        assert torch.equal(found["what is given and the mean shape"][row, :32], given[row])
+    assert "what is given and the 2 nearest train shapes" in Untrained(shapes[:2], 80)(given)
+    assert len(Untrained(shapes[:1], 80)(given)) == 6
+    monkeypatch.setattr(untrained, "SHAPES", 3)
+    few = Untrained(shapes, 80)
+    assert len(set(few.known)) == 3
+    best = min(few.known, key=lambda i: distances(given, torch.from_numpy(shapes[[i, i]])).mean(1)[0].item())
+    assert torch.equal(few(given)["nearest train shape"][0], torch.from_numpy(shapes[best]))
+
+
+def test_trivial_is_the_best_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is hidden of a ball is the reflection of what is seen; a test shape that is a train shape is known."""
+    rng = np.random.default_rng(0)
+    shapes = np.stack([ball(600, i) for i in range(6)])
+    shapes[:3] = rng.normal(size=(3, 600, 3)) * [1, 0.1, 0.1]  # train shapes of another kind
+    shapes[4] = shapes[5]
+    reflected = make(tmp_path, data=npz(tmp_path, shapes), views=2)
     trivial = reflected.trivial()
     assert trivial.name == "what is given and its reflection through the middle"
     batch = reflected.batch("test", range(reflected.examples("test")))
     expected = scores(torch.cat([batch["partial"], -batch["partial"]], 1), batch["complete"])
     assert trivial.metrics == pytest.approx({name: values.mean().item() for name, values in expected.items()})
+    monkeypatch.setattr(PointCloud, "_at_once", lambda self: 3)
+    assert reflected.trivial().metrics == pytest.approx(trivial.metrics)
+    # One of three train shapes, sampled anew: nothing else comes near to it.
+    shapes = np.stack([ball(600, i) * scale for i, scale in enumerate(([1, 0.1, 1], [0.1, 1, 1], [1, 1, 0.1]))] * 2)
+    shapes[3:] = shapes[3:, ::-1]
+    shapes += [0.3, 0, 0] * (shapes[..., :1] > 0)  # without a centre
+    known = make(tmp_path, data=npz(tmp_path, shapes), views=2)
+    assert known.trivial().name == "what is given and the nearest train shape"
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,13 @@ def test_neighbours_by_brute_force(entries: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_largest_by_brute_force() -> None:
-    x, near = torch.randn(2, 9, 4), torch.randint(9, (2, 7, 3))
+    x, near = torch.randn(2, 9, 4).requires_grad_(), torch.randint(9, (2, 7, 3))
     expected = torch.stack([row[places].amax(1) for row, places in zip(x, near, strict=True)])
-    torch.testing.assert_close(largest(x, near), expected)
+    found = largest(x, near)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn(2, 7, 4)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad((expected * weights).sum(), x)[0])
 
 
 def test_edge_convolution_is_a_map_of_edges() -> None:

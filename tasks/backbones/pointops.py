@@ -50,9 +50,15 @@ def neighbours(centres: Tensor, points: Tensor, count: int) -> Tensor:
 
 
 def largest(x: Tensor, near: Tensor) -> Tensor:
-    """x (B, M, C) and places (B, N, k) to the maximum over the places, (B, N, C)."""
-    rows = near + x.shape[1] * torch.arange(len(x), device=x.device).view(-1, 1, 1)
-    return F.embedding(rows, x.flatten(0, 1)).amax(2)
+    """x (B, M, C) and places (B, N, k) to the maximum over the places, (B, N, C).
+
+    Found without gradients, then gathered: what goes backward is k times smaller than all that was compared.
+    """
+    with torch.no_grad():
+        rows = near + x.shape[1] * torch.arange(len(x), device=x.device).view(-1, 1, 1)
+        winner = F.embedding(rows, x.flatten(0, 1)).max(2).indices
+        places = near.gather(2, winner)  # (B, N, C)
+    return x.gather(1, places)
 
 
 class EdgeConvolution(nn.Module):

@@ -78,18 +78,19 @@ def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
 
 
 def _generated(sizes: Sizes) -> dict[Split, Shapes]:
-    def shapes(number: int, count: int) -> Shapes:
-        parts = [1 + index % solids.MOST_PARTS for index in range(count)]
+    def shapes(number: int, count: int, views: int) -> Shapes:
+        parts = [solids.PARTS[index % len(solids.PARTS)] for index in range(count)]
 
         def load(index: int) -> Pair:
             rng = np.random.default_rng((solids.VERSION, number, index))
             solid = solids.solid(rng, parts[index])
-            return looked_at(solids.surface_points(solid, sizes.truth + DENSITY * sizes.points, rng), sizes, rng)
+            points = solids.surface_points(solid, sizes.truth + DENSITY * sizes.points, rng)
+            return looked_at(points, sizes, views, rng)
 
-        return Shapes([f"{part} part{'s' if part > 1 else ''}" for part in parts], sizes.views, load)
+        return Shapes([f"{part} parts" for part in parts], views, load)
 
-    counts = (sizes.solids, sizes.held_out_solids, sizes.held_out_solids)
-    return {split: shapes(number, count) for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True))}
+    held_out = {split: shapes(number, sizes.held_out_solids, 1) for number, split in enumerate(SPLITS) if number}
+    return {"train": shapes(0, sizes.solids, sizes.views), **held_out}
 
 
 def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
@@ -130,7 +131,7 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
 
         def load(index: int) -> Pair:
             rng = np.random.default_rng((VERSION, number, index))
-            return looked_at(rng.permutation(points[own[index]]), sizes, rng)
+            return looked_at(rng.permutation(points[own[index]]), sizes, sizes.views, rng)
 
         return Shapes([names[place] for place in own], sizes.views, load)
 

@@ -18,7 +18,7 @@ class Sizes:
     truth: int
     """Of a whole cloud."""
     views: int
-    """Partial clouds of each whole one."""
+    """Partial clouds of each whole one; of generated and PCN's only in train."""
     solids: int
     """Generated for train."""
     held_out_solids: int
@@ -35,14 +35,14 @@ class Shapes:
     load: Callable[[int], Pair]
 
 
-def looked_at(points: np.ndarray, sizes: Sizes, rng: np.random.Generator) -> Pair:
+def looked_at(points: np.ndarray, sizes: Sizes, views: int, rng: np.random.Generator) -> Pair:
     """The first of the points (P, 3), which are in random order, are the whole cloud; the camera sees the others."""
     points = points.astype(np.float64)
     low, high = points.min(0), points.max(0)
     points = (points - (low + high) / 2) / np.linalg.norm(high - low)
     whole, others = points[: sizes.truth], points[sizes.truth :]
-    views = [others[camera.seen(others, camera.direction(rng))] for _ in range(sizes.views)]
-    return whole, [camera.sampled(view, sizes.points, rng) for view in views]
+    visible = [others[camera.seen(others, camera.direction(rng))] for _ in range(views)]
+    return whole, [camera.sampled(view, sizes.points, rng) for view in visible]
 
 
 def check_points(points: np.ndarray, where: str) -> None:

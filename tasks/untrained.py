@@ -1,0 +1,68 @@
+"""Point cloud completion without learning: what a trained model has to beat.
+
+Beside what is given and the mean of all train shapes, the train shapes that what is given fits best, which needs a
+memory of all of them and no model. How badly given points x fit a shape Y is CD-L1's first half, mean_x d(x, Y), of
+some x that are spread out and some of Y. At most 4,096 train shapes are looked at, drawn with a fixed seed.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.backbones.pointops import ENTRIES, comparable
+
+SHAPES = 4096
+GIVEN, KEPT = 64, 128
+"""Points by which a cloud and a shape are compared."""
+SEVERAL = 4
+"""Shapes that are mixed: one of them alone is too much of a guess."""
+
+
+class Untrained:
+    """Completes clouds of which train shapes (S, T, 3) are known, in all ways, with `count` points at most."""
+
+    def __init__(self, shapes: np.ndarray, count: int) -> None:
+        rng = np.random.default_rng(0)
+        pooled = shapes[rng.integers(len(shapes), size=count), rng.integers(shapes.shape[1], size=count)]
+        self.mean = torch.from_numpy(pooled).unsqueeze(0)
+        self.shapes, self.count = shapes, count
+        self.known = np.sort(rng.permutation(len(shapes))[:SHAPES])
+        self.kept = torch.from_numpy(np.ascontiguousarray(shapes[self.known, :KEPT]))
+
+    def __call__(self, given: Tensor) -> dict[str, Tensor]:
+        """Clouds (B, N, 3) in farthest point order to completed ones, (B, at most `count`, 3)."""
+        count = self.count - given.shape[1]
+        mean = self.mean.expand(len(given), -1, -1)
+        places = self.known[self.nearest(given, min(SEVERAL, len(self.known))).numpy()]  # (B, k)
+        several = places.shape[1]
+        found = {
+            "mean shape (points of all train shapes)": mean,
+            "what is given": given,
+            "what is given and the mean shape": torch.cat([given, mean[:, :count]], 1),
+            "what is given and its reflection through the middle": torch.cat([given, -given], 1),
+            "nearest train shape": self._points(places[:, :1], self.count),
+            "what is given and the nearest train shape": torch.cat([given, self._points(places[:, :1], count)], 1),
+        }
+        if several > 1:
+            mixed = self._points(places, -(-count // several))
+            found[f"what is given and the {several} nearest train shapes"] = torch.cat([given, mixed[:, :count]], 1)
+        return found
+
+    def nearest(self, given: Tensor, count: int) -> Tensor:
+        """(B, count), places in `known`, the best first."""
+        probes = given[:, :GIVEN]  # (B, n, 3)
+        at_once = max(1, ENTRIES["cpu"] // (probes.shape[1] * self.kept.shape[1]))
+        found = []
+        for cloud in probes:
+            parts = []
+            for shapes in self.kept.split(at_once):
+                left, right = comparable(cloud.unsqueeze(0), shapes.flatten(0, 1).unsqueeze(0))
+                squares = (left @ right)[0].unflatten(1, shapes.shape[:2]).amin(2)  # (n, S)
+                distances = (squares + cloud.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
+                parts.append(distances.mean(0))
+            found.append(torch.cat(parts).topk(count, largest=False).indices)
+        return torch.stack(found)
+
+    def _points(self, places: np.ndarray, count: int) -> Tensor:
+        """So many points of each of the shapes at places (B, k), which are in random order: (B, k count, 3)."""
+        return torch.from_numpy(self.shapes[places, :count]).flatten(1, 2)
