@@ -1,6 +1,9 @@
 """Clouds: farthest point order, the camera, solids, files and what is wrong with them, splits that do not mix."""
 
+import itertools
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -331,13 +334,13 @@ def test_damaged_pcd(tmp_path: Path, change, message: str) -> None:
 
 def pcn(root: Path) -> Path:
     """Two groups of shapes; a point of view 3 of a shape has 3 as its first coordinate."""
-    listed = []
+    listed, seeds = [], itertools.count()
     for id, group in (("02691156", "airplane"), ("02958343", "car")):
         entry: dict = {"taxonomy_id": id, "taxonomy_name": group}
         for folder, count, views in (("train", 2, 8), ("val", 1, 1), ("test", 1, 1)):
             entry[folder] = [f"{group}{folder}{i}" for i in range(count)]
             for name in entry[folder]:
-                pcd(root / folder / "complete" / id / f"{name}.pcd", ball(60))
+                pcd(root / folder / "complete" / id / f"{name}.pcd", ball(60, next(seeds)))
                 for view in range(views):
                     seen = np.where(np.arange(3) == 0, view, ball(20))
                     pcd(root / folder / "partial" / id / name / f"{view:02}.pcd", seen)
@@ -359,6 +362,63 @@ def test_pcn_folder(tmp_path: Path) -> None:
     distance = np.linalg.norm(train.complete[0][:, None] - ball(60), axis=2).min(1)
     assert distance.max() < 1e-6
     assert len(loaded(tmp_path / "PCN", tmp_path, Sizes(32, 48, 100, 1, 1)).splits["train"].partial) == 32
+
+
+def test_content_of_a_pcn_folder_is_that_of_its_files(tmp_path: Path) -> None:
+    """Of those that are used: points of a file of the same size, not the place or what else lies there."""
+    root = pcn(tmp_path / "PCN")
+    before = loaded(root, tmp_path / "cache").content
+    moved = shutil.copytree(root, tmp_path / "moved")
+    (moved / "train" / "complete" / "notes.txt").write_text("more")
+    assert loaded(moved, tmp_path / "cache").content == before
+    for place in ("test/complete/02958343/cartest0.pcd", "train/partial/02958343/cartrain1/01.pcd"):
+        changed = shutil.copytree(root, tmp_path / place.replace("/", "-"))
+        pcd(changed / place, ball(60 if "complete" in place else 20, seed=99))
+        assert (changed / place).stat().st_size == (root / place).stat().st_size
+        assert loaded(changed, tmp_path / "cache").content != before
+    renamed = json.loads((root / "PCN.json").read_text())
+    renamed[0]["taxonomy_name"] = "aeroplane"
+    (root / "PCN.json").write_text(json.dumps(renamed))
+    assert loaded(root, tmp_path / "cache").content != before
+
+
+@pytest.mark.parametrize("make", [npz, pcn])
+def test_options_that_change_nothing_make_nothing(tmp_path: Path, make) -> None:
+    """How many solids would be generated, and more views than there are."""
+    (tmp_path / "given").mkdir()
+    path, cache = make(tmp_path / "given"), tmp_path / "cache"
+
+    def folders(sizes: Sizes) -> int:
+        loaded(path, cache, sizes)
+        return len([folder for folder in cache.glob("clouds-*") if folder.is_dir()])
+
+    assert folders(SIZES) == 1
+    assert folders(replace(SIZES, solids=99, held_out_solids=99)) == 1
+    assert [folders(replace(SIZES, **{name: 30})) for name in ("points", "truth")] == [2, 3]
+    assert folders(replace(SIZES, views=8)) == 4
+    assert folders(replace(SIZES, views=9)) == (4 if make is pcn else 5)
+
+
+def test_a_shape_in_two_splits_is_refused(tmp_path: Path) -> None:
+    """Under any name; twice in one split it may be."""
+    points = shapes()
+    points[1] = points[0]
+    points[6] = points[5]
+    loaded(npz(tmp_path, points=points), tmp_path / "cache")
+    points[8] = points[2]
+    message = r"data\.path=.*shapes\.npz: shape 'shape8' in test is the same as shape 'shape2' in train: keep it in one"
+    with pytest.raises(ValueError, match=message):
+        loaded(npz(tmp_path, points=points), tmp_path / "cache")
+    root = pcn(tmp_path / "PCN")
+    folder = root / "train" / "complete" / "02691156"
+    shutil.copy(folder / "airplanetrain0.pcd", folder / "airplanetrain1.pcd")
+    loaded(root, tmp_path / "cache")
+    shutil.copy(folder / "airplanetrain1.pcd", root / "val" / "complete" / "02958343" / "carval0.pcd")
+    message = (
+        r"PCN: 02958343/carval0 in validation is the same as 02691156/airplanetrain0 in train: keep it in one only$"
+    )
+    with pytest.raises(ValueError, match=message):
+        loaded(root, tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

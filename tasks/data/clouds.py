@@ -25,7 +25,7 @@ from tasks.data.farthest import farthest_order
 from tasks.data.pcn import pcn
 from tasks.data.store import stored
 from tasks.data.text import SPLITS
-from tasks.data.views import Pair, Shapes, Sizes, check_points, looked_at
+from tasks.data.views import Pair, Shapes, Sizes, check_apart, check_points, looked_at
 
 VERSION = 1
 """Raised when the same source would give other clouds."""
@@ -54,7 +54,7 @@ class Clouds:
     description: str
     real: bool
     content: str
-    """SHA-256 of the points; of the generator's version, or of PCN's list and the sizes of its files."""
+    """SHA-256 of the points; of the generator's version and sizes, or of PCN's list and its files."""
     splits: dict[Split, Views]
 
 
@@ -67,12 +67,12 @@ def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
         path = Path(data.path or "").expanduser()
         if not data.path or not path.exists():
             raise ValueError(f"data.path={data.path}: no such file or folder: {FORMAT}")
-        read = pcn if path.is_dir() else _npz
         description, real = ("PCN folder" if path.is_dir() else "clouds of an .npz file"), True
-        content, shapes = read(path, sizes)
+        content, shapes = pcn(path, sizes, cache) if path.is_dir() else _npz(path, sizes)
     else:
         raise ValueError(f"data.source={data.source}: point_cloud has none: use data=local data.path=..., or embedded")
-    key = hashlib.sha256(f"{VERSION} {content} {sizes}".encode()).hexdigest()[:24]
+    kept = (sizes.points, sizes.truth, *(shapes[split].views for split in SPLITS))
+    key = hashlib.sha256(f"{VERSION} {content} {kept}".encode()).hexdigest()[:24]
     folder = stored(cache / f"clouds-{key}", lambda folder: _write(folder, shapes, sizes))
     return Clouds(description, real, content, {split: _views(folder, split, shapes[split]) for split in SPLITS})
 
@@ -121,8 +121,12 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
         if split not in SPLITS:
             raise ValueError(f"data.path={path}: shape {name!r} is in split {split!r}: use {', '.join(SPLITS)}")
         check_points(shape, f"data.path={path}: shape {name!r}")
-    digest = hashlib.sha256(repr((names, splits, points.shape, points.dtype.str)).encode())
-    digest.update(points.tobytes())
+    digests = [hashlib.sha256(shape.tobytes()).hexdigest() for shape in points]
+    named: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
+    for name, split, digest in zip(names, splits, digests, strict=True):
+        named[split].append((f"shape {name!r}", digest))
+    check_apart(named, f"data.path={path}")
+    content = hashlib.sha256(repr((names, splits, points.shape, points.dtype.str, digests)).encode()).hexdigest()
 
     def shapes(number: int, split: Split) -> Shapes:
         own = [place for place, found in enumerate(splits) if found == split]
@@ -135,7 +139,7 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
 
         return Shapes([names[place] for place in own], sizes.views, load)
 
-    return digest.hexdigest(), {split: shapes(number, split) for number, split in enumerate(SPLITS)}
+    return content, {split: shapes(number, split) for number, split in enumerate(SPLITS)}
 
 
 def _split(name: str) -> Split:

@@ -4,8 +4,8 @@
     SPLIT/complete/TAXONOMY/NAME.pcd             the whole cloud
     SPLIT/partial/TAXONOMY/NAME/00.pcd           what is seen of it: to 07.pcd in train, 00.pcd in val and test
 
-Clouds are taken as they are: PCN's have a bounding box with a diagonal of about 1. A partial cloud of fewer points than
-are wanted is filled up with copies, as published.
+Clouds are taken as they are: PCN's have a bounding box with a diagonal of about 1. The content hash is of the list and
+of the bytes of all files that are used. The same whole cloud in two splits is refused.
 """
 
 import hashlib
@@ -16,9 +16,10 @@ import numpy as np
 
 from tasks.base import Split
 from tasks.data import camera
+from tasks.data.digest import file_digests
 from tasks.data.pcd import read_pcd
 from tasks.data.text import SPLITS
-from tasks.data.views import Pair, Shapes, Sizes, check_points
+from tasks.data.views import Pair, Shapes, Sizes, check_apart, check_points
 
 NEEDED = "a folder in PCN's layout has one: give such a folder, or an .npz file"
 FOLDERS = ("train", "val", "test")
@@ -27,8 +28,8 @@ LEAST_SEEN = 16
 """Points of a partial cloud."""
 
 
-def pcn(root: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
-    """SHA-256 of the list and of the sizes of its files, and the splits."""
+def pcn(root: Path, sizes: Sizes, cache: Path) -> tuple[str, dict[Split, Shapes]]:
+    """SHA-256 of the list and of its files, and the splits."""
     try:
         raw = (root / "PCN.json").read_bytes()
         listed = [(entry["taxonomy_id"], entry["taxonomy_name"], entry) for entry in json.loads(raw)]
@@ -41,33 +42,42 @@ def pcn(root: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
     except (ValueError, KeyError, TypeError):
         needed = "a list of {taxonomy_id, taxonomy_name, train, val, test}"
         raise ValueError(f"data.path={root}: PCN.json is damaged: {needed} is needed") from None
-    digest = hashlib.sha256(raw)
-
-    def shapes(split: Split) -> Shapes:
+    files: dict[Split, list[list[Path]]] = {}
+    for split in SPLITS:
         if not found[split]:
             raise ValueError(f"data.path={root}: PCN.json names no shape for {split}: all three splits need some")
-        views = min(sizes.views, VIEWS) if split == "train" else 1
-        files = []
+        views = range(min(sizes.views, VIEWS) if split == "train" else 1)
+        files[split] = []
         for folder, id, _, name in found[split]:
-            seen = [root / folder / "partial" / id / name / f"{view:02}.pcd" for view in range(views)]
-            files.append([root / folder / "complete" / id / f"{name}.pcd", *seen])
-        for path in (path for own in files for path in own):
-            if not path.is_file():
-                raise ValueError(f"{path}: in PCN.json, but not there: get it, or take it off the list")
-            digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+            seen = [root / folder / "partial" / id / name / f"{view:02}.pcd" for view in views]
+            files[split].append([root / folder / "complete" / id / f"{name}.pcd", *seen])
+    paths = [path for split in SPLITS for own in files[split] for path in own]
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path}: in PCN.json, but not there: get it, or take it off the list")
+    digests = dict(zip(paths, file_digests(paths, cache), strict=True))
+    whole: dict[str, list[tuple[str, str]]] = {}
+    for split in SPLITS:
+        own = [(paths[0].parent.name, paths[0].stem, digests[paths[0]]) for paths in files[split]]
+        whole[split] = [(f"{id}/{name}", digest) for id, name, digest in own]
+    check_apart(whole, f"data.path={root}")
+    content = hashlib.sha256(raw)
+    for path, digest in digests.items():
+        content.update(f"{path.relative_to(root).as_posix()}\0{digest}\0".encode())
 
+    def shapes(split: Split) -> Shapes:
         def load(index: int) -> Pair:
-            whole, *seen = [_checked_pcd(path) for path in files[index]]
+            path = files[split][index][0]
+            whole, *seen = [_checked_pcd(path) for path in files[split][index]]
             if len(whole) < sizes.truth:
                 needed = f"truth={sizes.truth} are needed: use a smaller task.truth"
-                raise ValueError(f"{files[index][0]}: has {len(whole):,} points, {needed}")
+                raise ValueError(f"{path}: has {len(whole):,} points, {needed}")
             rng = np.random.default_rng((SPLITS.index(split), index))
             return rng.permutation(whole)[: sizes.truth], [camera.sampled(one, sizes.points, rng) for one in seen]
 
-        return Shapes([group for _, _, group, _ in found[split]], views, load)
+        return Shapes([group for _, _, group, _ in found[split]], len(files[split][0]) - 1, load)
 
-    made = {split: shapes(split) for split in SPLITS}
-    return digest.hexdigest(), made
+    return content.hexdigest(), {split: shapes(split) for split in SPLITS}
 
 
 def _checked_pcd(path: Path) -> np.ndarray:

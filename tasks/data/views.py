@@ -1,6 +1,6 @@
 """What every source of clouds gives: shapes, each with a whole cloud and views of it from one side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,3 +53,13 @@ def check_points(points: np.ndarray, where: str) -> None:
         raise ValueError(f"{where}: point {row} is {points[row].tolist()}: numbers are needed: take the shape away")
     if (points == points[0]).all():
         raise ValueError(f"{where}: all points are the same: take the shape away")
+
+
+def check_apart(splits: Mapping[str, Sequence[tuple[str, str]]], where: str) -> None:
+    """Raises ValueError where a shape, a name and a digest of its points, is in two splits."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, shapes in splits.items():
+        for name, digest in shapes:
+            other, twin = seen.setdefault(digest, (split, name))
+            if other != split:
+                raise ValueError(f"{where}: {name} in {split} is the same as {twin} in {other}: keep it in one only")
