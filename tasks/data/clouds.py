@@ -15,9 +15,10 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 
 from tasks.base import Data, Split
 from tasks.data import solids
@@ -150,17 +151,23 @@ def _split(name: str) -> Split:
 def _write(folder: Path, splits: dict[Split, Shapes], sizes: Sizes) -> None:
     for split, shapes in splits.items():
         count, views = len(shapes.groups), shapes.views
-        whole = open_memmap(folder / f"{split}_complete.npy", "w+", np.float32, (count, sizes.truth, 3))
-        partial = open_memmap(folder / f"{split}_partial.npy", "w+", np.float32, (count * views, sizes.points, 3))
         at_once = max(1, ORDERED_AT_ONCE // views)
-        for start in range(0, count, at_once):
-            pairs = [shapes.load(index) for index in range(start, min(start + at_once, count))]
-            whole[start : start + len(pairs)] = [own for own, _ in pairs]
-            seen = np.array([view for _, own in pairs for view in own], np.float32)
-            places = farthest_order(seen)[:, :, None]
-            partial[start * views : (start + len(pairs)) * views] = np.take_along_axis(seen, places, 1)
-        whole.flush()
-        partial.flush()
+        with (
+            _array(folder / f"{split}_complete.npy", (count, sizes.truth, 3)) as whole,
+            _array(folder / f"{split}_partial.npy", (count * views, sizes.points, 3)) as partial,
+        ):
+            for start in range(0, count, at_once):
+                pairs = [shapes.load(index) for index in range(start, min(start + at_once, count))]
+                whole.write(np.array([own for own, _ in pairs], np.float32).tobytes())
+                seen = np.array([view for _, own in pairs for view in own], np.float32)
+                partial.write(np.take_along_axis(seen, farthest_order(seen)[:, :, None], 1).tobytes())
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> BinaryIO:
+    """A .npy file of float32 that is written in order: in one that is mapped, a full disk ends the process."""
+    file = path.open("wb")
+    write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file
 
 
 def _views(folder: Path, split: Split, shapes: Shapes) -> Views:
