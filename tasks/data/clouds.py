@@ -7,8 +7,11 @@ local      an .npz file with `points` (S, P, 3), whole numbers or floats in any 
 
 Solids and the shapes of an .npz file are brought to a bounding box around the origin with a diagonal of 1 and looked at
 from random directions (`tasks.data.camera`), which depend on the split and the place of the shape in it alone. A
-partial cloud of theirs has no point in common with the whole one. Partial clouds are kept in farthest point order
-(`tasks.data.farthest`), all of it in a cache that is made once and read by pages.
+partial cloud of theirs has no point in common with the whole one. Points are drawn once, those of a partial cloud with
+copies where the camera sees fewer, and not anew every time as published: every epoch, family and seed sees the same.
+
+Partial clouds are kept in farthest point order (`tasks.data.farthest`), all of it in a cache that is made once and read
+by pages.
 """
 
 import hashlib
