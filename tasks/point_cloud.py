@@ -57,6 +57,8 @@ class PointCloud(Task):
     name = "point_cloud"
     patterns = (Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS)
     metrics = (Metric("cd_l1", "lower"), Metric("cd_l2", "lower"), Metric("f_score", "higher"))
+    clouds: Clouds
+    _epochs: Epochs
 
     def __init__(
         self,
@@ -96,21 +98,13 @@ class PointCloud(Task):
         self.counts: dict[Split, int | None] = {"validation": validation_clouds, "test": test_clouds}
         held_out = max(HELD_OUT if count is None else count for count in self.counts.values())
         self.sizes = Sizes(points, truth, views, solids, held_out)
-        self._clouds: Clouds | None = None
-        self._epochs: Epochs | None = None
-
-    @property
-    def clouds(self) -> Clouds:
-        if self._clouds is None:
-            raise RuntimeError("prepare() comes first: it loads the clouds")
-        return self._clouds
 
     @property
     def completed_points(self) -> int:
         return self.shape.length * self.fold**2 + self.points
 
     def prepare(self) -> Source:
-        self._clouds = found = clouds(self.data, self.sizes, self.cache)
+        self.clouds = found = clouds(self.data, self.sizes, self.cache)
         self._epochs = Epochs(self.seed, len(found.splits["train"].partial))
         facts: dict[str, int | float | str] = {}
         for split in SPLITS:
@@ -184,7 +178,6 @@ class PointCloud(Task):
     def _places(self, split: Split, ids: Sequence[int]) -> np.ndarray:
         """The partial clouds behind ids."""
         if split == "train":
-            assert self._epochs is not None
             return self._epochs(ids)
         most, count = len(self.clouds.splits[split].partial), self.examples(split)
         return np.asarray(ids) * (most - 1) // max(1, count - 1)
