@@ -239,6 +239,11 @@ def test_splits_by_name_keep_copies_together(tmp_path: Path) -> None:
     assert sum(len(found.splits[split].groups) for split in SPLITS) == 80
     assert sum(map(len, groups)) == len(set.union(*groups)) == 40
     assert len(groups[0]) > 20
+    points[1::2] = points[::2]  # each shape under two names
+    names[1::2] = [f"m{i}" for i in range(40)]
+    twins = loaded(npz(tmp_path, points=points, name=names, split=None), tmp_path)
+    parts = [{cloud.tobytes() for cloud in points[np.isin(names, twins.splits[split].groups)]} for split in SPLITS]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 40
 
 
 def test_made_once(tmp_path: Path) -> None:

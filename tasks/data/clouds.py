@@ -3,7 +3,8 @@
 embedded   `tasks.data.solids`, generated
 local      an .npz file with `points` (S, P, 3), whole numbers or floats in any unit, `name` (S,) and perhaps `split`
            (S,) of train, validation and test; without it shapes are split by a hash of their name, about 15% for each
-           of validation and test, so that copies of a name stay together. Or a folder as PCN's (`tasks.data.pcn`)
+           of validation and test, so that copies of a name stay together, and copies of a shape. Or a folder as PCN's
+           (`tasks.data.pcn`)
 
 Solids and the shapes of an .npz file are brought to a bounding box around the origin with a diagonal of 1 and looked at
 from random directions (`tasks.data.camera`), which depend on the split and the place of the shape in it alone. A
@@ -112,7 +113,8 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
     if points.ndim != 3 or points.shape[2] != 3 or not len(points) or points.dtype.kind not in "iuf":
         found = f"{points.dtype} of shape {points.shape}"
         raise ValueError(f"data.path={path}: `points` is {found}: numbers of shape (S, P, 3) are needed")
-    splits = [str(split) for split in arrays["split"].ravel()] if "split" in arrays else [*map(_split, names)]
+    digests = [hashlib.sha256(shape.tobytes()).hexdigest() for shape in points]
+    splits = [str(split) for split in arrays["split"].ravel()] if "split" in arrays else _splits(names, digests)
     for key, values in (("name", names), ("split", splits)):
         if len(values) != len(points):
             found = f"{len(values)} entries in `{key}` for {len(points)} shapes"
@@ -125,7 +127,6 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
         if split not in SPLITS:
             raise ValueError(f"data.path={path}: shape {name!r} is in split {split!r}: use {', '.join(SPLITS)}")
         check_points(shape, f"data.path={path}: shape {name!r}")
-    digests = [hashlib.sha256(shape.tobytes()).hexdigest() for shape in points]
     named: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     for name, split, digest in zip(names, splits, digests, strict=True):
         named[split].append((f"shape {name!r}", digest))
@@ -144,6 +145,12 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
         return Shapes([names[place] for place in own], sizes.views, load)
 
     return content, {split: shapes(number, split) for number, split in enumerate(SPLITS)}
+
+
+def _splits(names: list[str], digests: list[str]) -> list[str]:
+    """By name; a shape that came before under another name goes where that went."""
+    first: dict[str, str] = {}
+    return [first.setdefault(digest, _split(name)) for name, digest in zip(names, digests, strict=False)]
 
 
 def _split(name: str) -> Split:
