@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cab import show
+from cab.cloudview import picture
 from cab.record import Record
 from tasks.data.mel import BANDS, HOP, RATE
 from tasks.data.packed import LOWEST, STEP, pack_cloud, pack_image, pack_mel, unpack_cloud, unpack_image, unpack_mel
@@ -33,6 +34,19 @@ def test_clouds(tmp_path, rng):
     with Image.open(tmp_path / "new" / "folder" / "clouds.png") as picture:
         assert picture.width > picture.height > 400
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+def test_what_a_model_added_has_colour(tmp_path, rng):
+    """What is given is grey, also where the completed cloud repeats it."""
+    given, added = rng.random((50, 3)), rng.random((50, 3))
+    row = {"shape": "solid", "cd_l1": 1.0, "partial": pack_cloud(given), "complete": pack_cloud(added)}
+    coloured = []
+    for completed in (given, np.concatenate([added, given])):
+        picture(CELL, [row | {"completed": pack_cloud(completed)}], tmp_path / "clouds.png")
+        with Image.open(tmp_path / "clouds.png") as image:
+            parts = np.array_split(np.asarray(image.convert("RGB"), int), 3, axis=1)
+        coloured.append([int((np.ptp(part, axis=2) > 40).sum() > 100) for part in parts])
+    assert coloured == [[0, 0, 1], [0, 1, 1]]
 
 
 COLUMNS = ("partial", "completed", "complete")
