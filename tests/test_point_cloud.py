@@ -81,13 +81,13 @@ def test_scores_by_hand() -> None:
 
 
 def test_gradients_of_distances() -> None:
-    """Also where a point is met exactly."""
-    truth = torch.randn(1, 6, 3)
-    cloud = torch.cat([truth[:, :2], torch.randn(1, 3, 3)], 1).requires_grad_()
-    (distances(cloud, truth).sum() + distances(truth, cloud).sum()).backward()
-    assert cloud.grad is not None
-    assert cloud.grad.isfinite().all()
-    assert cloud.grad[0, 2:].norm(dim=1).min() > 0.5
+    """Towards the nearest, of length 1; none, and no nan, where a point is met exactly. Both ways together are finite."""
+    truth = ball(6)[None]
+    cloud = torch.from_numpy(np.concatenate([truth[:, :2], 3 * ball(3, 1)[None]], 1)).requires_grad_()
+    given, back = distances(cloud, torch.from_numpy(truth)), distances(torch.from_numpy(truth), cloud)
+    (gradient,) = torch.autograd.grad(given.sum(), cloud, retain_graph=True)
+    torch.testing.assert_close(gradient.norm(dim=2)[0], torch.tensor([0.0, 0, 1, 1, 1], dtype=torch.float64))
+    assert torch.autograd.grad(given.sum() + back.sum(), cloud)[0].isfinite().all()
 
 
 def test_ids_are_pure(tmp_path: Path) -> None:
