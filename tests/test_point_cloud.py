@@ -81,7 +81,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_gradients_of_distances() -> None:
-    """Towards the nearest, of length 1; none, and no nan, where a point is met exactly. Both ways together are finite."""
+    """Towards the nearest, of length 1; none, and no nan, where a point is met exactly. Both ways are finite."""
     truth = ball(6)[None]
     cloud = torch.from_numpy(np.concatenate([truth[:, :2], 3 * ball(3, 1)[None]], 1)).requires_grad_()
     given, back = distances(cloud, torch.from_numpy(truth)), distances(torch.from_numpy(truth), cloud)
