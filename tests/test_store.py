@@ -174,7 +174,7 @@ def test_what_a_killed_job_left_is_deleted(tmp_path: Path, gone: int) -> None:
     left = unfinished(tmp_path, f"{machine}-{gone}-0a1b2c3d")
     old = unfinished(tmp_path, f"other-host-{os.getpid()}-0a1b2c3d", 3 * day)
     earlier = unfinished(tmp_path, "k_2x9q1z", 3 * day)  # as an earlier version called it
-    mine = unfinished(tmp_path, f"{machine}-{os.getppid()}-0a1b2c3d", day)
+    mine = unfinished(tmp_path, f"{machine}-{os.getpid()}-0a1b2c3d", day)
     init = unfinished(tmp_path, f"{machine}-1-0a1b2c3d", day)  # of another user, as a rule
     elsewhere = unfinished(tmp_path, f"other-host-{gone}-0a1b2c3d", day)
     young = unfinished(tmp_path, "k_2x9q10", day)
