@@ -144,13 +144,15 @@ def _job(paths: list[Path], cache: Path, barrier, results) -> None:
 
 def test_several_jobs_at_once(tmp_path: Path) -> None:
     """All of them start without anything, and write to the same file."""
-    paths, context = made(tmp_path / "data", 60), multiprocessing.get_context("fork")
+    paths, context = made(tmp_path / "data", 60), multiprocessing.get_context("spawn")  # a fork of threads may hang
     barrier, results = context.Barrier(4), context.Queue()
     parts = [[paths[0], *paths[i::4], paths[-1]] for i in range(4)]
-    jobs = [context.Process(target=_job, args=(part, tmp_path / "cache", barrier, results)) for part in parts]
+    jobs = [
+        context.Process(target=_job, args=(part, tmp_path / "cache", barrier, results), daemon=True) for part in parts
+    ]
     for job in jobs:
         job.start()
-    assert [results.get(timeout=20) for _ in jobs] == [[True] * 10] * 4
+    assert [results.get(timeout=120) for _ in jobs] == [[True] * 10] * 4
     for job in jobs:
         job.join()
     assert file_digests(paths, tmp_path / "cache") == expected(paths)
@@ -167,9 +169,9 @@ def test_what_was_read_before_a_failure_is_kept(tmp_path: Path, every: float, re
         digest._read = lambda place: os._exit(0) if place.endswith("4.bin") else before(place)
         file_digests(paths, tmp_path / "cache")
 
-    job = context.Process(target=killed)
+    job = context.Process(target=killed, daemon=True)
     job.start()
-    job.join()
+    job.join(60)
     assert file_digests(paths[:4], tmp_path / "cache") == expected(paths[:4])
     assert len(read) == (0 if every == 0 else 4)
     read.clear()

@@ -44,7 +44,7 @@ def in_a_child(make: Callable[[], object]) -> tuple[int | None, str]:
         else:
             results.put("made")
 
-    job = context.Process(target=run)
+    job = context.Process(target=run, daemon=True)
     job.start()
     job.join(30)
     return job.exitcode, results.get(timeout=5) if job.exitcode == 0 else ""
