@@ -25,7 +25,7 @@ from typing import Literal
 
 from cab.command import command_line, compose_one, expand
 from cab.config import Request
-from cab.errors import UserError
+from cab.errors import NoSuchPattern
 from cab.record import DamagedRecord, Record, identity_hash, read_record, record_path
 
 State = Literal["done", "unsupported", "left out", "resumes", "again", "new"]
@@ -50,9 +50,7 @@ def plan(overrides: Sequence[str]) -> list[Cell]:
     for chosen in expand(overrides):
         try:
             request = compose_one(chosen)
-        except UserError as error:
-            if "has no pattern" not in str(error):
-                raise
+        except NoSuchPattern as error:
             cells.append(Cell(tuple(chosen), "left out", str(error)))
             continue
         records = known.setdefault(str(request.results), load(request.results).quality)

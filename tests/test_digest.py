@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from tasks.data import digest
-from tasks.data.digest import file_digest, file_digests, files_digest
+from tasks.data.digest import file_digests
+
+
+def file_digest(path: Path, cache: Path) -> str:
+    return file_digests([path], cache)[0]
 
 
 def made(root: Path, count: int = 6) -> list[Path]:
@@ -90,20 +94,6 @@ def test_links_are_followed(tmp_path: Path, read: list[str], monkeypatch: pytest
     assert file_digest(Path("../folder0/0.bin"), tmp_path / "cache") == found[0]
     assert file_digest(Path("1.bin"), tmp_path / "cache") == expected([old[1]])[0]
     assert len(read) == 3
-
-
-def test_one_digest_of_several(tmp_path: Path) -> None:
-    """Of names below the root and of bytes; not of where the root is."""
-    here, there = made(tmp_path / "here"), made(tmp_path / "there")
-    found = files_digest(here, tmp_path / "cache", tmp_path / "here")
-    assert found == files_digest(there, tmp_path / "cache", tmp_path / "there")
-    assert found != files_digest(here[::-1], tmp_path / "cache", tmp_path / "here")
-    renamed = [*there[:-1], there[-1].rename(there[-1].with_name("other.bin"))]
-    assert found != files_digest(renamed, tmp_path / "cache", tmp_path / "there")
-    here[0].write_bytes(b"other")
-    assert found != files_digest(here, tmp_path / "cache", tmp_path / "here")
-    with pytest.raises(ValueError, match="not below"):
-        files_digest(here, tmp_path / "cache", tmp_path / "there")
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "cut", "flipped", "\ud800"])

@@ -28,21 +28,6 @@ Entries = dict[str, list[int | str]]
 """[size, time of change, SHA-256] by resolved path."""
 
 
-def file_digest(path: Path, cache: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return file_digests([path], cache)[0]
-
-
-def files_digest(paths: Sequence[Path], cache: Path, root: Path) -> str:
-    """One SHA-256 of several files' names below `root` and of their bytes, in the order of `paths`."""
-    digest, above = hashlib.sha256(), os.path.join(root, "")
-    for path, own in zip(map(os.fspath, paths), file_digests(paths, cache), strict=True):
-        if not path.startswith(above):
-            raise ValueError(f"{path}: not below {root}")
-        digest.update(f"{path[len(above) :]}\0{own}\0".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
 def file_digests(paths: Sequence[Path], cache: Path) -> list[str]:
     """SHA-256 of the bytes of each file."""
     places = _resolved(paths)
