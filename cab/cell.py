@@ -28,6 +28,7 @@ from cab.lock import Busy, cell_lock
 from cab.machine import chosen_precision, resolve_device
 from cab.provenance import provenance
 from cab.record import RECORD, Record, Status, identity_hash, record_path, remove_unfinished
+from cab.sources import fingerprint
 from cab.track import Tracker
 from cab.train import Trained, evaluate, train
 from tasks.base import Source, Task
@@ -70,7 +71,8 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> tup
         status: Status = "ok"
         reason = ""
         try:
-            status, reason = _train_and_evaluate(request, task, device, path, tracker, result)
+            kept = checkpoint.Checkpoint(path, _origin(request, task, source))
+            status, reason = _train_and_evaluate(request, task, device, kept, tracker, result)
         except UserError:
             raise
         except Exception as error:
@@ -101,6 +103,11 @@ def _known(request: Request, identity: dict[str, Any], source: Source) -> Record
         print("the data changed since this cell was recorded: it runs again")
         return None
     return known
+
+
+def _origin(request: Request, task: Task, source: Source) -> str:
+    """What a checkpoint must share with the run that goes on from it: the code that trains, torch, data."""
+    return f"{fingerprint(request.family.func, type(task), train)} {torch.__version__} {source.content}"
 
 
 def _remove_left(path: Path) -> None:
@@ -134,7 +141,12 @@ def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]
 
 
 def _train_and_evaluate(
-    request: Request, task: Task, device: torch.device, path: Path, tracker: Tracker, result: dict[str, Any]
+    request: Request,
+    task: Task,
+    device: torch.device,
+    kept: checkpoint.Checkpoint,
+    tracker: Tracker,
+    result: dict[str, Any],
 ) -> tuple[Status, str]:
     """Fills `result` step by step, so that what is known of a failed cell is kept."""
     model, result["model"] = build_model(request, task)
@@ -145,9 +157,9 @@ def _train_and_evaluate(
     fabric = ranks.fabric_alone(device, precision)
     wrapped = fabric.setup_module(model)
     if ranks.world() == 1:
-        trained = train(wrapped, task, request.training, fabric, path, tracker.log)
+        trained = train(wrapped, task, request.training, fabric, kept, tracker.log)
     else:
-        trained = _train_together(request, task, model, wrapped, device.type, precision, path, tracker)
+        trained = _train_together(request, task, model, wrapped, device.type, precision, kept, tracker)
     examples = request.training.steps * request.training.batch
     result["curve"] = trained.curve
     result["training"] = {
@@ -177,14 +189,14 @@ def _train_together(
     alone: nn.Module,
     kind: str,
     precision: str,
-    path: Path,
+    kept: checkpoint.Checkpoint,
     tracker: Tracker,
 ) -> Trained:
     """Tells the other processes what to train, and trains with them."""
     ranks.tell((request, kind, precision))
     try:
         fabric = ranks.fabric_together(kind, precision)
-        return train(fabric.setup_module(model), task, request.training, fabric, path, tracker.log, alone)
+        return train(fabric.setup_module(model), task, request.training, fabric, kept, tracker.log, alone)
     except Exception as error:
         ranks.part(kind)
         if ranks.lost(error):

@@ -19,6 +19,7 @@ import torch
 from attentions.eager import Eager
 from attentions.slots import Family
 from attentions.vanilla import Vanilla
+from cab import ranks
 from cab.check import gate
 from cab.config import Request
 from cab.errors import UserError
@@ -143,6 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = parser.parse_args(arguments).overrides
 
     def work() -> int:
+        if (count := ranks.world()) > 1:
+            raise UserError(
+                f"started as {count} processes: cost is that of one device, start it without torchrun or srun"
+            )
         together: dict[tuple[str, ...], list[Request]] = {}
         for chosen in expand(overrides):
             rest = tuple(one for one in chosen if not one.startswith("attention="))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cab import ranks
 from cab.cell import build_model
+from cab.checkpoint import Checkpoint
 from cab.config import Request
 from cab.machine import set_threads
 from cab.train import train
@@ -44,4 +45,5 @@ def _train(request: Request, kind: str, precision: str) -> None:
     task.prepare()
     model, _ = build_model(request, task)
     fabric = ranks.fabric_together(kind, precision)
-    train(fabric.setup_module(model), task, request.training, fabric, Path(), lambda point: None)
+    nowhere = Checkpoint(Path(), "")  # the first process keeps it
+    train(fabric.setup_module(model), task, request.training, fabric, nowhere, lambda point: None)

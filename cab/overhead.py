@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from cab.cell import build_model
+from cab.checkpoint import Checkpoint
 from cab.command import command_line, compose_requests
 from cab.config import Request
 from cab.lock import measuring
@@ -46,8 +47,8 @@ def bare_loop(model: nn.Module, task: Task, request: Request) -> None:
 def project_loop(model: nn.Module, task: Task, request: Request) -> float:
     fabric = Fabric(accelerator="cpu", devices=1)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        path = Path(folder) / "checkpoint.pt"
-        return train(fabric.setup_module(model), task, request.training, fabric, path, lambda point: None).seconds
+        kept = Checkpoint(Path(folder) / "checkpoint.pt", "")
+        return train(fabric.setup_module(model), task, request.training, fabric, kept, lambda point: None).seconds
 
 
 def pair(request: Request, task: Task) -> tuple[float, float]:

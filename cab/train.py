@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -54,11 +53,12 @@ def train(
     task: Task,
     training: Training,
     fabric: Fabric,
-    path: Path,
+    kept: checkpoint.Checkpoint,
     log: Callable[[Point], None],
     alone: nn.Module | None = None,
 ) -> Trained:
-    """Trains a model that `fabric` has set up. A checkpoint at `path` is continued from, and kept up to date.
+    """Trains a model that `fabric` has set up. The checkpoint is continued from if there is one, and
+    kept up to date.
 
     `log` gets every point of the curve: step, loss (mean since the last point), learning_rate, seconds and, at some
     steps, validation metrics. Where there are several processes, it is for the first one only, as is `alone`: the same
@@ -72,7 +72,7 @@ def train(
     step, seconds, curve, summed = 0, 0.0, [], torch.zeros((), device=fabric.device)
 
     first = fabric.is_global_zero
-    state = fabric.broadcast(checkpoint.load(path) if first else None)
+    state = fabric.broadcast(kept.load() if first else None)
     random = state["random"] if state else []
     if state:
         model.load_state_dict(state["model"])
@@ -135,7 +135,7 @@ def train(
                     "schedule": schedule.state_dict(),
                 }
                 state |= {"random": random, "losses": losses, "step": step, "seconds": seconds, "curve": curve}
-                checkpoint.save(path, state)
+                kept.save(state)
             saved = started = time.monotonic()
     if progress:
         progress.close()

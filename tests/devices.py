@@ -18,6 +18,7 @@ from attentions.routing import Routing
 from attentions.vanilla import Vanilla
 from cab import ranks
 from cab import train as train_module
+from cab.checkpoint import Checkpoint
 from tasks.base import Data
 
 SHAPE = Shape(8, 2, 1, 0, 6)
@@ -71,8 +72,8 @@ def run(name: str, folder: Path, together: bool) -> dict[str, object]:
     task = Echo(Pattern.CAUSAL_SELF, SHAPE, Data(), 0, Path())
     training = settings(steps=12, micro_batch=micro_batch, validations=2)
     wrapped = fabric.setup_module(model)
-    path = folder / f"{name}.pt"
-    trained = train_module.train(wrapped, task, training, fabric, path, lambda point: None, alone.setup_module(model))
+    kept = Checkpoint(folder / f"{name}.pt", "")
+    trained = train_module.train(wrapped, task, training, fabric, kept, lambda point: None, alone.setup_module(model))
     return {"curve": trained.curve, "weights": model.state_dict(), "random": torch.get_rng_state()}
 
 

@@ -11,7 +11,7 @@ import devices
 import pytest
 import torch
 
-from cab import ranks
+from cab import efficiency, ranks
 from cab.command import compose_one
 from cab.errors import UserError
 from cab.record import all_records
@@ -150,6 +150,13 @@ def test_what_cannot_be_cut_is_one_line(monkeypatch, override, words):
         ranks.check(request)
     assert "\n" not in str(error.value)
     return None
+
+
+def test_costs_are_not_taken_by_several_processes(monkeypatch, capsys, tmp_path):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert efficiency.main([f"results={tmp_path}", "attention=none"]) == 2
+    assert "started as 4 processes" in capsys.readouterr().err
 
 
 TINY = ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32"]

@@ -12,6 +12,7 @@ from attentions.base import Attention, Pattern, Shape
 from attentions.vanilla import Vanilla
 from cab import checkpoint
 from cab import train as train_module
+from cab.checkpoint import Checkpoint
 from cab.config import Training
 from cab.train import evaluate, make_optimizer, train
 from tasks.base import Data, Evaluation, Metric, Source, Task, Trivial
@@ -88,12 +89,12 @@ def task() -> Echo:
     return Echo(Pattern.CAUSAL_SELF, Shape(8, 2, 1, 0, 6), Data(), 0, Path())
 
 
-def run(path: Path, training: Training, log=lambda point: None):
+def run(path: Path, training: Training, log=lambda point: None, origin="this code"):
     torch.manual_seed(0)
     fabric = Fabric(accelerator="cpu", devices=1)
     model = Net()
     wrapped = fabric.setup_module(model)
-    return train(wrapped, task(), training, fabric, path, log), model
+    return train(wrapped, task(), training, fabric, Checkpoint(path, origin), log), model
 
 
 def without_time(curve):
@@ -140,7 +141,7 @@ def test_a_checkpoint_between_two_points_keeps_the_losses_since_the_last_one(tmp
     with pytest.raises(Killed):
         run(tmp_path / "cut.pt", settings())
     monkeypatch.setattr(train_module, "optimizer_step", step)
-    assert train_module.checkpoint.load(tmp_path / "cut.pt")["step"] == 38
+    assert Checkpoint(tmp_path / "cut.pt", "this code").load()["step"] == 38
     rest, _ = run(tmp_path / "cut.pt", settings())
     assert without_time(rest.curve) == without_time(whole.curve)
 
@@ -159,15 +160,25 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_training_starts_anew(tmp_pa
     assert path.with_name("checkpoint.pt.damaged-1").read_bytes() == content
 
 
+def test_a_checkpoint_of_other_code_or_data_is_not_continued(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+    path = tmp_path / "checkpoint.pt"
+    whole, _ = run(path, settings(), origin="before")
+    again, _ = run(path, settings(), origin="after")
+    assert without_time(again.curve) == without_time(whole.curve)
+    assert "starts anew" in capsys.readouterr().out
+    run(path, settings(), origin="after")
+    assert "continues at step" in capsys.readouterr().out
+
+
 def test_micro_batches_change_nothing_but_rounding(tmp_path):
     def curve(micro_batch):
         training = settings(steps=10, micro_batch=micro_batch)
         torch.manual_seed(0)
         fabric, model = Fabric(accelerator="cpu", devices=1), Net()
         model.dropout.p = 0.0
-        return train(
-            fabric.setup_module(model), task(), training, fabric, tmp_path / "none.pt", lambda point: None
-        ).curve
+        kept = Checkpoint(tmp_path / "none.pt", "")
+        return train(fabric.setup_module(model), task(), training, fabric, kept, lambda point: None).curve
 
     for cut in (1, 2):
         for one, other in zip(curve(None), curve(cut), strict=True):
@@ -213,8 +224,8 @@ def test_a_checkpoint_round_trip(tmp_path):
         "curve": [{"loss": 1.0}],
         "random": checkpoint.random_state(torch.device("cpu")),
     }
-    checkpoint.save(tmp_path / "c.pt", state)
-    loaded = checkpoint.load(tmp_path / "c.pt")
+    Checkpoint(tmp_path / "c.pt", "here").save(state)
+    loaded = Checkpoint(tmp_path / "c.pt", "here").load()
     assert torch.equal(loaded["model"]["w"], state["model"]["w"])
     assert loaded["curve"] == state["curve"]
-    assert checkpoint.load(tmp_path / "missing.pt") is None
+    assert Checkpoint(tmp_path / "missing.pt", "here").load() is None
