@@ -2,16 +2,24 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
+DATA ?= data
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run leaderboard bench test slurm-up slurm-down lint format clean
+.PHONY: help run reference leaderboard bench test slurm-up slurm-down lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/ready ## Train vanilla, lightning and no attention on real text, measure them, show the leaderboard (3 minutes)
 	$(BIN)/python -m cab.run -m experiment=smoke $(ARGS)
+	$(BIN)/python -m cab.leaderboard
+
+reference: .venv/ready ## The leaderboard in results/reference: needs DATA/books and DATA/ETTh1.csv.gz (four hours on one core)
+	$(BIN)/python -m cab.run -m experiment=recall measure=false device.threads=1 $(ARGS)
+	$(BIN)/python -m cab.run -m experiment=books data.path=$(DATA)/books measure=false device.threads=1 $(ARGS)
+	$(BIN)/python -m cab.run -m experiment=etth1 data.path=$(DATA)/ETTh1.csv.gz measure=false device.threads=1 $(ARGS)
+	$(BIN)/python -m cab.efficiency experiment=efficiency "efficiency.lengths=[256,512,1024,2048,4096]" efficiency.budget=30
 	$(BIN)/python -m cab.leaderboard
 
 leaderboard: .venv/ready ## Tables and plots from all records in results/
