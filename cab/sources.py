@@ -4,6 +4,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def fingerprint(*objects: object) -> str:
         if name in seen or (path := _file(name)) is None:
             continue
         seen[name] = path.read_bytes()
-        waiting |= set(_imports(seen[name]))
+        waiting |= _imports(seen[name])
     content = hashlib.sha256()
     for name in sorted(seen):
         content.update(f"{name}\0{len(seen[name])}\0".encode() + seen[name])
@@ -33,14 +34,16 @@ def _modules_of(item: object) -> Iterator[str]:
     yield from (part.__module__ for part in getattr(item, "__mro__", (item,)))
 
 
-def _imports(source: bytes) -> Iterator[str]:
+@cache
+def _imports(source: bytes) -> frozenset[str]:
     """The project's modules that a file imports, anywhere in it."""
+    found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in PROJECT:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)  # `from cab import record`
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}  # `from cab import record`
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in PROJECT)
+            found |= {alias.name for alias in node.names if alias.name.partition(".")[0] in PROJECT}
+    return frozenset(found)
 
 
 def _file(name: str) -> Path | None:

@@ -15,12 +15,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from cab.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 INIT_SECONDS = 10.0
 FINISH_SECONDS = 60.0
@@ -77,13 +74,13 @@ class Tracker:
         self._steps.add(point["step"])
 
     def finish(self, record: Record) -> None:
-        """Adds summary, tables and pictures of the record and ends the run, also that of a failed cell."""
+        """Adds summary, tables and picture of the record and ends the run, also that of a failed cell."""
         for point in record.result.get("curve", []):  # of an interrupted run that this one went on from
             if point["step"] not in self._steps:
                 self.log(point)
         self._attempt(lambda run: run.summary.update(_summary(record)))
         self._attempt(lambda run: _log_tables(run, record))
-        self._attempt(lambda run: _log_pictures(run, record))
+        self._attempt(lambda run: _log_picture(run, record))
         run, self._run = self._run, None
         if run is not None:
             with self._one_warning():
@@ -165,24 +162,20 @@ def _log_tables(run: Any, record: Record) -> None:
             run.log({f"tables/{name}": table})
 
 
-def _log_pictures(run: Any, record: Record) -> None:
+def _log_picture(run: Any, record: Record) -> None:
+    """The costs, which W&B cannot draw by itself as it does curves."""
+    if record.kind != "efficiency":
+        return
     import wandb
 
-    for name, figure in _pictures(record).items():
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{name}.png"
-            figure.savefig(path)
-            run.log({f"plots/{name}": wandb.Image(str(path))})  # wandb copies the file
+    from cab import costplot
 
-
-def _pictures(record: Record) -> "dict[str, Figure]":
-    from cab import costplot, plots
-    from cab.standing import Row
-
-    if record.kind == "efficiency":
-        figure = costplot.costs([record]) if record.result.get("measurements") else None
-        return {"cost": figure} if figure else {}
-    return {"curve": plots.curves([Row([record])])} if record.result.get("curve") else {}
+    if not (figure := costplot.costs([record])):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cost.png"
+        figure.savefig(path)
+        run.log({"plots/cost": wandb.Image(str(path))})  # wandb copies the file
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
