@@ -4,11 +4,13 @@ import sys
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
 from cab import run
 from cab.command import compose_one
 from cab.errors import UserError
+from cab.provenance import ROOT
 from hydra_plugins import cab_slurm
 
 
@@ -162,3 +164,9 @@ def test_a_cell_whose_time_is_up_goes_on_for_as_often_as_it_may():
     assert again.result() == (3, 4)
     with pytest.raises(SystemExit, match="max_num_timeout"):
         again.function.checkpoint(3, 4)
+
+
+def test_what_jobs_print_does_not_make_the_checkout_dirty():
+    launcher = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "hydra" / "launcher" / "slurm.yaml"))
+    folder = launcher["submitit_folder"].split("/")[1]
+    assert f"/results/{folder}/" in (ROOT / ".gitignore").read_text().splitlines()
