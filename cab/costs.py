@@ -17,8 +17,8 @@ from cab.record import Record
 from cab.tables import BASELINES, canonical, options_text, origin
 
 SHAPE = ("dim", "heads", "depth", "hidden")
-MACHINE = ("device", "precision", "threads", "gomp_spincount", "torch", "allocator")
-"""What must be equal for costs to stand in one group."""
+MACHINE = ("device", "precision", "threads", "gomp_spincount", "torch", "allocator", "batch")
+"""What must be equal for costs to stand in one group: the machine, and the work that it was given."""
 Row = Mapping[str, Any]
 Place = tuple[str, str, int, int]
 """Subject, phase, length, batch."""
@@ -197,14 +197,15 @@ def one_batch(rows: Sequence[Row], phase: str) -> list[Row]:
 
 
 class Costs:
-    """Finds the cost columns for the rows of a group."""
+    """Finds the cost columns for the rows of a group. A record that failed counts only where no other one is there."""
 
     def __init__(self, analyses: Iterable[Analysis]) -> None:
-        self.found: dict[str, list[Analysis]] = {}
+        found: dict[str, list[Analysis]] = {}
         for analysis in analyses:
             if analysis.record.cell.get("level") == "stack":
                 shape = {name: analysis.record.cell.get(name) for name in SHAPE}
-                self.found.setdefault(_key(analysis.record, shape), []).append(analysis)
+                found.setdefault(_key(analysis.record, shape), []).append(analysis)
+        self.found = {key: [one for one in each if one.record.status == "ok"] or each for key, each in found.items()}
         self.nothing = no_costs()
 
     def __call__(self, rows: Sequence[Record]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ centre and the uncertainty of the centre come from
 Efficiency length: the shortest length from which the family stays cheaper than the baseline at every longer measured
 length. Between the last measured length at which it is not cheaper and the next one, both curves are taken as straight
 in log-log. A crossing outside of the measured lengths is reported as a bound ("<= 128", "> 2,048"), never extrapolated.
+A length at which the family failed (its memory ran out) and the baseline did not is one at which it is not cheaper.
 Its interval is the 2.5% and 97.5% quantile over resampled rounds, bounds included.
 
 `cab_fit` is the original CAB's efficiency length (the larger root of a quadratic minus a linear fit), under its own
@@ -27,6 +28,8 @@ import numpy as np
 FEW = 5
 DRAWS = 2000
 TAILS = (0.025, 0.975)
+FAILED = ("out_of_memory", "error")
+"""Statuses of a row whose length the subject could not do."""
 
 Row = Mapping[str, Any]
 Samples = Sequence[float] | np.ndarray
@@ -136,19 +139,32 @@ def ratios(rows: Iterable[Row], family: str, baseline: str, phase: str, batch: i
 
 
 def time_efficiency_length(
-    rows: Iterable[Row], family: str, baseline: str, phase: str, batch: int | None = None
+    rows: Sequence[Row], family: str, baseline: str, phase: str, batch: int | None = None
 ) -> EfficiencyLength:
-    """`efficiency_length` of the times in rows; name the batch size where a phase was measured at several."""
-    found = paired(rows, family, baseline, phase, batch)
-    return efficiency_length([f[0] for f in found], [f[2] for f in found], [f[3] for f in found])
+    """`efficiency_length` of the samples in rows."""
+    found, failed = _after_failure(rows, family, baseline, phase, batch, "seconds")
+    return failed or efficiency_length([f[0] for f in found], [f[2] for f in found], [f[3] for f in found])
 
 
 def memory_efficiency_length(
-    rows: Iterable[Row], family: str, baseline: str, phase: str, batch: int | None = None
+    rows: Sequence[Row], family: str, baseline: str, phase: str, batch: int | None = None
 ) -> EfficiencyLength:
     """`efficiency_length` of the peak memory in rows: one exact figure per length, so no interval."""
-    found = paired(rows, family, baseline, phase, batch, "peak_bytes")
-    return efficiency_length([f[0] for f in found], [[f[2]] for f in found], [[f[3]] for f in found])
+    found, failed = _after_failure(rows, family, baseline, phase, batch, "peak_bytes")
+    return failed or efficiency_length([f[0] for f in found], [[f[2]] for f in found], [[f[3]] for f in found])
+
+
+def _after_failure(
+    rows: Sequence[Row], family: str, baseline: str, phase: str, batch: int | None, figure: str
+) -> tuple[list[tuple[int, int, Any, Any]], EfficiencyLength | None]:
+    """What is `paired` above the longest length at which the family failed and the baseline did not: below that it is
+    not cheaper for good. And the answer, where nothing is left."""
+    of_phase = [row for row in rows if row["phase"] == phase and batch in (None, row["batch"])]
+    did = {row["length"] for row in of_phase if row["subject"] == baseline and row["status"] == "ok"}
+    failures = (row["length"] for row in of_phase if row["subject"] == family and row["status"] in FAILED)
+    longest = max(did.intersection(failures), default=0)
+    found = [pair for pair in paired(rows, family, baseline, phase, batch, figure) if pair[0] > longest]
+    return found, EfficiencyLength(float(longest), ">") if longest and not found else None
 
 
 def efficiency_length(

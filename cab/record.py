@@ -79,16 +79,17 @@ def read_record(path: Path) -> Record:
     """The record in a file. Raises DamagedRecord; a missing file is FileNotFoundError."""
     try:
         content = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        digest = content.pop("digest", None) if isinstance(content, dict) else None
+        own = _digest(content)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, a number of thousands of digits
         raise DamagedRecord(f"not whole JSON ({error})") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise DamagedRecord("not a record")
     if content["schema"] != SCHEMA:
         raise DamagedRecord(f"schema {content['schema']}, this version reads {SCHEMA}")
-    digest, name = content.pop("digest", None), content.get("hash")
-    if digest != _digest(content):
+    if digest != own:
         raise DamagedRecord("content does not match its digest: damaged or edited")
-    del content["hash"]
+    name = content.pop("hash", None)
     try:
         record = Record(**content)
     except TypeError as error:

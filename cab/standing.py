@@ -204,8 +204,10 @@ def _describe(made: Sequence[Group]) -> None:
     for group in made:
         twins.setdefault((group.task, group.pattern, group.size), []).append(group)
     for alike in twins.values():
-        for group, text in zip(alike, differences(group.settings for group in alike), strict=True):
-            group.difference = text
+        texts = differences(group.settings for group in alike)
+        for group, text in zip(alike, texts, strict=True):
+            other_data = texts.count(text) > 1
+            group.difference = f"{text} data={(group.data_hash or 'unknown')[:8]}".strip() if other_data else text
 
 
 def _label(group: Group) -> None:

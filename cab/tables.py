@@ -24,7 +24,7 @@ CELL = {
     "efficiency": ("attention", "pattern", "level", "dim", "heads", "depth", "hidden", "device", "precision"),
 }
 """The fields of a record's cell without which it has no place in a table."""
-NOT_SETTINGS = ("seed", "attention", "slots", "hidden")
+NOT_SETTINGS = ("seed", "attention")
 """Parts of a quality record's identity in which rows of a group may differ: the rest makes them comparable."""
 
 
@@ -141,10 +141,7 @@ def canonical(value: Any) -> str:
 
 def settings(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What rows of one group must have in common: everything that decides the numbers but the family and the seed."""
-    common = {key: value for key, value in identity.items() if key not in NOT_SETTINGS}
-    if isinstance(model := common.get("model"), Mapping):  # the width is solved for each family
-        common["model"] = {key: value for key, value in model.items() if key != "hidden"}
-    return common
+    return {key: value for key, value in identity.items() if key not in NOT_SETTINGS}
 
 
 def settings_name(record: Record) -> str:

@@ -62,7 +62,7 @@ def quality(
     model: dict[str, int] | None = None,
 ) -> Record:
     """A quality record. Status other than ok: no result, as for a cell that could not run."""
-    shape = (model or MODEL) | {"hidden": 512}
+    shape = {"hidden": 512} | (model or MODEL)
     family = {"_target_": f"attentions.{attention}.Family"} | (options or {})
     chosen = " ".join(f" attention.{key}={value}" for key, value in (options or {}).items())
     result: dict[str, Any] = {}
@@ -149,7 +149,7 @@ def efficiency(
     science_version: int = SCIENCE_VERSION,
 ) -> Record:
     """An efficiency record; `eager` is not measured at the greatest length, as where its memory does not fit."""
-    shape = (model or MODEL) | {"hidden": 512}
+    shape = {"hidden": 512} | (model or MODEL)
     cell = {"attention": attention, "pattern": pattern, "level": level, "device": "a CPU", "precision": "float32"}
     cell |= {name: shape[name] for name in ("dim", "heads", "depth", "hidden")}
     family = {"_target_": f"attentions.{attention}.Family"} | (options or {})

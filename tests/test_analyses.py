@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cab.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time, view
-from cab.analyses.base import Answer, Line, Material
+from cab.analyses.base import Answer, Line, Material, counted
 from cab.composite import composites
 from cab.costs import analyse
 from cab.intervals import t_interval, welch_interval
@@ -106,6 +106,11 @@ def test_a_row_without_all_of_its_seeds_has_no_part_in_anything():
 
 
 # Noise
+
+
+def test_scores_at_a_ceiling_give_no_floor():
+    (*_, line) = noise.lines(material(*seeds("vanilla", 1.0, 1.0), *seeds("eager", 1.0, 1.0), *seeds("fit", 1.1, 1.2)))
+    assert (line["floor"], line["large"]) == (None, None)
 
 
 def test_the_floor_is_what_equal_functions_may_differ_by():
@@ -302,6 +307,15 @@ def test_times_of_different_devices_are_never_compared():
     assert one(lines, attention="ssa")["seconds"] == 70
 
 
+def test_times_of_several_processes_or_cut_batches_stand_by_themselves():
+    several, cut = timed("fit", 2.1, 20), timed("ssa", 1.0, 10)
+    several.result["training"]["processes"] = 4
+    cut.config["train"] = {"micro_batch": 2}
+    assert not time.lines(material(timed("vanilla", 2.0, 50), several, cut))
+    assert time.device(several).endswith(", 4 processes")
+    assert time.device(cut).endswith(", micro-batch 2")
+
+
 # Options
 
 
@@ -314,6 +328,8 @@ def test_options_are_compared_one_at_a_time_and_seed_by_seed():
     assert line["gain"] == pytest.approx(0.15)
     assert (line["gain_low"], line["gain_high"]) == pytest.approx(t_interval([0.1, 0.2]))
     assert line["trained_alike"] is False
+    assert (line["scale"], counted(line)) == ("linear", "bits per byte")
+    assert counted(line | {"scale": "log", "headline": "masked_perplexity"}) == "log masked perplexity"
 
 
 def test_an_option_of_evaluation_alone_is_told_by_equal_training():

@@ -201,6 +201,7 @@ def test_without_none_there_is_no_benefit(tmp_path):
         ("size", {"size": "smoke"}, {"size": "base"}),
         ("data_hash", {}, {"data": "b" * 64, "real": False}),
         ("settings", {"steps": 100}, {"steps": 200}),
+        ("settings", {"model": {**factory.MODEL, "hidden": 512}}, {"model": {**factory.MODEL, "hidden": 2048}}),
         ("pattern", {"pattern": "causal_self"}, {"pattern": "noncausal_self"}),
         ("task", {"task": "lm"}, {"task": "recall"}),
     ],
@@ -225,6 +226,8 @@ def test_data_of_equal_settings_but_other_content_is_another_group(tmp_path):
     other.result["data"]["content"] = "c" * 64
     made = build(tmp_path, factory.quality("lightning", 0, score=1.0), other)
     assert sorted((row["data_hash"][0], row["n"]) for row in made["leaderboard"]) == [("a", "1"), ("c", "1")]
+    assert "data=aaaaaaaa" in page(tmp_path)
+    assert "data=cccccccc" in page(tmp_path)
 
 
 def test_settings_are_named_where_they_differ(tmp_path):
@@ -375,6 +378,27 @@ def test_of_two_measurements_the_newer_one_counts():
     new.provenance["started"] = "2026-02-02T00:00:00"
     (line,) = Costs([analyse(new), analyse(old)])([factory.quality("lightning")])
     assert line["cost_record"] == new.hash
+
+
+@pytest.mark.parametrize("status", ["error", "unsupported", "timeout"])
+def test_a_measurement_that_failed_does_not_hide_an_older_one(status):
+    good, failed = factory.efficiency("lightning"), factory.efficiency("lightning", status=status, rounds=11)
+    failed.provenance["started"] = "2026-02-02T00:00:00"
+    (line,) = Costs([analyse(failed), analyse(good)])([factory.quality("lightning")])
+    assert line["cost_record"] == good.hash
+    (line,) = Costs([analyse(failed)])([factory.quality("lightning")])
+    assert line["cost_status"] == status
+
+
+def test_costs_of_a_group_are_of_one_batch_size():
+    """Most were measured at batch 1, and the later measurement at another is left out."""
+    other = factory.efficiency("lightning", rounds=11)
+    other.identity["batch"] = 8
+    other.provenance["started"] = "2026-02-02T00:00:00"
+    own = [factory.efficiency(name) for name in ("vanilla", "lightning")]
+    quality = [factory.quality(name) for name in ("vanilla", "lightning")]
+    found = Costs([analyse(record) for record in (*own, other)])(quality)
+    assert [line["cost_record"] for line in found] == [record.hash for record in own]
 
 
 def test_efficiency_table_has_every_measurement(tmp_path):

@@ -140,6 +140,17 @@ def test_rows_are_matched_by_phase_length_and_batch():
     assert time_efficiency_length(both, "f", "v", "prefill").text == "not measured"
 
 
+@pytest.mark.parametrize(("failed", "text"), [(128, "<= 256"), (512, "<= 1,024"), (2048, "> 2,048")])
+def test_where_memory_runs_out_a_family_is_not_cheaper(failed, text):
+    """It takes half the time and memory wherever it ends."""
+    both = rows("f", noisy([0.5] * 5), peaks=[1] * 5) + rows("v", noisy([1] * 5), peaks=[2] * 5)
+    both[LENGTHS.index(failed)]["status"] = "out_of_memory"
+    assert time_efficiency_length(both, "f", "v", "forward").text == text
+    assert memory_efficiency_length(both, "f", "v", "forward").text == text
+    both[5 + LENGTHS.index(failed)]["status"] = "out_of_memory"  # the baseline, too: nothing is known of that length
+    assert time_efficiency_length(both, "f", "v", "forward").text == ("<= 256" if failed == 128 else "<= 128")
+
+
 def test_memory_is_a_single_value():
     ours, theirs = [700 * n for n in LENGTHS], [n * n for n in LENGTHS]
     both = rows("f", noisy([1] * 5), peaks=ours) + rows("v", noisy([1] * 5), peaks=theirs)

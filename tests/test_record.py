@@ -52,6 +52,9 @@ def test_numbers_that_are_not_finite_become_missing(tmp_path):
     [
         (lambda text: text[: len(text) // 2], "not whole JSON"),
         (lambda text: "", "not whole JSON"),
+        (lambda text: text.replace("1.5", "NaN"), "not whole JSON"),
+        (lambda text: text.replace("1.5", "1e999"), "not whole JSON"),
+        (lambda text: text.replace("1.5", "9" * 5000), "not whole JSON"),
         (lambda text: "[]", "not a record"),
         (lambda text: text.replace("1.5", "1.4"), "digest"),
         (lambda text: text.replace('"schema": 1', '"schema": 7'), "schema 7"),

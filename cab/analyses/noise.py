@@ -40,8 +40,9 @@ def _of_group(group: Group) -> list[Line]:
 
 
 def floor_of(one: Sequence[float], two: Sequence[float]) -> float | None:
+    """None also where all scores are the same, as at a ceiling: that does not show that there is no noise."""
     interval = welch_interval(one, two)
-    return max(map(abs, interval)) if interval else None
+    return (max(map(abs, interval)) or None) if interval else None
 
 
 def _pair(group: Group, first: str, second: str, scores: Mapping[str, list[float]], floor: float | None) -> Line:

@@ -118,7 +118,7 @@ def _panel(axes: Axes, own: Sequence[Mapping[str, Any]]) -> list[Label]:
     below = [f"state after {lengths} tokens, KiB per sequence"]
     below += textwrap.wrap(f"not shown: {', '.join(missing)}", 62) if missing else []
     axes.set(
-        title=own[0]["pattern"].replace("_", " "),
+        title="\n".join([own[0]["pattern"].replace("_", " "), *textwrap.wrap(own[0]["difference"], 50)]),
         xlabel="\n".join(below),
         ylabel=f"{words(own[0]['headline'])} ({own[0]['better']} is better)",
     )

@@ -70,11 +70,16 @@ def _of_group(name: str, group: Group) -> list[Line]:
 
 
 def device(record: Record) -> str:
-    """What must be equal for times to stand side by side."""
+    """What must be equal for times to stand side by side: the machine, and how a batch was cut."""
     about = record.provenance.get("device") or {}
     count = about.get("threads")
-    threads = f", {count} thread{'' if count == 1 else 's'}" if count else ""
-    return f"{about.get('name') or 'unknown'}{threads}, {record.identity.get('precision') or 'unknown'}"
+    parts = [about.get("name") or "unknown", f"{count} thread{'' if count == 1 else 's'}" if count else ""]
+    parts += [record.identity.get("precision") or "unknown"]
+    if (processes := (record.result.get("training") or {}).get("processes") or 1) > 1:
+        parts += [f"{processes} processes"]
+    if micro := (record.config.get("train") or {}).get("micro_batch"):
+        parts += [f"micro-batch {micro}"]
+    return ", ".join(filter(None, parts))
 
 
 def _judged(alike: Sequence[Line]) -> list[Line]:
