@@ -4,6 +4,7 @@ Exit codes: 0 done (also when the answer is "unsupported", which is recorded), 1
 recorded, 2 the request cannot be met and nothing was recorded.
 """
 
+import copy
 import os
 import sys
 import traceback
@@ -15,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
 
 from cab.config import Request, load, one_line
 from cab.errors import UserError
@@ -49,19 +51,45 @@ def command_line(work: Callable[[], int]) -> int:
 
 def compose_requests(overrides: Sequence[str]) -> list[Request]:
     """The requests of every cell of a sweep. Raises UserError."""
-    return [compose_one(chosen) for chosen in expand(overrides)]
+    request_of = Requests()
+    return [request_of(chosen) for chosen in expand(overrides)]
 
 
 def compose_one(overrides: Sequence[str]) -> Request:
     """The request of one cell. Raises UserError."""
+    return Requests()(overrides)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of one cell, that of Hydra itself included. Raises UserError."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         try:
-            config = compose("config", list(overrides), return_hydra_config=True)
+            return compose("config", list(overrides), return_hydra_config=True)
         except HydraException as error:
             raise UserError(one_line(error)) from error
-    choices = config.hydra.runtime.choices
-    del config.hydra
-    return load(config, choices["attention"], choices["task"])
+
+
+class Requests:
+    """The requests of many cells. A configuration is composed once for all seeds: that takes longer than all else."""
+
+    def __init__(self, compose: Callable[[Sequence[str]], DictConfig] = composed) -> None:
+        self.compose = compose
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, cell: Sequence[str]) -> Request:
+        """The request of a cell, given by its overrides. Raises UserError."""
+        rest = tuple(override for override in cell if not override.startswith("seed="))
+        seeds = [override.removeprefix("seed=") for override in cell if override.startswith("seed=")]
+        key, given = (rest, int(seeds[0])) if len(seeds) == 1 and seeds[0].isdecimal() else (tuple(cell), None)
+        if key not in self.composed:
+            self.composed[key] = self.compose(key)
+        config = copy.deepcopy(self.composed[key])
+        choices = config.hydra.runtime.choices
+        with open_dict(config):
+            del config.hydra
+            if given is not None:
+                config.seed = given
+        return load(config, choices["attention"], choices["task"])
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:

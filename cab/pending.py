@@ -1,21 +1,19 @@
 """Which cells of a sweep are left to run, found before any is started.
 
-A configuration is composed once for all seeds, as composing takes longer than all else, and data is prepared once for
-all cells that use it. A cell is left out of the sweep if its task has no such pattern: a product of values cannot leave
-out pairs. What cannot be decided here is left to run and says itself what is wrong with it. Measurements are looked for
-as this machine would make them: where a launcher sends cells to others, those that want `measure` may be sent for
-nothing, and find their records there.
+Data is prepared once for all cells that use it. A cell is left out of the sweep if its task has no such pattern: a
+product of values cannot leave out pairs. What cannot be decided here is left to run and says itself what is wrong with
+it. Measurements are looked for as this machine would make them: where a launcher sends cells to others, those that want
+`measure` may be sent for nothing, and find their records there.
 """
 
-import copy
 import json
 from collections.abc import Callable, Sequence
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from cab.command import FAILED, REFUSED, exit_codes
-from cab.config import Request, load, user_errors
+from cab.command import FAILED, REFUSED, Requests, exit_codes
+from cab.config import Request, user_errors
 from cab.errors import NoSuchPattern, UserError
 from cab.identity import MEASURED, efficiency_identity, quality_identity, recorded, same_data, title
 from cab.machine import resolve_device, set_allocator, set_threads
@@ -28,12 +26,12 @@ Contents = dict[str, str]
 def pending(cells: Sequence[list[str]], compose: Compose) -> list[list[str]]:
     """The cells, lists of overrides, that have to run. Says of the others in a line each what they gave."""
     left, reasons, before = [], [], 0
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    request_of = Requests(compose)
     contents: Contents = {}
     threads = torch.get_num_threads()
     for cell in cells:
         try:
-            request = _request(cell, compose, composed)
+            request = request_of(cell)
             set_threads(request.device.threads or threads)
             record = done(request, contents)
         except NoSuchPattern as error:
@@ -67,21 +65,6 @@ def done(request: Request, contents: Contents) -> Record | None:
         return record
     cost = recorded(request, "efficiency", efficiency_identity(request, device, set_allocator()))
     return record if cost else None
-
-
-def _request(cell: Sequence[str], compose: Compose, composed: dict[tuple[str, ...], DictConfig]) -> Request:
-    rest = tuple(override for override in cell if not override.startswith("seed="))
-    seed = next((override.removeprefix("seed=") for override in cell if override.startswith("seed=")), None)
-    key, given = (rest, int(seed)) if seed and seed.isdecimal() else (tuple(cell), None)
-    if key not in composed:
-        composed[key] = compose(key)
-    config = copy.deepcopy(composed[key])
-    choices = config.hydra.runtime.choices
-    with open_dict(config):
-        del config.hydra
-        if given is not None:
-            config.seed = given
-    return load(config, choices["attention"], choices["task"])
 
 
 def _content(request: Request, contents: Contents) -> str:

@@ -21,9 +21,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from cab.command import command_line, compose_one, expand
+from cab.command import Requests, command_line, expand
 from cab.config import Request
 from cab.errors import NoSuchPattern
 from cab.record import DamagedRecord, Record, identity_hash, read_record, record_path
@@ -45,16 +46,17 @@ def plan(overrides: Sequence[str]) -> list[Cell]:
     """Every cell that `cab.run -m` would run with these overrides, in its order."""
     from cab.tables import load
 
-    known: dict[str, list[Record]] = {}
-    cells = []
+    known: dict[Path, list[Record]] = {}
+    cells, request_of = [], Requests()
     for chosen in expand(overrides):
         try:
-            request = compose_one(chosen)
+            request = request_of(chosen)
         except NoSuchPattern as error:
             cells.append(Cell(tuple(chosen), "left out", str(error)))
             continue
-        records = known.setdefault(str(request.results), load(request.results).quality)
-        cells.append(_cell(chosen, request, records))
+        if request.results not in known:
+            known[request.results] = load(request.results).quality
+        cells.append(_cell(chosen, request, known[request.results]))
     return cells
 
 
