@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m cab.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "reference" / "bench", help="folder to write to")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench", help="folder to write to")
     given = parser.parse_args(arguments)
 
     def work() -> int:

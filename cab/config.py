@@ -175,8 +175,12 @@ def part(name: str, config: DictConfig) -> Any:
     known = [key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
     hints = get_type_hints(made.func.__init__)
     for key, value in made.keywords.items():
+        if key in parameters and key not in known:
+            raise UserError(f"{name}.{key}: the constructor has to take it as an option, after `*`")
         if key not in known:
             raise UserError(f"{name}.{key}={value!r}: no such option; it has {', '.join(known) or 'none'}")
+        if key not in hints:
+            raise UserError(f"{name}.{key}: the constructor does not say of what type it is, as in `{key}: float`")
         checked(f"{name}.{key}", hints[key], value)
     return made
 
