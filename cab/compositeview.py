@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from cab.composite import FEWEST, Composite, Entry, is_logarithmic
 from cab.markdown import MISSING, escaped, number
-from cab.plots import words
+from cab.plots import counted
 from cab.tables import options_text, settings_name
 
 LEGEND = f"""\
@@ -55,7 +55,7 @@ def grids(made: Composite) -> list[tuple[list[str], list[list[str]]]]:
     scale = [
         [
             line["task"],
-            f"{'log ' if line['scale'] == 'log' else ''}{words(line['metric'])} ({line['better']} is better)",
+            f"{counted(line['metric'])} ({line['better']} is better)",
             number(line["mean"]),
             number(line["deviation"]),
             line["families"],

@@ -32,6 +32,8 @@ SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
 LINE = 0.29
 """Inches per line of the notes."""
+WIDE = 18
+"""Characters of a name that leave room for two lengths beside it; longer ones have a line of their own."""
 
 
 def costs(records: Sequence[Record], title: str = "") -> Figure | None:
@@ -43,7 +45,7 @@ def costs(records: Sequence[Record], title: str = "") -> Figure | None:
         return None
     named = list(zip(_labels(records), records, strict=True))
     with looks() as figure_class:
-        lines = 3 + len(named)
+        lines = 3 + len(named) + sum(len(label) > WIDE for label, _ in named)
         heights = [4.4, LINE * lines] * len(phases)
         figure = figure_class(figsize=(14, 1.4 + sum(heights)), layout="constrained")
         grid = figure.subplots(2 * len(phases), 2, squeeze=False, height_ratios=heights)
@@ -121,13 +123,19 @@ def _notes(axes: Axes, named: Sequence[Named], phase: str, quantity: str, lines:
         family, rows = record.cell["attention"], one_batch(record.result["measurements"], phase)
         if family not in BASELINES:
             found = [_crossing(record, rows, name, phase, quantity) for name in BASELINES]
-            table.append((style(family).text, (label, _text(found[0]), _text(found[1]))))
+            look = style(family)
+            if len(label) > WIDE:
+                table.append((look.text, (label, "", "")))
+            table.append((look.text, (label if len(label) <= WIDE else "", _text(found[0]), _text(found[1]))))
     for text in wrap(_ends(named, phase), 66)[:2]:
         table.append((INK, (text, "", "")))
+    widths = [max(len(cells[column]) for _, cells in table if cells[1]) + 2 for column in range(3)]
+    starts = [1.1 * sum(widths[:column]) / sum(widths) - 0.1 for column in range(3)]  # from below the axis' labels on
+    size = 12 if sum(widths) < 76 else 11
     for place, (color, cells) in enumerate(table):
-        for x, text in zip((0.0, 0.33, 0.68), cells, strict=True):
+        for x, text in zip(starts, cells, strict=True):
             y = 1 - place / lines
-            note = axes.text(x, y, text, transform=axes.transAxes, fontsize=12, color=color, va="top")
+            note = axes.text(x, y, text, transform=axes.transAxes, fontsize=size, color=color, va="top")
             note.set_in_layout(False)
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cab.composite import is_logarithmic
 from cab.standing import Row
 from cab.style import Label, looks, place_labels, set_title, style
 
@@ -25,6 +26,11 @@ WORDS = {"bits_per_byte": "bits per byte"}
 
 def words(name: str | None) -> str:
     return WORDS.get(name or "", (name or "score").replace("_", " "))
+
+
+def counted(name: str | None) -> str:
+    """What a gain or a z-score is made of: `accuracy`, or `log masked perplexity`."""
+    return f"{'log ' if is_logarithmic(name or '') else ''}{words(name)}"
 
 
 def variants(rows: Sequence[Row]) -> list[int]:

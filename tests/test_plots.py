@@ -105,8 +105,25 @@ def test_times_of_a_busier_run_are_aligned_at_vanilla():
     assert drawn["lightning"].get_ydata()[0] > drawn["vanilla"].get_ydata()[0]
 
 
+@pytest.mark.parametrize("options", [None, {"window": 128, "latents": 16}])
+def test_notes_of_costs_do_not_run_into_each_other(monkeypatch, options):
+    monkeypatch.setattr(costplot, "_text", lambda crossing: "> 16,384 (11,041 to > 16,384)")  # the longest
+    records = [factory.efficiency("block_transformer", phases=("train",), options=options)]
+    records.append(factory.efficiency("block_transformer", phases=("train",)))
+    below = costplot.costs(records).axes[2]
+    notes = [text.get_window_extent() for text in below.texts if text.get_text()]
+    for box in notes:
+        assert not any(box.overlaps(other) for other in notes if other is not box)
+        assert box.x1 <= below.get_window_extent().x1
+
+
 def test_costs_without_measurements_is_no_figure():
     assert costplot.costs([factory.efficiency("fit", status="unsupported", reason="no")]) is None
+
+
+def test_perplexities_are_counted_by_their_logarithm():
+    assert plots.counted("bits_per_byte") == "bits per byte"
+    assert plots.counted("masked_perplexity") == "log masked perplexity"
 
 
 def test_curves_average_only_where_every_seed_is():

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cab.composite import Composite, is_logarithmic, scaled
-from cab.plots import words
 from cab.record import Record
 from cab.standing import Group, Row
 from cab.tables import settings_name
@@ -91,11 +90,6 @@ def place(group: Group) -> Line:
         "better": group.better,
         "scale": "log" if is_logarithmic(group.headline or "") else "linear",
     }
-
-
-def counted(line: Mapping[str, Any]) -> str:
-    """What a gain is a difference of: `accuracy`, or `log masked perplexity`."""
-    return f"{'log ' if line['scale'] == 'log' else ''}{words(line['headline'])}"
 
 
 def title(line: Mapping[str, Any]) -> str:

@@ -15,8 +15,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cab.analyses.base import Line, Material, Question, counted, gains, place, span, title
+from cab.analyses.base import Line, Material, Question, gains, place, span, title
 from cab.intervals import t_interval
+from cab.plots import counted
 from cab.record import Record
 from cab.standing import Group, Row
 from cab.style import INK, looks, set_title, style
@@ -121,7 +122,7 @@ def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
                 capsize=4,
             )
         axes.set_yticks(range(len(shown)), [_name(line) for line in shown])
-        axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"gain in {counted(found[0])}, positive is better")
+        axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"gain in {counted(found[0]['headline'])}, positive is better")
         note = "filled: the same training, evaluated otherwise; bars: 95% intervals over seeds"
         more = f"; the first {MOST} of {len(found)}" if len(found) > MOST else ""
         set_title(figure, f"{title(found[0])}; {note}{more}")

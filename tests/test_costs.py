@@ -1,0 +1,130 @@
+import factory
+import numpy as np
+import pytest
+from board import build, one, page
+
+from cab.costs import Costs, analyse
+from cab.leaderboard import standings
+from cab.record import Record
+
+
+def test_costs_are_joined_by_family_pattern_and_shape(tmp_path):
+    wide = factory.MODEL | {"dim": 256}
+    made = build(
+        tmp_path,
+        factory.quality("lightning", 0),
+        factory.quality("routing", 0),
+        factory.efficiency("lightning"),
+        factory.efficiency("lightning", model=wide, speed=50),
+        factory.efficiency("routing", pattern="noncausal_self"),
+        factory.efficiency("routing", level="attention"),
+    )
+    row = one(made["leaderboard"], attention="lightning")
+    assert float(row["train_ratio"]) == pytest.approx(0.77, abs=0.05)
+    assert float(row["train_ratio_low"]) < float(row["train_ratio"]) < float(row["train_ratio_high"])
+    assert row["train_length"] == "2048"
+    assert 700 < float(row["time_from_vanilla_length"]) < 1300
+    assert 250 < float(row["time_from_eager_length"]) < 600
+    assert row["memory_from_vanilla"] == "> 2,048"
+    assert row["memory_from_vanilla_bound"] == ">"
+    assert row["memory_from_eager"] == "<= 128"
+    assert float(row["decode_tokens_per_second"]) == pytest.approx(2500, rel=0.1)
+    assert float(row["decode_speedup"]) == pytest.approx(1.1, abs=0.05)
+    assert row["state_bytes"] == str(4 * 32 * 32 * 3 * 4.0)
+    assert not one(made["leaderboard"], attention="routing")["train_ratio"]
+
+
+def test_a_baseline_is_not_compared_to_itself(tmp_path):
+    made = build(tmp_path, factory.quality("vanilla", 0), factory.efficiency("vanilla"))
+    (row,) = made["leaderboard"]
+    assert row["train_ratio"] == "1.0"
+    assert not row["time_from_vanilla"]
+    assert row["time_from_eager"] == "<= 128"
+
+
+def test_costs_of_a_group_come_from_one_machine():
+    elsewhere = factory.efficiency("routing")
+    elsewhere = Record(**{**vars(elsewhere), "cell": {**elsewhere.cell, "device": "a GPU"}})  # type: ignore[arg-type]
+    elsewhere.identity["device"] = "a GPU"
+    here = [factory.efficiency(name) for name in ("vanilla", "lightning")]
+    quality = [factory.quality(name) for name in ("vanilla", "lightning", "routing")]
+    ((_, lines),) = standings(quality, [analyse(record) for record in (*here, elsewhere)])
+    devices = {line["attention"]: line["cost_device"] for line in lines}
+    assert devices == {"vanilla": "a CPU", "lightning": "a CPU", "routing": None}
+
+
+def test_of_two_measurements_the_newer_one_counts():
+    old, new = factory.efficiency("lightning"), factory.efficiency("lightning", rounds=11)
+    new.provenance["started"] = "2026-02-02T00:00:00"
+    (line,) = Costs([analyse(new), analyse(old)])([factory.quality("lightning")])
+    assert line["cost_record"] == new.hash
+
+
+@pytest.mark.parametrize("status", ["error", "unsupported", "timeout"])
+def test_a_measurement_that_failed_does_not_hide_an_older_one(status):
+    good, failed = factory.efficiency("lightning"), factory.efficiency("lightning", status=status, rounds=11)
+    failed.provenance["started"] = "2026-02-02T00:00:00"
+    (line,) = Costs([analyse(failed), analyse(good)])([factory.quality("lightning")])
+    assert line["cost_record"] == good.hash
+    (line,) = Costs([analyse(failed)])([factory.quality("lightning")])
+    assert line["cost_status"] == status
+
+
+def test_costs_of_a_group_are_of_one_batch_size():
+    """Most were measured at batch 1, and the later measurement at another is left out."""
+    other = factory.efficiency("lightning", rounds=11)
+    other.identity["batch"] = 8
+    other.provenance["started"] = "2026-02-02T00:00:00"
+    own = [factory.efficiency(name) for name in ("vanilla", "lightning")]
+    quality = [factory.quality(name) for name in ("vanilla", "lightning")]
+    found = Costs([analyse(record) for record in (*own, other)])(quality)
+    assert [line["cost_record"] for line in found] == [record.hash for record in own]
+
+
+def test_efficiency_table_has_every_measurement(tmp_path):
+    record = factory.efficiency("lightning", batches=(1, 16))
+    made = build(tmp_path, record, factory.efficiency("fit", status="unsupported", reason="no layer"))
+    rows = [row for row in made["efficiency"] if row["attention"] == "lightning"]
+    assert len(rows) == len(record.result["measurements"])
+    row = one(rows, subject="lightning", phase="train", length="2048")
+    assert row["n"] == "9"
+    assert float(row["seconds_low"]) <= float(row["seconds_median"]) <= float(row["seconds_high"])
+    assert row["spread"] == "quartiles"
+    assert row["verdict_vanilla"] == "cheaper"
+    assert not row["ratio_eager"]
+    missing = one(rows, subject="eager", phase="train", length="2048")
+    assert (missing["status"], missing["reason"], missing["seconds_median"]) == ("not_measured", "memory", "")
+    failed = one(made["efficiency"], attention="fit")
+    assert (failed["status"], failed["reason"]) == ("unsupported", "no layer")
+
+
+def test_few_rounds_give_a_range_and_no_median(tmp_path):
+    made = build(tmp_path, factory.efficiency("lightning", rounds=3))
+    row = one(made["efficiency"], subject="lightning", phase="train", length="512")
+    assert (row["n"], row["spread"], row["seconds_median"]) == ("3", "range", "")
+
+
+def test_quality_without_efficiency_and_the_reverse(tmp_path):
+    made = build(tmp_path / "quality", factory.quality())
+    assert not made["efficiency"]
+    assert not one(made["leaderboard"])["train_ratio"]
+    made = build(tmp_path / "efficiency", factory.efficiency())
+    assert not made["leaderboard"]
+    assert made["efficiency"]
+    assert "no quality records" in page(tmp_path / "efficiency")
+
+
+def test_cabs_own_fit_stands_beside_the_efficiency_length():
+    """Against eager, from the median times of a training step: as computed by hand from the record's samples."""
+    made = factory.efficiency("lightning")
+    rows = [row for row in made.result["measurements"] if row["phase"] == "train" and row["status"] == "ok"]
+    times = {
+        name: {row["length"]: float(np.median(row["seconds"])) for row in rows if row["subject"] == name}
+        for name in ("lightning", "eager")
+    }
+    at = sorted(times["lightning"].keys() & times["eager"].keys())
+    quadratic = np.polyfit(at, [times["eager"][n] for n in at], 2)
+    line = np.polyfit(at[1:], [times["lightning"][n] for n in at[1:]], 1)
+    roots = np.roots(quadratic - [0.0, *line])
+    assert analyse(made).summary["cab_fit_time"] == pytest.approx(max(roots.real))
+    assert analyse(factory.efficiency("eager")).summary["cab_fit_time"] is None
