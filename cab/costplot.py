@@ -45,7 +45,9 @@ def costs(records: Sequence[Record], title: str = "") -> Figure | None:
         return None
     named = list(zip(_labels(records), records, strict=True))
     with looks() as figure_class:
-        lines = 3 + len(named) + sum(len(label) > WIDE for label, _ in named)
+        below = [label for label, record in named if record.cell["attention"] not in BASELINES]
+        lines = 2 + len(below) + sum(len(label) > WIDE for label in below)
+        lines += 2 if any(_ends(named, phase) for phase in phases) else 0
         heights = [4.4, LINE * lines] * len(phases)
         figure = figure_class(figsize=(14, 1.4 + sum(heights)), layout="constrained")
         grid = figure.subplots(2 * len(phases), 2, squeeze=False, height_ratios=heights)
