@@ -165,6 +165,31 @@ def test_killed_at_a_place(start, whole, tmp_path, place):
     assert files(tmp_path) == files(whole)
 
 
+@pytest.mark.parametrize("changed", ["code", "torch", "data"])
+def test_what_was_begun_with_other_code_or_data_begins_anew(start, whole, text, tmp_path, changed):
+    shutil.copytree(whole / "cache", tmp_path / "cache")
+    shutil.copytree(whole / "runs" / "checks", tmp_path / "runs" / "checks")
+    code, _, said = start(tmp_path, PLACES["before a later checkpoint"])
+    assert code == KILLED, said
+    path = text / "train" / "a.txt"
+    before = path.read_text()
+    patches = {
+        "code": "cell.fingerprint = lambda *parts: 'other'",
+        "torch": "cell.torch.__version__ += '.1'",
+        "data": "",
+    }
+    try:
+        path.write_text(before + " birds" if changed == "data" else before)
+        code, _, said = start(tmp_path, f"from cab import cell\n{patches[changed]}")
+    finally:
+        path.write_text(before)
+    assert code == 0, said
+    assert "it starts anew" in said
+    assert "continues at step" not in said
+    if changed != "data":
+        assert numbers(tmp_path) == numbers(whole)
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(start, whole, tmp_path):
     """Killed again and again until it comes through, ten times in all; every time the same numbers."""
