@@ -26,14 +26,14 @@ from tabulate import tabulate
 from attentions.base import Pattern, Shape
 from attentions.slots import Family
 from attentions.vanilla import Vanilla
-from cab import lengths
 from cab.command import command_line, compose_requests
 from cab.lock import measuring
 from cab.machine import device_name, gemm_gflops, resolve_device, set_allocator
-from cab.measurement import Measurement, Plan
+from cab.measuring import lengths
+from cab.measuring.measurement import Measurement, Plan
+from cab.measuring.rounds import sweep
 from cab.provenance import ROOT, command, git
 from cab.record import write_atomically
-from cab.rounds import sweep
 
 HEADS_OF_64 = Shape(dim=512, heads=8, depth=6, hidden=0, length=1024)
 FIVE_MILLION = Shape(dim=256, heads=4, depth=5, hidden=1536, length=1024)

@@ -1,6 +1,6 @@
 """Measured support: `python -m cab.check [attention=vanilla,lightning,...] [pattern=causal_self,...] [results=DIR]`.
 
-Runs the battery (see cab.battery) on every family in every pattern, prints the matrix, and writes it to
+Runs the battery (see cab.checks.battery) on every family in every pattern, prints the matrix, and writes it to
 <results>/leaderboard: checks.csv, checks.png, checks.svg; or, given any override but results= and rerun=, to
 selected-checks.*, so that a part never stands for the whole. Without attention= all families of conf/attention are
 examined. What was examined before with the same options and source is not examined again (rerun=true does).
@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 
 from attentions.base import Pattern, Unsupported
 from attentions.slots import Family
-from cab.battery import Battery, Finding, checks
+from cab.checks.battery import Battery, Finding, checks
 from cab.config import CHECK, Request, family, one_line, user_errors
 from cab.errors import UserError
 from cab.failure import failure
@@ -193,7 +193,7 @@ def all_families() -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from cab.checkview import matrix, write
+    from cab.checks.view import matrix, write
     from cab.command import FAILED, command_line
 
     parser = argparse.ArgumentParser(

@@ -72,7 +72,7 @@ class Device:
 
 @dataclass(frozen=True, config=STRICT)
 class Efficiency:
-    """What to measure; cab.measurement.Plan checks the values."""
+    """What to measure; cab.measuring.measurement.Plan checks the values."""
 
     level: str
     phases: list[str]

@@ -1,8 +1,8 @@
 """Efficiency cells: `python -m cab.efficiency attention=vanilla,lightning pattern=causal_self [task=lm ...]`.
 
 Measures time, memory, FLOPs, parameters and decoding state of several families in one process, in rounds with the
-baselines vanilla and eager (see cab.rounds), and writes one record per family. The task and size choose the shape; cost
-does not depend on data or seed. `cab.run` does the same for its one family.
+baselines vanilla and eager (see cab.measuring.rounds), and writes one record per family. The task and size choose the
+shape; cost does not depend on data or seed. `cab.run` does the same for its one family.
 """
 
 import argparse
@@ -26,10 +26,10 @@ from cab.errors import UserError
 from cab.identity import efficiency_cell, efficiency_identity, recorded
 from cab.lock import LOCK, measuring, waited_for
 from cab.machine import chosen_precision, gemm_gflops, resolve_device, set_allocator
-from cab.measurement import Plan
+from cab.measuring.measurement import Plan
+from cab.measuring.rounds import sweep
 from cab.provenance import provenance
 from cab.record import Record, Status, identity_hash, record_path, remove_unfinished
-from cab.rounds import sweep
 from cab.track import Tracker
 
 BASELINES: dict[str, Family] = {"vanilla": partial(Vanilla), "eager": partial(Eager)}

@@ -1,13 +1,13 @@
 """Tables and figures from the records alone: `python -m cab.leaderboard [--results DIR]`.
 
 Writes below DIR/leaderboard
-    leaderboard.csv, .md   one row per task, pattern, size, data, settings and family (see cab.standing, cab.costs)
+    leaderboard.csv, .md   one row per task, pattern, size, data, settings and family (cab.board.standing, .costs)
     quality.csv            one row per quality record, whatever its status
     efficiency.csv         one row per measurement, with its ratios to vanilla and eager
-    composite.csv          one row per pattern, size and family: the Compositional Index (see cab.composite)
+    composite.csv          one row per pattern, size and family: the Compositional Index (see cab.board.composite)
     composite_scale.csv    the mean and deviation of every metric in it
     analyses/*.csv         what the analyses found, those that had what they need (see cab.analyses)
-    index.html             all of it as one page that opens anywhere (see cab.page)
+    index.html             all of it as one page that opens anywhere (see cab.page.page)
     plots/*.png, *.svg     training curves, quality against cost, time and memory against length, the analyses
 and prints a short table. Nothing is ever trained or measured here, and no record is changed.
 """
@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cab.analyses import QUESTIONS, answers
 from cab.analyses.base import Answer, Material, figure_names, place, title
-from cab.composite import Composite, composites, parts
-from cab.costs import Analysis, Costs, analyse, machine
+from cab.board.composite import Composite, composites, parts
+from cab.board.costs import Analysis, Costs, analyse, machine
+from cab.board.standing import Group, Row, groups, rows_of
+from cab.board.tables import Loaded, canonical, load, quality_table
 from cab.record import Record, write_atomically
-from cab.standing import Group, Row, groups, rows_of
-from cab.tables import Loaded, canonical, load, quality_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
     """Writes everything and prints the short table."""
-    from cab import compositeview
     from cab.analyses import view
-    from cab.markdown import brief, page
-    from cab.page import render
+    from cab.board import compositeview
+    from cab.board.markdown import brief, page
+    from cab.page.page import render
 
     folder = results / "leaderboard"
     analyses = in_parallel(analyse, loaded.efficiency)
@@ -184,8 +184,8 @@ def _answer_figures(found: Iterable[Answer]) -> list[Work]:
 
 def _draw(folder: Path, work: Work) -> str | None:
     """Draws one figure unless it is there already; its name, or None where there was nothing to show."""
-    from cab import costplot, plots
-    from cab.style import is_drawn, save, source
+    from cab.figures import costplot, plots
+    from cab.figures.style import is_drawn, save, source
 
     kind, name, head, content = work
     shown = [_stamped(item) for item in content]

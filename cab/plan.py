@@ -44,7 +44,7 @@ class Cell:
 
 def plan(overrides: Sequence[str]) -> list[Cell]:
     """Every cell that `cab.run -m` would run with these overrides, in its order."""
-    from cab.tables import load
+    from cab.board.tables import load
 
     known: dict[Path, list[Record]] = {}
     cells, request_of = [], Requests()

@@ -14,8 +14,8 @@ Fields, schema 1:
   identity         what the hash is taken of
   config           the whole resolved configuration
   result           quality: metrics, headline, better, trivial, tables, curve, model, training, data
-                   efficiency: measurements (see cab.measurement), gemm_gflops, allocator
-                   checks: checks (see cab.battery)
+                   efficiency: measurements (see cab.measuring.measurement), gemm_gflops, allocator
+                   checks: checks (see cab.checks.battery)
                    {} where the status is not ok and nothing was measured
   provenance       command, git, versions, device, started, seconds
 """

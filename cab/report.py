@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cab.lengths import EfficiencyLength, middle, ratios, time_efficiency_length
+from cab.measuring.lengths import EfficiencyLength, middle, ratios, time_efficiency_length
 from cab.record import Record
 
 PHASE = {"forward": "forward pass", "train": "forward + backward", "prefill": "prefill", "decode": "decoding step"}

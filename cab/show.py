@@ -42,19 +42,19 @@ def texts(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
 
 
 def images(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
-    from cab import imageview
+    from cab.figures import imageview
 
     yield str(imageview.picture(rows, folder / "images.png"))
 
 
 def clouds(record: Record, rows: list[Row], folder: Path) -> Iterable[str]:
-    from cab import cloudview
+    from cab.figures import cloudview
 
     yield str(cloudview.picture(record.cell, rows, folder / "clouds.png"))
 
 
 def speech(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
-    from cab import speechview
+    from cab.figures import speechview
 
     for row in rows:
         yield from speechview.sound(row, folder)

@@ -168,7 +168,7 @@ def _log_picture(run: Any, record: Record) -> None:
         return
     import wandb
 
-    from cab import costplot
+    from cab.figures import costplot
 
     if not (figure := costplot.costs([record])):
         return

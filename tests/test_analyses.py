@@ -6,12 +6,14 @@ import factory
 import numpy as np
 import pytest
 
-from cab.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time, view
+from cab.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time
 from cab.analyses.base import Answer, Line, Material
-from cab.composite import composites
-from cab.costs import analyse
-from cab.intervals import t_interval, welch_interval
+from cab.board.composite import composites
+from cab.board.costs import analyse
+from cab.board.intervals import t_interval, welch_interval
 from cab.leaderboard import main, standings
+from cab.page import questions
+from cab.page.figures import Figures
 from cab.record import Record
 
 FAMILIES = ("vanilla", "lightning", "routing", "ssa", "fit", "block_transformer")
@@ -433,9 +435,7 @@ def test_tables_that_share_a_heading_are_told_apart():
     assert base.table_names([dict(lines[0]) | {"task": "tts"}]) == ["tts\ncausal self"]
 
 
-def test_nothing_of_an_answer_becomes_html():
+def test_nothing_of_an_answer_becomes_html(tmp_path):
     question = benefit.QUESTION
-    made = view.html(
-        [Answer(question, [{"figure": ""}])], type("Shown", (), {"names": [], "html": lambda *_: ""})(), {}
-    )
+    made = questions.section([Answer(question, [{"figure": ""}])], Figures(tmp_path, []), {})
     assert f"<h3 id=about-{question.name}>" in made

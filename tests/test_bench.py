@@ -7,7 +7,7 @@ import pytest
 
 from cab import bench
 from cab.bench import SWEEPS, TARGETS, Target
-from cab.measurement import Measurement
+from cab.measuring.measurement import Measurement
 
 ROUNDS = 6
 

@@ -16,10 +16,10 @@ from attentions.lightning import Lightning
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
 from cab import check, efficiency, run
-from cab.battery import TOLERANCE, Battery, Finding, checks
+from cab.checks.battery import TOLERANCE, Battery, Finding, checks
+from cab.checks.specimen import REAL, SMALL, specimens
 from cab.record import all_records, find_record, read_record
 from cab.sources import fingerprint
-from cab.specimen import REAL, SMALL, specimens
 
 NS, CS, NC, CC = Pattern
 FUTURE = {"leak", "truncation", "decode"}

@@ -16,12 +16,13 @@ from typing import Any
 import factory
 import pytest
 
-from cab.composite import Composite, Standard, composites, index, task_scores
-from cab.compositeview import section
+from cab.board.composite import Composite, Standard, composites, index, task_scores
+from cab.board.compositeview import section
+from cab.board.standing import groups
+from cab.board.tables import load
+from cab.board.wording import counted
 from cab.leaderboard import main
 from cab.record import Record
-from cab.standing import groups
-from cab.tables import load
 
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "cab_published.json").read_text())
 PATTERNS = ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
@@ -464,3 +465,8 @@ def test_the_files_say_all_of_it(tmp_path, capsys):
     assert "### causal self, smoke" in text
     assert "| log perplexity (lower is better) |" in text
     assert "Compositional Index, causal_self, smoke: lm, recall" in capsys.readouterr().out
+
+
+def test_perplexities_are_counted_by_their_logarithm():
+    assert counted("bits_per_byte") == "bits per byte"
+    assert counted("masked_perplexity") == "log masked perplexity"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from board import build, one, page
 
-from cab.costs import Costs, analyse
+from cab.board.costs import Costs, analyse
 from cab.leaderboard import standings
 from cab.record import Record
 

@@ -8,10 +8,10 @@ import factory
 import pytest
 from board import build, one, page, tables
 
+from cab.board.standing import Group, groups
+from cab.board.tables import load
 from cab.leaderboard import main
 from cab.record import SCIENCE_VERSION, Record
-from cab.standing import Group, groups
-from cab.tables import load
 
 # What is never mixed
 

@@ -11,9 +11,9 @@ from attentions.base import Pattern, Shape, Unsupported, core_parameters
 from attentions.eager import Eager
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
-from cab import measure
-from cab.measure import interleave, matmul_flops, peak_memory
-from cab.subjects import DECODE_STEPS, SETTLING_STEPS, Subject, held_bytes
+from cab.measuring import measure
+from cab.measuring.measure import interleave, matmul_flops, peak_memory
+from cab.measuring.subjects import DECODE_STEPS, SETTLING_STEPS, Subject, held_bytes
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 CS = Pattern.CAUSAL_SELF

@@ -13,13 +13,14 @@ from typing import Any
 import factory
 import pytest
 
-from cab import page, pagefigures
 from cab.analyses import answers
 from cab.analyses.base import Material
-from cab.composite import composites
-from cab.costs import analyse
+from cab.board.composite import composites
+from cab.board.costs import analyse
 from cab.leaderboard import main, standings
-from cab.pagetable import Cell, TableRow, table
+from cab.page.page import figures as pagefigures
+from cab.page.page import page
+from cab.page.table import Cell, TableRow, table
 from cab.record import Record
 
 HOSTILE = "<script>document.title='taken'</script>"
@@ -79,7 +80,7 @@ def some_records() -> list[Record]:
 
 
 def render(records: list[Record], results: Path = Path("nowhere"), drawn: tuple[str, ...] = ()) -> str:
-    from cab.tables import Loaded
+    from cab.board.tables import Loaded
 
     quality, efficiency = ([r for r in records if r.kind == kind] for kind in ("quality", "efficiency"))
     ranked = standings(quality, map(analyse, efficiency))
@@ -260,7 +261,7 @@ def test_measurements_alone_make_a_page():
 
 
 def test_bounds_sort_outside_of_what_they_bound():
-    from cab.markdown import Column
+    from cab.board.markdown import Column
 
     def key(value: float, bound: str) -> float:
         line = {"time_from_eager_length": value, "time_from_eager_bound": bound}

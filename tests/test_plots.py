@@ -4,11 +4,11 @@ from pathlib import Path
 import factory
 import pytest
 
-from cab import costplot, plots
-from cab.costs import analyse
+from cab.board.costs import analyse
+from cab.board.standing import groups
+from cab.figures import costplot, plots
+from cab.figures.style import FIXED, PALETTE, Label, families, is_drawn, place_labels, save, style
 from cab.leaderboard import main, standings
-from cab.standing import groups
-from cab.style import FIXED, PALETTE, Label, families, is_drawn, place_labels, save, style
 
 
 def texts(figure) -> str:
@@ -119,11 +119,6 @@ def test_notes_of_costs_do_not_run_into_each_other(monkeypatch, options):
 
 def test_costs_without_measurements_is_no_figure():
     assert costplot.costs([factory.efficiency("fit", status="unsupported", reason="no")]) is None
-
-
-def test_perplexities_are_counted_by_their_logarithm():
-    assert plots.counted("bits_per_byte") == "bits per byte"
-    assert plots.counted("masked_perplexity") == "log masked perplexity"
 
 
 def test_curves_average_only_where_every_seed_is():

@@ -132,7 +132,7 @@ PLACES = {
     "before the record": replacing("quality/*/result.json"),
     "after the record": replacing("quality/*/result.json", after=True),
     "before measuring": BEFORE.format("cab", "efficiency", "sweep", "True"),
-    "while measuring": AFTER.format("cab", "rounds", "interleave", "True"),
+    "while measuring": AFTER.format("cab.measuring", "rounds", "interleave", "True"),
     "before the record of costs": replacing("efficiency/*"),
     "after the record of costs": replacing("efficiency/*", after=True),
 }

@@ -276,7 +276,7 @@ def test_the_real_command_from_another_folder(tmp_path):
 def test_only_the_command_lines_import_hydra():
     """A library user of cells, measuring or records does not pay for the command line."""
     heavy = ("hydra", "pandas", "wandb", "matplotlib", "datasets", "lightning_fabric")
-    modules = "cab.record, cab.lengths, cab.rounds, attentions.slots, tasks.lm, tasks.recall"
+    modules = "cab.record, cab.measuring.lengths, cab.measuring.rounds, attentions.slots, tasks.lm, tasks.recall"
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from board import build, one, page
 
-from cab.intervals import T_975, t_interval, welch_interval
+from cab.board.intervals import T_975, t_interval, welch_interval
+from cab.board.standing import Row, groups
 from cab.record import Record
-from cab.standing import Row, groups
 
 
 def ranked(**scores: list[float]) -> dict[str, Row]:

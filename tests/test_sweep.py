@@ -11,12 +11,12 @@ from attentions.base import Pattern, Shape, no_loss
 from attentions.eager import Eager
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
-from cab import rounds
 from cab.errors import UserError
-from cab.measure import peak_memory
-from cab.measurement import Plan, eager_bytes, extrapolate
-from cab.rounds import sweep
-from cab.subjects import Subject
+from cab.measuring import rounds
+from cab.measuring.measure import peak_memory
+from cab.measuring.measurement import Plan, eager_bytes, extrapolate
+from cab.measuring.rounds import sweep
+from cab.measuring.subjects import Subject
 
 BASE = {"vanilla": partial(Vanilla), "eager": partial(Eager)}
 PLAN = Plan(

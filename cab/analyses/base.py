@@ -3,7 +3,7 @@
 A question names its answer: `<name>.csv` below leaderboard/analyses, and one figure for every value that its lines
 have in the column `figure`; lines that no figure can show have none there. It looks at ranked groups, their lines of
 leaderboard.csv, the composites and the efficiency records, and at nothing else; where these do not have what it needs
-there are no lines, no file and no figure. Controls are `eager` and `none` (`cab.composite.CONTROLS`).
+there are no lines, no file and no figure. Controls are `eager` and `none` (`cab.board.composite.CONTROLS`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cab.composite import Composite, is_logarithmic, scaled
+from cab.board.composite import Composite, is_logarithmic, scaled
+from cab.board.standing import Group, Row
+from cab.board.tables import settings_name
 from cab.record import Record
-from cab.standing import Group, Row
-from cab.tables import settings_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from cab.analyses.base import Line, Material, Question, families, gains, place, span, spoken, table_names
 from cab.analyses.grid import Cell, grid
-from cab.composite import scaled
-from cab.intervals import t_interval, welch_interval
-from cab.standing import Group, Row
-from cab.tables import options_text
+from cab.board.composite import scaled
+from cab.board.intervals import t_interval, welch_interval
+from cab.board.standing import Group, Row
+from cab.board.tables import options_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cab.analyses.base import Line, Material, Question, place, span, title
-from cab.intervals import t_interval
-from cab.plots import legend, words
-from cab.standing import Group, Row
-from cab.style import looks, set_title, style
+from cab.board.intervals import t_interval
+from cab.board.standing import Group, Row
+from cab.board.wording import words
+from cab.figures.plots import legend
+from cab.figures.style import looks, set_title, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

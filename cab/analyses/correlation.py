@@ -3,8 +3,8 @@
     patterns   the Compositional Index of one pattern against that of another
     tasks      the task score (mean z over a task's metrics) of one task and pattern against that of another
 
-Both of one size and from the tables of `cab.composite`, where a score is the mean over seeds, so that nothing is mixed
-and a family that lacks either score is left out of that pair, never imputed. Under FEWEST families there is no
+Both of one size and from the tables of `cab.board.composite`, where a score is the mean over seeds, so that nothing is
+mixed and a family that lacks either score is left out of that pair, never imputed. Under FEWEST families there is no
 coefficient: CAB printed -1.0 for two. `eager` and `none` do not count: the first is vanilla once more, and the second,
 far off on every task, would make everything correlate. A family with several sets of options counts once, with the set
 that is in most tables. The interval is Fisher's, tanh(atanh r +- 1.96 / sqrt(n - 3)): it takes normal scores for
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from cab.analyses.base import Line, Material, Question
 from cab.analyses.grid import Cell, grid
-from cab.composite import CONTROLS, Composite, Entry, name_of
-from cab.tables import canonical
+from cab.board.composite import CONTROLS, Composite, Entry, name_of
+from cab.board.tables import canonical
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cab.style import INK, looks, set_title
+from cab.figures.style import INK, looks, set_title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

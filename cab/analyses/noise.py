@@ -16,9 +16,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from cab.analyses.base import Line, Material, Question, families, gains, place, span, spoken, table_names
-from cab.intervals import welch_interval
-from cab.standing import Group
-from cab.style import looks, set_title, style
+from cab.board.intervals import welch_interval
+from cab.board.standing import Group
+from cab.figures.style import looks, set_title, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

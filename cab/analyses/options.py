@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cab.analyses.base import Line, Material, Question, gains, place, span, title
-from cab.intervals import t_interval
-from cab.plots import counted
+from cab.board.intervals import t_interval
+from cab.board.standing import Group, Row
+from cab.board.tables import canonical, flatten
+from cab.board.wording import counted
+from cab.figures.style import INK, looks, set_title, style
 from cab.record import Record
-from cab.standing import Group, Row
-from cab.style import INK, looks, set_title, style
-from cab.tables import canonical, flatten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cab.analyses.base import Line, Material, Question, place, span
-from cab.costs import one_batch
-from cab.plots import plain_ticks, words
+from cab.board.costs import one_batch
+from cab.board.standing import Group, Row
+from cab.board.wording import words
+from cab.figures.plots import plain_ticks
+from cab.figures.style import Label, looks, place_labels, set_title, style
 from cab.record import Record
-from cab.standing import Group, Row
-from cab.style import Label, looks, place_labels, set_title, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cab.analyses.base import Line, Material, Question, place, span, title
-from cab.intervals import t_interval
-from cab.plots import plain_ticks, words
+from cab.board.intervals import t_interval
+from cab.board.standing import Group
+from cab.board.wording import words
+from cab.figures.plots import plain_ticks
+from cab.figures.style import INK, Label, looks, place_labels, set_title, style
 from cab.record import Record
-from cab.standing import Group
-from cab.style import INK, Label, looks, place_labels, set_title, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from cab.composite import FEWEST, Composite, Entry, is_logarithmic
-from cab.markdown import MISSING, escaped, number
-from cab.plots import counted
-from cab.tables import options_text, settings_name
+from cab.board.composite import FEWEST, Composite, Entry, is_logarithmic
+from cab.board.markdown import MISSING, escaped, number
+from cab.board.tables import options_text, settings_name
+from cab.board.wording import counted
 
 LEGEND = f"""\
 CAB's index: z-scores of all metrics, positive is better, averaged over a task's metrics, then over tasks; Delta is the

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from attentions.base import Pattern
-from cab.battery import checks
+from cab.checks.battery import checks
+from cab.figures.style import INK, looks, save
 from cab.record import Record, write_atomically
-from cab.style import INK, looks, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import torch
 
 from attentions.base import Pattern, Shape
 from cab.errors import UserError
-from cab.subjects import LEVELS, PHASES, PRECISIONS
+from cab.measuring.subjects import LEVELS, PHASES, PRECISIONS
 
 Point = tuple[int, float]
 """A length and what was measured there."""

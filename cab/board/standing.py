@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cab.intervals import t_interval, welch_interval
+from cab.board.intervals import t_interval, welch_interval
+from cab.board.tables import canonical, differences, options_text, origin, settings, settings_name
 from cab.record import Record
-from cab.tables import canonical, differences, options_text, origin, settings, settings_name
 
 Costs = Callable[[Sequence[Record]], list[dict[str, Any]]]
-"""The cost columns for the records that speak for the rows of a group; see `cab.costs`."""
+"""The cost columns for the records that speak for the rows of a group; see `cab.board.costs`."""
 
 
 @dataclass

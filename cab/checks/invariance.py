@@ -12,8 +12,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from cab.influence import LARGE, Worst, apart
-from cab.specimen import DIM, Specimen, normal
+from cab.checks.influence import LARGE, Worst, apart
+from cab.checks.specimen import DIM, Specimen, normal
 
 BIG = 100.0
 """Factor for contents of padding, and for inputs that gradients must survive."""

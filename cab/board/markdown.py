@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from tabulate import tabulate
 
-from cab.plots import words
-from cab.standing import Group, Row
-from cab.tables import Problem
+from cab.board.standing import Group, Row
+from cab.board.tables import Problem
+from cab.board.wording import words
 
 MISSING = "-"
 Line = Mapping[str, Any]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from cab.markdown import MISSING
+from cab.board.markdown import MISSING
 
 
 @dataclass(frozen=True)

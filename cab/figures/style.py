@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CONF = Path(__file__).resolve().parent.parent / "conf" / "attention"
+CONF = Path(__file__).resolve().parents[2] / "conf" / "attention"
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 INK, FAINT = "#222222", "#d9d9d9"
@@ -147,8 +147,8 @@ def is_drawn(path: Path, stamp: str) -> bool:
 @cache
 def source() -> str:
     """A hash of the code that draws: what it drew before it was changed is drawn again."""
-    here = Path(__file__).parent
-    paths = (*here.glob("*plot*.py"), *here.glob("analyses/*.py"), here / "style.py", here / "lengths.py")
+    cab = Path(__file__).parent.parent
+    paths = (*cab.glob("figures/*.py"), *cab.glob("analyses/*.py"), cab / "measuring" / "lengths.py")
     content = [path.read_bytes() for path in sorted(paths)]
     return hashlib.sha256(b"".join(content) + repr(families()).encode()).hexdigest()
 

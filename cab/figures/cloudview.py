@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cab.style import looks
+from cab.figures.style import looks
 from tasks.data.packed import unpack_cloud
 
 COLUMNS = {"partial": "given", "completed": "completed", "complete": "truth"}

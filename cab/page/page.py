@@ -13,16 +13,16 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from cab import markdown, pageindex, pageorigin
-from cab.analyses import view
 from cab.analyses.base import Answer
-from cab.composite import Composite
-from cab.markdown import LEGEND, MISSING, Column, Line, below, status_text
-from cab.pagefigures import Figures
-from cab.pagetable import Cell, TableRow, prose, table
+from cab.board import markdown
+from cab.board.composite import Composite
+from cab.board.markdown import LEGEND, MISSING, Column, Line, below, status_text
+from cab.board.standing import Group
+from cab.board.tables import Loaded, settings_name
+from cab.page import compositional, origin, questions
+from cab.page.figures import Figures
+from cab.page.table import Cell, TableRow, prose, table
 from cab.record import Record
-from cab.standing import Group
-from cab.tables import Loaded, settings_name
 
 LIMIT = 2_000_000
 """Bytes of the whole file: what a mail takes and a phone opens at once."""
@@ -94,7 +94,7 @@ class Page:
             if self.ranked
             else "<p>There are no quality records: nothing to rank.",
             *(self._group(index, *each) for index, each in enumerate(self.ranked)),
-            pageindex.section(self.indices),
+            compositional.section(self.indices),
             self._analyses(),
             self._costs(),
             self._left_out(),
@@ -138,7 +138,7 @@ class Page:
             best = ", ".join(row.label for row in group.rows if row.rank == 1) or MISSING
             cells = f"<th scope=row>{name}<td>{_kind(group)}<td>{len(group.rows)}<td>{escape(best)}"
             lines.append(f"<tr data-for=table-{index}>{cells}")
-        lines += pageindex.contents(self.indices)
+        lines += compositional.contents(self.indices)
         if any(answer.lines for answer in self.answers):
             lines.append("<tr><th scope=row><a href=#analyses>Analyses</a><td><td><td>")
         head = "<thead><tr><th scope=col>table<th scope=col>data<th scope=col>rows<th scope=col>rank 1</thead>"
@@ -150,7 +150,7 @@ class Page:
         rows = [
             TableRow(
                 [_cell(column, line) for column in columns],
-                pageorigin.of_row(group, row, line, self.measured, self.whole),
+                origin.of_row(group, row, line, self.measured, self.whole),
                 why=said if (said := status_text(line)) != "ok" else "",
                 failed=line["mean"] is None,
             )
@@ -173,7 +173,7 @@ class Page:
         tables = {name: index for index, about in enumerate(self.about) for name in about}
         groups = {name: (index, self.ranked[index][0]) for name, index in tables.items()}
         links = {name: f"<a href=#table-{index}>{_title(g)}</a>{_code(g)}" for name, (index, g) in groups.items()}
-        return view.html(self.answers, self.figures, links)
+        return questions.section(self.answers, self.figures, links)
 
     def _costs(self) -> str:
         """Figures that belong to no single table, and measurements that belong to no row."""
@@ -202,7 +202,7 @@ def _measurements(records: Sequence[Record]) -> str:
     for record in records:
         cells = [Cell(str(record.cell.get(name, MISSING))) for name in names]
         cells.insert(1, Cell(record.status))
-        rows.append(TableRow(cells, pageorigin.of_measurement(record), record.reason, failed=record.status != "ok"))
+        rows.append(TableRow(cells, origin.of_measurement(record), record.reason, failed=record.status != "ok"))
     made = table([names[0], "status", *names[1:]], rows, name=0, label="Other measurements")
     return f"<details><summary>Measurements that belong to no row above: {len(rows):,}</summary>{made}</details>"
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any
 
-from cab.markdown import Line, number, row_command, short_revision
+from cab.board.markdown import Line, number, row_command, short_revision
+from cab.board.standing import Group, Row, data_hash, score
+from cab.board.tables import revision
 from cab.record import Record
-from cab.standing import Group, Row, data_hash, score
-from cab.tables import revision
 
 Origin = dict[str, str]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from cab.composite import Composite
-from cab.compositeview import LEGEND, grids
-from cab.markdown import MISSING
-from cab.pagetable import Cell, TableRow, numbered, prose, table
+from cab.board.composite import Composite
+from cab.board.compositeview import LEGEND, grids
+from cab.board.markdown import MISSING
+from cab.page.table import Cell, TableRow, numbered, prose, table
 
 
 def section(indices: Sequence[Composite]) -> str:

@@ -22,9 +22,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cab.intervals import t_interval
-from cab.standing import Group, Row, ranks
-from cab.tables import canonical, differences, settings_name
+from cab.board.intervals import t_interval
+from cab.board.standing import Group, Row, ranks
+from cab.board.tables import canonical, differences, settings_name
 
 CONTROLS = ("eager", "none")
 FEWEST = 3

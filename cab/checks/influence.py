@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attentions.base import Pattern
-from cab.specimen import DIM, Specimen, normal
+from cab.checks.specimen import DIM, Specimen, normal
 
 LARGE, SMALL = 4.0, 1e-3
 ROWS = 2

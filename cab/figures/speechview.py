@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cab.style import looks
+from cab.figures.style import looks
 from tasks.data.ljspeech import write_wave
 from tasks.data.mel import BANDS, HOP, RATE, griffin_lim
 from tasks.data.packed import unpack_mel

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cab import lengths
+from cab.board.tables import BASELINES, canonical, options_text, origin
+from cab.measuring import lengths
 from cab.record import Record
-from cab.tables import BASELINES, canonical, options_text, origin
 
 SHAPE = ("dim", "heads", "depth", "hidden")
 MACHINE = ("device", "precision", "threads", "gomp_spincount", "torch", "allocator", "batch")

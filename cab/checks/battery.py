@@ -9,9 +9,9 @@
     gradients    finite in float32 and float64, also for large inputs; equal to finite differences
 
 On whole stacks and, for families that are layers, on the layer alone; on small models whose short inputs cross several
-blocks, windows or groups, and on one at the real options and a real length (cab.specimen has both). CAB's own test
-(Zhang et al. 2023, scripts/attention_pattern) truncates the second half in eval mode: it passes a layer that ignores
-its past, and sees neither padding nor neighbours.
+blocks, windows or groups, and on one at the real options and a real length (cab.checks.specimen has both). CAB's own
+test (Zhang et al. 2023, scripts/attention_pattern) truncates the second half in eval mode: it passes a layer that
+ignores its past, and sees neither padding nor neighbours.
 
 Errors are in float64 relative to the largest output; differences of 1e-9 are rounding, sorting may reorder sums.
 """
@@ -25,9 +25,9 @@ import torch
 
 from attentions.base import Pattern
 from attentions.slots import Family
-from cab import influence, invariance
-from cab.influence import Worst
-from cab.specimen import MODES, REAL, SMALL, Setting, Specimen, age, kept_random_state, specimens
+from cab.checks import influence, invariance
+from cab.checks.influence import Worst
+from cab.checks.specimen import MODES, REAL, SMALL, Setting, Specimen, age, kept_random_state, specimens
 
 TOLERANCE = {
     "leak": 1e-9,

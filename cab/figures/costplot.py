@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from cab import lengths
-from cab.costs import one_batch
-from cab.lengths import EfficiencyLength
+from cab.board.costs import one_batch
+from cab.board.tables import BASELINES, differences
+from cab.figures.style import FIXED, INK, Label, Style, looks, place_labels, set_title, style
+from cab.measuring import lengths
+from cab.measuring.lengths import EfficiencyLength
 from cab.record import Record
-from cab.style import FIXED, INK, Label, Style, looks, place_labels, set_title, style
-from cab.tables import BASELINES, differences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

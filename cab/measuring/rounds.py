@@ -28,9 +28,9 @@ import torch
 from attentions.slots import Family
 from cab.failure import failure
 from cab.machine import free_memory, synchronize
-from cab.measure import interleave, matmul_flops, peak_memory
-from cab.measurement import Measurement, Plan, Point, eager_bytes, extrapolate
-from cab.subjects import Subject, Work
+from cab.measuring.measure import interleave, matmul_flops, peak_memory
+from cab.measuring.measurement import Measurement, Plan, Point, eager_bytes, extrapolate
+from cab.measuring.subjects import Subject, Work
 
 BASELINES = ("vanilla", "eager")
 FREE_PART = 0.5

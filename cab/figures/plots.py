@@ -1,8 +1,8 @@
-"""The figures of the leaderboard. Each function takes records or rows and gives a figure; `cab.style.save` writes it.
+"""The figures of the leaderboard. Each function takes records or rows and gives a figure; `style.save` writes it.
 
 curves    what training looks like: loss against step, validation against seconds
 tradeoff  what quality costs: the headline metric against the time of a training step and against the decoding state
-costs     (cab.costplot) time and memory against length, and where the baselines are passed
+costs     (cab.figures.costplot) time and memory against length, and where the baselines are passed
 """
 
 from __future__ import annotations
@@ -12,25 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cab.composite import is_logarithmic
-from cab.standing import Row
-from cab.style import Label, looks, place_labels, set_title, style
+from cab.board.standing import Row
+from cab.board.wording import words
+from cab.figures.style import Label, looks, place_labels, set_title, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-WORDS = {"bits_per_byte": "bits per byte"}
-"""Names of metrics as prose where replacing underscores is not enough."""
-
-
-def words(name: str | None) -> str:
-    return WORDS.get(name or "", (name or "score").replace("_", " "))
-
-
-def counted(name: str | None) -> str:
-    """What a gain or a z-score is made of: `accuracy`, or `log masked perplexity`."""
-    return f"{'log ' if is_logarithmic(name or '') else ''}{words(name)}"
 
 
 def variants(rows: Sequence[Row]) -> list[int]:

@@ -1,0 +1,1 @@
+"""Every picture, drawn by matplotlib; one look for all."""

@@ -1,0 +1,1 @@
+"""Time, memory and FLOPs, and what they say about lengths (cab.efficiency)."""

@@ -1,0 +1,1 @@
+"""index.html, the leaderboard as one page (cab.leaderboard)."""
