@@ -11,7 +11,7 @@ BELOW = {
     "tasks": {"attentions"},
     "cab/measuring": {"attentions", "cab.errors", "cab.failure", "cab.machine"},
     "cab/board": {"cab.measuring", "cab.record"},
-    "cab/figures": {"cab.measuring", "cab.board", "cab.record"},
+    "cab/figures": {"tasks", "cab.measuring", "cab.board", "cab.record"},
     "cab/checks": {"attentions", "tasks", "cab.figures", "cab.record"},
     "cab/analyses": {"cab.board", "cab.figures", "cab.record"},
     "cab/page": {"cab.board", "cab.analyses", "cab.record"},
