@@ -18,8 +18,8 @@ from cab.analyses.base import Material
 from cab.board.composite import composites
 from cab.board.costs import analyse
 from cab.leaderboard import main, standings
-from cab.page.page import figures as pagefigures
-from cab.page.page import page
+from cab.page import figures as pagefigures
+from cab.page import page
 from cab.page.table import Cell, TableRow, table
 from cab.record import Record
 
