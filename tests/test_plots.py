@@ -105,6 +105,13 @@ def test_times_of_a_busier_run_are_aligned_at_vanilla():
     assert drawn["lightning"].get_ydata()[0] > drawn["vanilla"].get_ydata()[0]
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_family_alone_has_room_around_it():
+    for axes in plots.tradeoff(lines_of("vanilla")).axes:
+        low, high = axes.get_xlim()
+        assert high / low == pytest.approx(4)
+
+
 @pytest.mark.parametrize("options", [None, {"window": 128, "latents": 16}])
 def test_notes_of_costs_do_not_run_into_each_other(monkeypatch, options):
     monkeypatch.setattr(costplot, "_text", lambda crossing: "> 16,384 (11,041 to > 16,384)")  # the longest
