@@ -109,7 +109,7 @@ def test_times_of_a_busier_run_are_aligned_at_vanilla():
 def test_one_family_alone_has_room_around_it():
     for axes in plots.tradeoff(lines_of("vanilla")).axes:
         low, high = axes.get_xlim()
-        assert high / low == pytest.approx(4)
+        assert 4 < high / low < 16
 
 
 @pytest.mark.parametrize("options", [None, {"window": 128, "latents": 16}])

@@ -183,9 +183,9 @@ def plain_ticks(axes: Axes) -> None:
     """Numbers as people write them on a logarithmic axis: 0.5, 1, 2."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    left, right = axes.dataLim.intervalx
-    if left == right:  # all points at one place
-        axes.set_xlim(left / 2, right * 2)
+    data = axes.dataLim
+    if data.x1 < data.x0 * 1.01:  # all points at one place
+        axes.update_datalim([(data.x0 / 2, data.y0), (data.x1 * 2, data.y0)])
     low, high = axes.get_xlim()
     marks = (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=marks))
