@@ -42,6 +42,20 @@ def test_a_baseline_is_not_compared_to_itself(tmp_path):
     assert row["time_from_eager"] == "<= 128"
 
 
+@pytest.mark.parametrize("baseline", ["vanilla", "eager"])
+def test_a_baseline_without_a_record_of_its_own_was_measured_along(baseline):
+    along, elsewhere = factory.efficiency("lightning"), factory.efficiency("routing", pattern="noncausal_self")
+    costs = Costs([analyse(along), analyse(elsewhere)])
+    quality = [factory.quality(name) for name in ("lightning", baseline, "none")]
+    _, line, control = costs(quality)
+    (own,) = Costs([analyse(factory.efficiency(baseline))])(quality[1:2])
+    assert line["cost_record"] == along.hash
+    assert control["cost_record"] is None
+    for name in ("train_length", "time_from_eager", "time_from_vanilla", "decode_length", "state_bytes"):
+        assert line[name] == own[name], name
+    assert line["train_ratio"] == pytest.approx(own["train_ratio"], rel=0.1)
+
+
 def test_costs_of_a_group_come_from_one_machine():
     elsewhere = factory.efficiency("routing")
     elsewhere = Record(**{**vars(elsewhere), "cell": {**elsewhere.cell, "device": "a GPU"}})  # type: ignore[arg-type]

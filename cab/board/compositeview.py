@@ -15,11 +15,11 @@ from cab.board.wording import counted
 
 LEGEND = f"""\
 CAB's index: z-scores of all metrics, positive is better, averaged over a task's metrics, then over tasks; Delta is the
-distance to vanilla. Mean and deviation are those of the families of this very table, and stand below it: an index says
+distance to vanilla. Mean and deviation are those of the families of this table, and stand below it: an index says
 how a family stands among these, and cannot be compared with that of another table. `eager` and `none` are judged by
 them and do not enter them. Perplexities count by their logarithm. A family that lacks a task has no index; a task with
 fewer than {FEWEST} families is left out. The interval is 95% (t) over the indices of the seeds, for families with the
-same seeds in all tasks, the scale held fixed; overlapping intervals share a rank.
+same seeds in all tasks, the scale held fixed; intervals that overlap, directly or through a third, share a rank.
 """
 
 

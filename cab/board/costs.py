@@ -1,8 +1,9 @@
 """What a family costs: efficiency records as a table, and joined to the quality records.
 
 A quality record takes its costs from an efficiency record of the same family, options, pattern and stack shape,
-measured at the level `stack`. All rows of a group take theirs from one machine and precision, that which has most of
-them: a family that was not measured there has no costs in this group. Every ratio is to a baseline of the same run.
+measured at the level `stack`; a baseline without one, from any of that pattern and shape, for baselines are in all. All
+rows of a group take theirs from one machine and precision, that which has most of them: a family that was not measured
+there has no costs in this group. Every ratio is to a baseline of the same run.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def analyse(record: Record) -> Analysis:
     """Summaries, ratios and efficiency lengths of one record: the costly part, so each record once."""
     measurements = record.result.get("measurements") or []
     against = {name: _ratios(measurements, name) for name in BASELINES}
-    return Analysis(record, _rows(record, measurements, against), _summary(record, measurements, against["vanilla"]))
+    summary = _summary(record, record.cell["attention"], against["vanilla"])
+    return Analysis(record, _rows(record, measurements, against), summary)
 
 
 def _rows(record: Record, measurements: Sequence[Row], against: Mapping[str, Ratios]) -> list[dict[str, Any]]:
@@ -95,9 +97,11 @@ def _ratios(measurements: Sequence[Row], baseline: str) -> Ratios:
     }
 
 
-def _summary(record: Record, rows: Sequence[Row], to_vanilla: Ratios) -> dict[str, Any]:
-    """The cost columns of the leaderboard, None where not measured. Of a training step unless the name says else."""
-    family, train = record.cell["attention"], one_batch(rows, "train")
+def _summary(record: Record, family: str, to_vanilla: Ratios) -> dict[str, Any]:
+    """The cost columns of the leaderboard for the record's family or a baseline, None where not measured. Of a training
+    step unless the name says else."""
+    rows = record.result.get("measurements") or []
+    train = one_batch(rows, "train")
     found: dict[str, Any] = _train(train, family, to_vanilla)
     for figure, measure in (("time", lengths.time_efficiency_length), ("memory", lengths.memory_efficiency_length)):
         for baseline in BASELINES:
@@ -131,7 +135,7 @@ def _cab_fit(train: Sequence[Row], family: str, cost: str, figure: str) -> float
 def no_costs() -> dict[str, Any]:
     """The same columns with nothing in them."""
     nothing = Record(kind="efficiency", status="ok", cell={"attention": ""}, identity={})
-    return dict.fromkeys(_summary(nothing, [], {}))
+    return dict.fromkeys(_summary(nothing, "", {}))
 
 
 def _where(record: Record) -> dict[str, Any]:
@@ -201,26 +205,43 @@ class Costs:
 
     def __init__(self, analyses: Iterable[Analysis]) -> None:
         found: dict[str, list[Analysis]] = {}
+        self.stacks: dict[str, list[Analysis]] = {}
         for analysis in analyses:
             if analysis.record.cell.get("level") == "stack":
-                shape = {name: analysis.record.cell.get(name) for name in SHAPE}
-                found.setdefault(_key(analysis.record, shape), []).append(analysis)
+                stack = _stack(analysis.record, analysis.record.cell)
+                found.setdefault(_key(analysis.record, stack), []).append(analysis)
+                self.stacks.setdefault(stack, []).append(analysis)
         self.found = {key: [one for one in each if one.record.status == "ok"] or each for key, each in found.items()}
         self.nothing = no_costs()
 
     def __call__(self, rows: Sequence[Record]) -> list[dict[str, Any]]:
         """Cost columns for the records that speak for the rows of one group, in their order."""
-        candidates = [self.found.get(_key(row, row.config.get("model") or {}), []) for row in rows]
+        stacks = [_stack(row, row.config.get("model") or {}) for row in rows]
+        candidates = [self.found.get(_key(row, stack), []) for row, stack in zip(rows, stacks, strict=True)]
         here = _commonest(candidates)
-        chosen = [[one for one in each if machine(one.record) == here] for each in candidates]
-        newest = [max(each, key=_started) if each else None for each in chosen]
-        return [dict(one.summary if one else self.nothing) for one in newest]
+        lines = []
+        for row, stack, each in zip(rows, stacks, candidates, strict=True):
+            family = row.cell["attention"]
+            own = [one for one in each if machine(one.record) == here]
+            beside = self.stacks.get(stack, []) if family in BASELINES else []
+            others = [one for one in beside if one.record.status == "ok" and machine(one.record) == here]
+            if own:
+                lines.append(dict(max(own, key=_started).summary))
+            elif others:
+                record = max(others, key=_started).record
+                measurements = record.result.get("measurements") or []
+                lines.append(_summary(record, family, _ratios(measurements, "vanilla")))
+            else:
+                lines.append(dict(self.nothing))
+        return lines
 
 
-def _key(record: Record, shape: Mapping[str, Any]) -> str:
-    options = record.config.get("attention")
-    sizes = [shape.get(name) for name in SHAPE]
-    return canonical([record.cell["attention"], record.cell["pattern"], options, sizes])
+def _stack(record: Record, shape: Mapping[str, Any]) -> str:
+    return canonical([record.cell["pattern"], *(shape.get(name) for name in SHAPE)])
+
+
+def _key(record: Record, stack: str) -> str:
+    return canonical([record.cell["attention"], record.config.get("attention"), stack])
 
 
 def machine(record: Record) -> str:

@@ -18,11 +18,15 @@ MISSING = "-"
 Line = Mapping[str, Any]
 LEGEND = """\
 Missing is `-`, and never averaged over: a row of which a seed did not end well has no mean. The interval is 95% (t)
-over seeds. Rows whose intervals overlap share a rank (tie); one seed claims no rank. Benefit is the gain over `none`,
-positive is better, with its 95% interval (Welch) where both have two seeds. Time and memory are those of a training
-step of the stack, measured in rounds with the baselines: the ratio at the longest length that both were measured at,
-and the length from which the row is cheaper for good, with 95% intervals; CAB's own fit of the time against `eager`
-(larger root of a quadratic minus a line) stands beside it. Decoding speed and state are at the longest measured length.
+over seeds of training, all of them evaluated on the same test data: how another choice of test data would move a score
+is not in it. Rows whose intervals overlap, directly or through a third row, share a rank (tie); one seed claims none.
+Benefit is the gain over `none`, positive is better, with its 95% interval (Welch) where both have two seeds.
+
+Time and memory are those of a training step of the stack, measured in rounds with the baselines: the ratio at the
+longest length that both were measured at, and the length from which the row is cheaper for good, with 95% intervals;
+CAB's own fit of the time against `eager` (larger root of a quadratic minus a line) stands beside it. Decoding speed and
+state are at the longest measured length. In cross patterns a family of layers replaces the attention to the memory
+alone, and the stack keeps vanilla's attention to itself; a family that is a whole stack replaces both.
 Quality and cost of a row come from records with the same options and stack shape, all costs of a table from one
 machine.
 """
@@ -51,17 +55,34 @@ def heading(group: Group) -> str:
     if group.data_hash:
         kind = "real" if data.get("real") else "generated"
         described = f" ({data['description']})" if data.get("description") else ""
-        says = f"Data: {kind}, {data.get('source')}{described}, content {group.data_hash[:12]}."
+        named = _named(group.first.config.get("data") or {})
+        says = f"Data: {kind}, {data.get('source')}{named}{described}, content {group.data_hash[:12]}."
     else:
         says = "Data: unknown, no cell came as far as its data."
     name, score = group.trivial
     if name:
         says += f" Trivial predictor: {name}, {words(group.headline)} {number(score)}."
+    says += _training(group)
     if group.attention_helps is False:
         says += " Attention does not help here: no row is better than `none` beyond the noise over seeds."
     if group.difference:
         says += f" Settings: {group.difference}."
     return f"{title}\n\n{says}"
+
+
+def _named(data: Mapping[str, Any]) -> str:
+    """Whose data: the last part of a path, which may begin anywhere, or the name of a data set."""
+    name = data.get("id") or Path(data.get("path") or "").name
+    return f" {name}" if name else ""
+
+
+def _training(group: Group) -> str:
+    train, model = (group.settings.get(name) or {} for name in ("train", "model"))
+    if not train.get("steps"):
+        return ""
+    length = f" at length {model['length']:,}" if model.get("length") else ""
+    memory = f" with a memory of {model['memory']:,}" if model.get("memory") else ""
+    return f" Trained for {train['steps']:,} steps of {train.get('batch')}{length}{memory}."
 
 
 class Column(NamedTuple):

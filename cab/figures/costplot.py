@@ -2,8 +2,8 @@
 
 Baselines are drawn from the record that measured them at most lengths. Other records come from other runs, in which the
 machine may have been busier: their times are multiplied by what vanilla took there against here, so that a line lies
-where the paired ratios say. A ring marks where it becomes cheaper than vanilla (black) or eager (grey) for
-good, with the length beside it; the lines below a panel say so for every family, with what lies outside of the measured
+where the paired ratios say. A ring marks where it becomes cheaper for good than vanilla (black, with the length beside
+it) or eager (grey); the lines below a panel give both lengths for every family, with what lies outside of the measured
 lengths and what was not measured. Lines are medians, bands run from the lower to the upper quartile.
 """
 
@@ -90,7 +90,7 @@ def _batch_text(records: Sequence[Record], phase: str) -> str:
 
 
 def _panel(axes: Axes, named: Sequence[Named], phase: str, quantity: str) -> list[Label]:
-    """Draws one phase's time or memory; gives the labels of the crossings."""
+    """Draws one phase's time or memory; gives the labels of the crossings of vanilla."""
     common = _longest(named, "vanilla", phase, "seconds")
     for name in BASELINES:
         points = _longest(named, name, phase, quantity)
@@ -112,7 +112,8 @@ def _panel(axes: Axes, named: Sequence[Named], phase: str, quantity: str) -> lis
         for name in BASELINES:
             crossing = _crossing(record, rows, name, phase, quantity)
             if crossing.value is not None and not crossing.censored:
-                labels.append(_ring(axes, points, crossing.value, FIXED[name]))
+                label_of_ring = _ring(axes, points, crossing.value, FIXED[name])
+                labels += [label_of_ring] if name == "vanilla" else []
     _finish(axes, quantity)
     return labels
 

@@ -36,7 +36,7 @@ def _one(number: int, made: Composite) -> str:
         return f"<section><h2>{_title(made)}</h2><p>No index:<ul>{notes}</ul></section>"
     (head, body), (names, scale) = grids(made)
     where = f'data-task="" data-pattern="{escape(made.pattern)}" data-size="{escape(made.size)}"'
-    families = table(head, _rows(body, 1), name=1, label=_title(made), order=(2, "descending"))
+    families = table(head, _rows(body, 1), name=1, label=_title(made), order=(head.index("index"), "descending"))
     measure = table(names, _rows(scale, 1), name=1, label=f"{_title(made)}: scale")
     lacks = f"<p>Not in it:<ul>{notes}</ul>" if notes else ""
     about = f"<details><summary>scale of each metric</summary>{measure}</details>"

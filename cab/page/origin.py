@@ -62,7 +62,8 @@ def _machine(records: Iterable[Record]) -> Origin:
 
 
 def _device(device: Mapping[str, Any]) -> str:
-    threads = f"{device['threads']} threads" if device.get("threads") else ""
+    count = device.get("threads")
+    threads = f"{count} thread{'' if count == 1 else 's'}" if count else ""
     return ", ".join(str(part) for part in (device.get("name"), threads, device.get("system")) if part)
 
 

@@ -64,6 +64,8 @@ def _row(row: TableRow, shown: Sequence[int], name: int) -> str:
 
 def _cell(cell: Cell, tag: str) -> str:
     key = "" if cell.key is None or _plain(cell.text) else f" data-v={cell.key:.8g}"
+    if tag.startswith("th"):  # a long name breaks after an underscore
+        return f"<{tag}{key}>{escape(cell.text).replace('_', '_<wbr>')}"
     return f"<{tag}{key}>{_two_lines(cell.text) if cell.key is not None else escape(cell.text)}"
 
 
