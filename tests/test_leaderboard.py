@@ -57,6 +57,15 @@ def test_settings_are_named_where_they_differ(tmp_path):
     assert "Settings: train.steps=200." in page(tmp_path)
 
 
+def test_a_heading_says_on_what_and_for_how_long_was_trained(tmp_path):
+    local = factory.quality()
+    local.config["data"] = {"source": "local", "path": "/somewhere/of/mine/novels"}
+    local.result["data"] |= {"source": "local", "description": "local text files"}
+    build(tmp_path, local)
+    assert "Data: real, local novels (local text files), content aaaaaaaaaaaa." in page(tmp_path)
+    assert "Trained for 200 steps of 16 at length 256." in page(tmp_path)
+
+
 def test_two_option_sets_of_a_family_are_two_rows_with_their_own_costs(tmp_path):
     made = build(
         tmp_path,

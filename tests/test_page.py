@@ -120,6 +120,11 @@ def test_tables_are_those_of_leaderboard_md(made, text):
             assert status == "ok" or status in below[0]
 
 
+def test_an_index_is_marked_as_sorted_by_it(text):
+    section = text.partition("<section id=index-0")[2].partition("</thead>")[0]
+    assert re.findall(r"aria-sort=(\w+)>(\w+)", section) == [("descending", "index")]
+
+
 def test_ties_and_gaps_are_shown(text):
     rows = Reader(text).tables["table-0"]
     assert next(row for row in rows if "vanilla" in row)[0] == "1 (tie)"

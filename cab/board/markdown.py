@@ -72,7 +72,7 @@ def heading(group: Group) -> str:
 
 def _named(data: Mapping[str, Any]) -> str:
     """Whose data: the last part of a path, which may begin anywhere, or the name of a data set."""
-    name = data.get("id") or Path(data.get("path") or "").name
+    name = data.get("id") or Path(str(data.get("path") or "")).name
     return f" {name}" if name else ""
 
 
