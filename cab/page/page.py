@@ -26,6 +26,8 @@ from cab.record import Record
 
 LIMIT = 2_000_000
 """Bytes of the whole file: what a mail takes and a phone opens at once."""
+SHORT = 40
+"""Characters of a difference between tables that have room beside a title."""
 NAMED = 200
 """Of the files that were left out, so many are named."""
 Ranked = Sequence[tuple[Group, Sequence[Line]]]
@@ -134,7 +136,7 @@ class Page:
     def _contents(self) -> str:
         lines = []
         for index, (group, _) in enumerate(self.ranked):
-            name = f"<a href=#table-{index}>{_title(group)}</a>{_code(group)}"
+            name = f"<a href=#table-{index}>{_title(group)}</a>{_apart(group)}"
             best = ", ".join(row.label for row in group.rows if row.rank == 1) or MISSING
             cells = f"<th scope=row>{name}<td>{_kind(group)}<td>{len(group.rows)}<td>{escape(best)}"
             lines.append(f"<tr data-for=table-{index}>{cells}")
@@ -163,7 +165,7 @@ class Page:
         where = "".join(f' data-{name}="{escape(getattr(group, name))}"' for name in ("task", "pattern", "size"))
         says, settings, differ = markdown.heading(group).partition("\n\n")[2].partition(" Settings: ")
         figures = self.figures.html(self.about[index])
-        head = f"<h2>{_title(group)} {_kind(group)}{_code(group)}</h2><p class=facts>{escape(says)}</p>"
+        head = f"<h2>{_title(group)} {_kind(group)}{_apart(group)}</h2><p class=facts>{escape(says)}</p>"
         if settings:
             head += f"<details class=facts><summary>settings in which tables differ</summary>{escape(differ)}</details>"
         return f"<section id=table-{index} class=group{where}>{head}{made}{figures}</section>"
@@ -172,7 +174,7 @@ class Page:
         """Each answer with its figures, or with links to the tables beside which they stand."""
         tables = {name: index for index, about in enumerate(self.about) for name in about}
         groups = {name: (index, self.ranked[index][0]) for name, index in tables.items()}
-        links = {name: f"<a href=#table-{index}>{_title(g)}</a>{_code(g)}" for name, (index, g) in groups.items()}
+        links = {name: f"<a href=#table-{index}>{_title(g)}</a>{_apart(g)}" for name, (index, g) in groups.items()}
         return questions.section(self.answers, self.figures, links)
 
     def _costs(self) -> str:
@@ -228,9 +230,12 @@ def _title(group: Group) -> str:
     return escape(", ".join((group.task, _spaced(group.pattern), group.size)))
 
 
-def _code(group: Group) -> str:
-    """Tells tables of one title apart, as leaderboard.csv names their settings."""
-    return f" <small>settings {settings_name(group.first)}</small>" if group.difference else ""
+def _apart(group: Group) -> str:
+    """Tells tables of one title apart: by the setting that differs, or as leaderboard.csv names their settings."""
+    if not group.difference:
+        return ""
+    text = group.difference if len(group.difference) <= SHORT else f"settings {settings_name(group.first)}"
+    return f" <small>{escape(text)}</small>"
 
 
 def _spaced(name: str) -> str:
