@@ -245,12 +245,21 @@ def test_contexts_are_averaged_over_seeds_and_reasons_kept():
 
 def test_state_is_that_measured_at_the_first_length_that_holds_the_task():
     found = factory.efficiency("vanilla", phases=("train", "decode"))
-    assert state.state_at(found, 256) == (256, 2 * 128 * 3 * 256 * 4)
-    assert state.state_at(found, 257) == (512, 2 * 128 * 3 * 512 * 4)
-    assert state.state_at(found, 9999) == (2048, 2 * 128 * 3 * 2048 * 4)
+    assert state.state_at(found, "vanilla", 256) == (256, 2 * 128 * 3 * 256 * 4)
+    assert state.state_at(found, "vanilla", 257) == (512, 2 * 128 * 3 * 512 * 4)
+    assert state.state_at(found, "vanilla", 9999) == (2048, 2 * 128 * 3 * 2048 * 4)
     sixteen = factory.efficiency("vanilla", phases=("decode",), batches=(16,))
-    assert state.state_at(sixteen, 256) == state.state_at(found, 256)  # of one sequence
-    assert state.state_at(factory.efficiency("vanilla", phases=("train",)), 256) == (None, None)
+    assert state.state_at(sixteen, "vanilla", 256) == state.state_at(found, "vanilla", 256)  # of one sequence
+    assert state.state_at(factory.efficiency("vanilla", phases=("train",)), "vanilla", 256) == (None, None)
+
+
+def test_the_state_of_a_baseline_without_a_record_of_its_own_is_not_that_of_the_family_beside_it():
+    about = {"task": "recall", "pattern": "causal_self"}
+    records = [*seeds("eager", 0.9, **about), *seeds("lightning", 0.2, **about), factory.efficiency("lightning")]
+    lines = state.lines(material(*records))
+    assert one(lines, attention="eager")["cost_record"] == one(lines, attention="lightning")["cost_record"]
+    assert one(lines, attention="eager")["state_bytes"] == 2 * 128 * 3 * 256 * 4
+    assert one(lines, attention="lightning")["state_bytes"] == 4 * 32 * 32 * 3 * 4
 
 
 def test_recall_against_state_names_who_is_missing():

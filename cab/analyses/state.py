@@ -41,7 +41,7 @@ def lines(material: Material) -> list[Line]:
 
 def _line(group: Group, row: Row, record: Record | None) -> Line:
     length = (row.first.config.get("model") or {}).get("length") or 0
-    at, state = state_at(record, length) if record else (None, None)
+    at, state = state_at(record, row.attention, length) if record else (None, None)
     return place(group) | {
         "attention": row.attention,
         "label": row.label,
@@ -57,12 +57,13 @@ def _line(group: Group, row: Row, record: Record | None) -> Line:
     }
 
 
-def state_at(record: Record, length: int) -> tuple[int | None, float | None]:
-    """The measured length that speaks for `length`, and the state's bytes for one sequence there."""
+def state_at(record: Record, attention: str, length: int) -> tuple[int | None, float | None]:
+    """The measured length that speaks for `length`, and the bytes of the family's state for one sequence there. The
+    family is the record's own or a baseline, which was measured along."""
     found: dict[int, float] = {}
     measurements = record.result.get("measurements") or []
     for row in (row for phase in ("decode", "prefill") for row in one_batch(measurements, phase)):
-        own = row["subject"] == record.cell["attention"] and row["status"] == "ok"
+        own = row["subject"] == attention and row["status"] == "ok"
         if own and row.get("state_bytes") is not None:
             found.setdefault(row["length"], row["state_bytes"] / row["batch"])
     if not found:
