@@ -429,18 +429,21 @@ def test_figures_of_the_page_and_of_leaderboard_md_are_those_drawn(tmp_path):
 
 def test_tables_that_share_a_heading_are_told_apart():
     lines = [
-        {"task": "lm", "pattern": "causal_self", "settings": settings, "data_hash": content}
-        for settings, content in (
-            ("11", "aaaaaaaaaa"),
-            ("11", "bbbbbbbbbb"),
-            ("22", "aaaaaaaaaa"),
-            ("22", "aaaaaaaaaa"),
+        {"task": "lm", "pattern": "causal_self", "settings": settings, "data_hash": content, "difference": difference}
+        for settings, content, difference in (
+            ("11", "aaaaaaaaaa", "train.steps=100 data=aaaaaaaa"),
+            ("11", "bbbbbbbbbb", "train.steps=100 data=bbbbbbbb"),
+            ("22", "aaaaaaaaaa", ""),
+            ("22", "aaaaaaaaaa", ""),
+            ("33", "aaaaaaaaaa", "train.steps=200"),
+            ("44", "aaaaaaaaaa", "train.steps=200 model.depth=4"),
         )
     ]
     names = base.table_names(lines)
     assert names[0] == "lm\ncausal self\nsettings 11\ndata aaaaaaaa"
     assert names[2] == names[3] == "lm\ncausal self\nsettings 22"
-    assert len(set(names)) == 3
+    assert names[4:] == ["lm\ncausal self\ntrain.steps=200", "lm\ncausal self\nsettings 44"]
+    assert len(set(names)) == 5
     assert base.table_names([dict(lines[0]) | {"task": "tts"}]) == ["tts\ncausal self"]
 
 

@@ -98,15 +98,20 @@ def title(line: Mapping[str, Any]) -> str:
     return f"{head}, {line['difference']}" if line["difference"] else head
 
 
+SHORT = 20
+"""Characters of a difference in settings that have room in the name of a table."""
+
+
 def table_names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table of each line in two short lines, with settings and data where others would have that name."""
+    """The table of each line in two short lines, with what differs in settings and data where others have that name."""
     keys = [tuple(line[name] for name in ("task", "pattern", "settings", "data_hash")) for line in lines]
     alike = [key[:2] for key in set(keys)]
     names = []
-    for task, pattern, settings, content in keys:
+    for line, (task, pattern, settings, content) in zip(lines, keys, strict=True):
         name = f"{task}\n{pattern.replace('_', ' ')}"
         if alike.count((task, pattern)) > 1:
-            name += f"\nsettings {settings}"
+            said = line["difference"]
+            name += f"\n{said if 0 < len(said) <= SHORT and 'data=' not in said else f'settings {settings}'}"
         if sum(key[:3] == (task, pattern, settings) for key in set(keys)) > 1:
             name += f"\ndata {(content or 'unknown')[:8]}"
         names.append(name)
