@@ -56,6 +56,13 @@ def test_a_baseline_without_a_record_of_its_own_was_measured_along(baseline):
     assert line["train_ratio"] == pytest.approx(own["train_ratio"], rel=0.1)
 
 
+def test_a_baseline_whose_own_measurement_failed_was_measured_along():
+    along, failed = factory.efficiency("lightning"), factory.efficiency("eager", status="error")
+    quality = [factory.quality(name) for name in ("lightning", "eager")]
+    assert Costs([analyse(failed), analyse(along)])(quality)[1]["cost_record"] == along.hash
+    assert Costs([analyse(failed)])(quality)[1]["cost_status"] == "error"
+
+
 def test_costs_of_a_group_come_from_one_machine():
     elsewhere = factory.efficiency("routing")
     elsewhere = Record(**{**vars(elsewhere), "cell": {**elsewhere.cell, "device": "a GPU"}})  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cab.board.composite import Composite, is_logarithmic, scaled
 from cab.board.standing import Group, Row
 from cab.board.tables import settings_name
+from cab.board.wording import apart
 from cab.record import Record
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def title(line: Mapping[str, Any]) -> str:
     return f"{head}, {line['difference']}" if line["difference"] else head
 
 
-SHORT = 20
+ROOM = 20
 """Characters of a difference in settings that have room in the name of a table."""
 
 
@@ -110,8 +111,8 @@ def table_names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     for line, (task, pattern, settings, content) in zip(lines, keys, strict=True):
         name = f"{task}\n{pattern.replace('_', ' ')}"
         if alike.count((task, pattern)) > 1:
-            said = line["difference"]
-            name += f"\n{said if 0 < len(said) <= SHORT and 'data=' not in said else f'settings {settings}'}"
+            said = "" if "data=" in line["difference"] else line["difference"]  # data has a line of its own
+            name += f"\n{apart(said, settings, ROOM)}"
         if sum(key[:3] == (task, pattern, settings) for key in set(keys)) > 1:
             name += f"\ndata {(content or 'unknown')[:8]}"
         names.append(name)

@@ -222,18 +222,20 @@ class Costs:
         lines = []
         for row, stack, each in zip(rows, stacks, candidates, strict=True):
             family = row.cell["attention"]
-            own = [one for one in each if machine(one.record) == here]
-            beside = self.stacks.get(stack, []) if family in BASELINES else []
-            others = [one for one in beside if one.record.status == "ok" and machine(one.record) == here]
-            if own:
-                lines.append(dict(max(own, key=_started).summary))
-            elif others:
-                record = max(others, key=_started).record
-                measurements = record.result.get("measurements") or []
-                lines.append(_summary(record, family, _ratios(measurements, "vanilla")))
-            else:
-                lines.append(dict(self.nothing))
+            found = [one for one in each if machine(one.record) == here]
+            if family in BASELINES and not any(one.record.status == "ok" for one in found):
+                beside = [one for one in self.stacks.get(stack, []) if machine(one.record) == here]
+                found = [one for one in beside if one.record.status == "ok"] or found
+            lines.append(_columns(max(found, key=_started), family) if found else dict(self.nothing))
         return lines
+
+
+def _columns(analysis: Analysis, family: str) -> dict[str, Any]:
+    """Of the record's own family, or of a baseline that was measured along."""
+    record = analysis.record
+    if record.cell["attention"] == family:
+        return dict(analysis.summary)
+    return _summary(record, family, _ratios(record.result.get("measurements") or [], "vanilla"))
 
 
 def _stack(record: Record, shape: Mapping[str, Any]) -> str:

@@ -1,9 +1,14 @@
-"""Names of metrics as prose."""
+"""Names of metrics and tables as prose."""
 
 from cab.board.composite import is_logarithmic
 
 WORDS = {"bits_per_byte": "bits per byte"}
 """Names of metrics as prose where replacing underscores is not enough."""
+
+
+def apart(difference: str, settings: str, room: int) -> str:
+    """What tells a table from others of its title, in `room` characters: what differs, or the name of its settings."""
+    return difference if 0 < len(difference) <= room else f"settings {settings}"
 
 
 def words(name: str | None) -> str:

@@ -112,8 +112,9 @@ def _panel(axes: Axes, named: Sequence[Named], phase: str, quantity: str) -> lis
         for name in BASELINES:
             crossing = _crossing(record, rows, name, phase, quantity)
             if crossing.value is not None and not crossing.censored:
-                label_of_ring = _ring(axes, points, crossing.value, FIXED[name])
-                labels += [label_of_ring] if name == "vanilla" else []
+                length = _ring(axes, points, crossing.value, FIXED[name])
+                if name == "vanilla":  # those of eager lie close together, and stand below
+                    labels.append(length)
     _finish(axes, quantity)
     return labels
 

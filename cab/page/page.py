@@ -19,6 +19,7 @@ from cab.board.composite import Composite
 from cab.board.markdown import LEGEND, MISSING, Column, Line, below, status_text
 from cab.board.standing import Group
 from cab.board.tables import Loaded, settings_name
+from cab.board.wording import apart
 from cab.page import compositional, origin, questions
 from cab.page.figures import Figures
 from cab.page.table import Cell, TableRow, prose, table
@@ -26,7 +27,7 @@ from cab.record import Record
 
 LIMIT = 2_000_000
 """Bytes of the whole file: what a mail takes and a phone opens at once."""
-SHORT = 40
+ROOM = 40
 """Characters of a difference between tables that have room beside a title."""
 NAMED = 200
 """Of the files that were left out, so many are named."""
@@ -234,8 +235,7 @@ def _apart(group: Group) -> str:
     """Tells tables of one title apart: by the setting that differs, or as leaderboard.csv names their settings."""
     if not group.difference:
         return ""
-    text = group.difference if len(group.difference) <= SHORT else f"settings {settings_name(group.first)}"
-    return f" <small>{escape(text)}</small>"
+    return f" <small>{escape(apart(group.difference, settings_name(group.first), ROOM))}</small>"
 
 
 def _spaced(name: str) -> str:
