@@ -30,16 +30,16 @@ leaderboard: .venv/ready ## Tables and plots from all records in results/
 	$(BIN)/python -m cab.leaderboard $(ARGS)
 
 bench: .venv/ready ## Targets of speed and memory, measured (15 minutes on a quiet machine)
-	$(BIN)/python -m cab.bench $(ARGS)
+	$(BIN)/python -m dev.bench $(ARGS)
 
 test: .venv/ready ## Tests; all of them with ARGS='-m "slow or not slow"'
 	$(BIN)/python -m pytest -q $(ARGS)
 
 slurm-up: .venv/ready ## A SLURM of one node to try sweeps on, in a folder of its own
-	@$(BIN)/python tests/cluster.py up $(ARGS)
+	@$(BIN)/python dev/slurm_cluster.py up $(ARGS)
 
 slurm-down: .venv/ready ## End it, with all its jobs
-	@$(BIN)/python tests/cluster.py down $(ARGS)
+	@$(BIN)/python dev/slurm_cluster.py down $(ARGS)
 
 lint: .venv/ready ## Style and types
 	$(BIN)/ruff check .

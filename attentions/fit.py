@@ -58,7 +58,7 @@ from attentions.base import (
     no_loss,
     zero_padding,
 )
-from attentions.fit_segment import Segment, SegmentState, further, local_layers
+from attentions.parts.fit_segment import Segment, SegmentState, further, local_layers
 from attentions.residual import MLP, MakeFeedForward
 
 GROUP_UNIT = 8

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, check_whole, no_loss
-from attentions.decay import decayed_attention, decayed_prefill, no_autocast, widened
+from attentions.ops.decayed_linear import decayed_attention, decayed_prefill, no_autocast, widened
 
 EPS = 1e-6
 

@@ -40,8 +40,8 @@ import torch
 from torch import Tensor, nn
 
 from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, Unsupported, check_causal, no_loss
-from attentions.centroids import Centroids, normed
-from attentions.clusters import (
+from attentions.ops.banded import LocalRing, local_attention
+from attentions.ops.clustered import (
     Groups,
     grouped_attention,
     last_tokens,
@@ -50,7 +50,7 @@ from attentions.clusters import (
     top_tokens,
     windowed_attention,
 )
-from attentions.local_heads import LocalRing, local_attention
+from attentions.parts.routing_centroids import Centroids, normed
 
 Membership = Literal["strict", "balanced"]
 Heads = tuple[Tensor, Tensor, Tensor]

@@ -46,8 +46,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, check_whole, no_loss
-from attentions.cache import KVCache
-from attentions.past import attend_past
+from attentions.ops.kv_cache import KVCache
+from attentions.ops.sparse_causal import attend_past
 from attentions.vanilla import Softmax
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, no_loss
-from attentions.cache import KVCache
+from attentions.ops.kv_cache import KVCache
 
 
 class Softmax(Mixer):

@@ -1,8 +1,12 @@
 """CAB: a long-sequence attention benchmark."""
 
 import os
+from pathlib import Path
 
-from cab.ranks import world
+from cab.quality.distributed import world
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
 
 # Before torch is imported: OpenMP threads that wait shall spin for some microseconds and then sleep. By default they
 # spin for milliseconds, and with one other busy process on the machine timings grow up to a hundredfold; if they sleep

@@ -18,10 +18,10 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from cab import ROOT
 from cab.config import Request, load, one_line
 from cab.errors import UserError
-from cab.failure import cannot_write
-from cab.provenance import ROOT
+from cab.store.failure import cannot_write
 
 FAILED, REFUSED = 1, 2
 

@@ -21,8 +21,8 @@ from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
 from attentions.base import Pattern, Shape, Unsupported
 from attentions.slots import Family
+from cab import ROOT
 from cab.errors import NoSuchPattern, UserError
-from cab.provenance import ROOT
 from tasks.base import Data, Task
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -72,7 +72,7 @@ class Device:
 
 @dataclass(frozen=True, config=STRICT)
 class Efficiency:
-    """What to measure; cab.measuring.measurement.Plan checks the values."""
+    """What to measure; cab.efficiency.plan.Plan checks the values."""
 
     level: str
     phases: list[str]
@@ -100,7 +100,7 @@ class Request:
     size: str
     family: Any  # attentions.slots.Family, which pydantic cannot look into
     small: Any
-    """The family with the options under `check:` in its YAML, for cab.check."""
+    """The family with the options under `check:` in its YAML, for cab.check.gate."""
     pattern: Pattern
     make_task: Callable[..., Any]
     shape: Shape

@@ -1,13 +1,13 @@
 """Tables and figures from the records alone: `python -m cab.leaderboard [--results DIR]`.
 
 Writes below DIR/leaderboard
-    leaderboard.csv, .md   one row per task, pattern, size, data, settings and family (cab.board.standing, .costs)
+    leaderboard.csv, .md   one row per task, pattern, size, data, settings and family (cab.report.rows, .costs)
     quality.csv            one row per quality record, whatever its status
     efficiency.csv         one row per measurement, with its ratios to vanilla and eager
-    composite.csv          one row per pattern, size and family: the Compositional Index (see cab.board.composite)
+    composite.csv          one row per pattern, size and family: the Compositional Index (see cab.report.composite)
     composite_scale.csv    the mean and deviation of every metric in it
-    analyses/*.csv         what the analyses found, those that had what they need (see cab.analyses)
-    index.html             all of it as one page that opens anywhere (see cab.page.page)
+    analyses/*.csv         what the analyses found, those that had what they need (see cab.report.analyses)
+    index.html             all of it as one page that opens anywhere (see cab.report.html)
     plots/*.png, *.svg     training curves, quality against cost, time and memory against length, the analyses
 and prints a short table. Nothing is ever trained or measured here, and no record is changed.
 """
@@ -25,18 +25,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cab.analyses import QUESTIONS, answers
-from cab.analyses.base import Answer, Material, figure_names, place, title
-from cab.board.composite import Composite, composites, parts
-from cab.board.costs import Analysis, Costs, analyse, machine
-from cab.board.standing import Group, Row, groups, rows_of
-from cab.board.tables import Loaded, canonical, load, quality_table
-from cab.record import Record, write_atomically
+from cab import ROOT
+from cab.report.analyses import QUESTIONS, answers
+from cab.report.analyses.base import Answer, Material, figure_names, place, title
+from cab.report.composite import Composite, composites, parts
+from cab.report.costs import Analysis, Costs, analyse, machine
+from cab.report.load import Loaded, canonical, load, quality_table
+from cab.report.rows import Group, Row, groups, rows_of
+from cab.store.record import Record, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = ROOT / "results"
 FEW = 8
 """Fewer pieces of work than this are not worth starting processes for."""
 A = TypeVar("A")
@@ -65,28 +66,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build(loaded: Loaded, results: Path, plots: bool = True) -> int:
     """Writes everything and prints the short table."""
-    from cab.analyses import view
-    from cab.board import compositeview
-    from cab.board.markdown import brief, page
-    from cab.page.page import render
+    from cab.report import composite_tables
+    from cab.report.analyses import view
+    from cab.report.html import render
+    from cab.report.markdown import brief, page
 
     folder = results / "leaderboard"
     analyses = in_parallel(analyse, loaded.efficiency)
     ranked = standings(loaded.quality, analyses)
     indices = composites(group for group, _ in ranked)
     found = answers(Material(ranked, indices, loaded.efficiency))
-    sections = [compositeview.section(indices), view.section(found, plots)]
+    sections = [composite_tables.section(indices), view.section(found, plots)]
     text = page(ranked, loaded.problems, results, "\n\n".join(filter(None, sections)))
     try:
         _write_csv(leaderboard_table(ranked, indices), folder / "leaderboard.csv")
-        for name, lines in (("composite", compositeview.entry_lines), ("composite_scale", compositeview.scale_lines)):
+        for name, lines in (
+            ("composite", composite_tables.entry_lines),
+            ("composite_scale", composite_tables.scale_lines),
+        ):
             _write_csv(_table(line for made in indices for line in lines(made)), folder / f"{name}.csv")
         _write_csv(quality_table(loaded.quality), folder / "quality.csv")
         _write_csv(efficiency_table(analyses), folder / "efficiency.csv")
         _write_answers(found, folder / "analyses")
         write_atomically(folder / "leaderboard.md", text.encode())
         print(brief(ranked) or "no quality records: nothing to rank")
-        if compared := compositeview.brief(indices):
+        if compared := composite_tables.brief(indices):
             print(f"\n{compared}")
         left_out = f"; {len(loaded.problems)} files left out, see leaderboard.md" if loaded.problems else ""
         print(f"\n{len(loaded.quality)} quality and {len(loaded.efficiency)} efficiency records{left_out}")
@@ -184,8 +188,8 @@ def _answer_figures(found: Iterable[Answer]) -> list[Work]:
 
 def _draw(folder: Path, work: Work) -> str | None:
     """Draws one figure unless it is there already; its name, or None where there was nothing to show."""
-    from cab.figures import costplot, plots
-    from cab.figures.style import is_drawn, save, source
+    from cab.report.figures import costplot, plots
+    from cab.report.figures.style import is_drawn, save, source
 
     kind, name, head, content = work
     shown = [_stamped(item) for item in content]

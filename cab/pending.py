@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from cab.command import FAILED, REFUSED, Requests, exit_codes
 from cab.config import Request, user_errors
 from cab.errors import NoSuchPattern, UserError
-from cab.identity import MEASURED, efficiency_identity, quality_identity, recorded, same_data, title
 from cab.machine import resolve_device, set_allocator, set_threads
-from cab.record import Record
+from cab.store.identity import MEASURED, efficiency_identity, quality_identity, recorded, same_data, title
+from cab.store.record import Record
 
 Compose = Callable[[Sequence[str]], DictConfig]
 Contents = dict[str, str]

@@ -27,7 +27,7 @@ from typing import Literal
 from cab.command import Requests, command_line, expand
 from cab.config import Request
 from cab.errors import NoSuchPattern
-from cab.record import DamagedRecord, Record, identity_hash, read_record, record_path
+from cab.store.record import DamagedRecord, Record, identity_hash, read_record, record_path
 
 State = Literal["done", "unsupported", "left out", "resumes", "again", "new"]
 TO_RUN: tuple[State, ...] = ("resumes", "again", "new")
@@ -44,7 +44,7 @@ class Cell:
 
 def plan(overrides: Sequence[str]) -> list[Cell]:
     """Every cell that `cab.run -m` would run with these overrides, in its order."""
-    from cab.board.tables import load
+    from cab.report.load import load
 
     known: dict[Path, list[Record]] = {}
     cells, request_of = [], Requests()
@@ -61,9 +61,9 @@ def plan(overrides: Sequence[str]) -> list[Cell]:
 
 
 def _cell(chosen: Sequence[str], request: Request, records: Iterable[Record]) -> Cell:
-    from cab import checkpoint
-    from cab.cell import quality_identity
     from cab.machine import resolve_device
+    from cab.quality.cell import quality_identity
+    from cab.store import checkpoint
 
     identity = quality_identity(request, resolve_device(request.device.name))
     path = record_path(request.results, "quality", identity_hash(identity))

@@ -12,10 +12,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from cab import ROOT
 from cab.command import FAILED, command_line, exit_codes
 from cab.config import load
-from cab.provenance import ROOT
-from cab.ranks import check, join
+from cab.quality.distributed import check, join
 
 sys.path.append(str(ROOT))  # for hydra_plugins, wherever the command is typed
 
@@ -35,12 +35,13 @@ def run_cell(config: DictConfig) -> int:
         config.pop("hydra", None)
     request = load(config, choices["attention"], choices["task"])
 
-    from cab.cell import quality_cell
-    from cab.efficiency import efficiency_cells, make_plan
-    from cab.identity import MEASURED, title
-    from cab.lock import Busy
+    from cab.efficiency.cell import efficiency_cells, make_plan
     from cab.machine import resolve_device, set_threads
-    from cab.report import efficiency_lines, quality_lines
+    from cab.quality.cell import quality_cell
+    from cab.report.mirror import mirror_costs
+    from cab.report.terminal import efficiency_lines, quality_lines
+    from cab.store.identity import MEASURED, title
+    from cab.store.lock import Busy
 
     set_threads(request.device.threads)
     check(request)
@@ -56,6 +57,8 @@ def run_cell(config: DictConfig) -> int:
     records = [quality]
     if request.measure and quality.status in MEASURED:
         [(cost, before)] = efficiency_cells([request], "cab.run", overrides)
+        if not before:
+            mirror_costs(request, cost)
         print("\n".join(efficiency_lines(cost, before)))
         records.append(cost)
     for record in records:
@@ -67,7 +70,7 @@ def run_cell(config: DictConfig) -> int:
 
 def help_out() -> int:
     """What the other processes do where `torchrun` or `srun` started several; returns an exit code."""
-    from cab.lend import lend
+    from cab.quality.worker import lend
 
     return lend()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from cab.command import command_line
 from cab.errors import UserError
-from cab.record import DamagedRecord, Record, read_record
+from cab.store.record import DamagedRecord, Record, read_record
 
 Row = dict[str, Any]
 View = Callable[[Record, list[Row], Path], Iterable[str]]
@@ -42,19 +42,19 @@ def texts(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
 
 
 def images(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
-    from cab.figures import imageview
+    from cab.report.figures import imageview
 
     yield str(imageview.picture(rows, folder / "images.png"))
 
 
 def clouds(record: Record, rows: list[Row], folder: Path) -> Iterable[str]:
-    from cab.figures import cloudview
+    from cab.report.figures import cloudview
 
     yield str(cloudview.picture(record.cell, rows, folder / "clouds.png"))
 
 
 def speech(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
-    from cab.figures import speechview
+    from cab.report.figures import speechview
 
     for row in rows:
         yield from speechview.sound(row, folder)

@@ -1,4 +1,4 @@
-"""The sweeper of `cab.run -m`: Hydra's own, which hands the launcher those cells only that are not done (cab.pending).
+"""The sweeper of `cab.run -m`: Hydra's own, but the launcher gets only those cells that are not done.
 
 The folder has to be called hydra_plugins: Hydra takes sweepers from nowhere else.
 """
@@ -16,7 +16,7 @@ class PendingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from cab.command import command_line, exit_codes
         from cab.pending import pending
-        from cab.track import sweep_group
+        from cab.quality.tracker import sweep_group
 
         context, launcher, master = self.hydra_context, self.launcher, self.config
         assert context is not None

@@ -26,9 +26,9 @@ from attentions.slots import Slots
 from tasks.backbones.gpt import GPT
 from tasks.backbones.positions import PositionKind
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Split, Trivial
+from tasks.common.windowed_text import EVALUATED_AT_ONCE, WindowedText
 from tasks.data.tokens import Vocabulary, vocabulary_size
 from tasks.data.windows import Windows
-from tasks.windowed import EVALUATED_AT_ONCE, WindowedText
 
 BUCKET_GROWTH = 4
 """Ratio between the ends of the position buckets."""

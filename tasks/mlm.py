@@ -21,9 +21,9 @@ from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind
 from tasks.backbones.roberta import RoBERTa
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Split, Trivial
+from tasks.common.windowed_text import EVALUATED_AT_ONCE, WindowedText
 from tasks.data.text import SPLITS
 from tasks.data.tokens import Vocabulary, vocabulary_size
-from tasks.windowed import EVALUATED_AT_ONCE, WindowedText
 
 MASKED, RANDOM = 0.8, 0.1
 """Of the places to predict: what the input has there. The rest keeps its token."""

@@ -1,8 +1,8 @@
 """Point cloud completion: the whole of a shape from the points that are seen from one side, with PoinTr.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): PoinTr (Yu et al., ICCV 2021, arXiv 2108.08839) on PCN, Chamfer
-distances and F-score (`tasks.chamfer`). noncausal_self puts the family under test into the encoder's and the decoder's
-own attention, noncausal_cross into the decoder's attention to the encoder.
+distances and F-score (`tasks.metrics.chamfer`). noncausal_self puts the family under test into the encoder's and the
+decoder's own attention, noncausal_cross into the decoder's attention to the encoder.
 
 `shape.length` is the number of queries, which are the decoder's tokens, and `shape.memory` that of proxies, the
 encoder's: CAB's 3,584 and 1,536. `shape.depth` is the encoder's. Costs are measured on stacks of the model's width,
@@ -25,13 +25,13 @@ from attentions.slots import Slots
 from tasks.backbones.pointops import NEIGHBOURS
 from tasks.backbones.pointr import PoinTr
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
-from tasks.chamfer import chamfer_l1, scores
+from tasks.common.completion_baselines import Untrained
 from tasks.data.clouds import Clouds, clouds
 from tasks.data.epochs import Epochs
 from tasks.data.packed import pack_cloud
 from tasks.data.text import SPLITS
 from tasks.data.views import Sizes
-from tasks.untrained import Untrained
+from tasks.metrics.chamfer import chamfer_l1, scores
 
 EVALUATED_AT_ONCE = 2**15
 """Points of completed clouds in an evaluation batch."""
@@ -153,7 +153,7 @@ class PointCloud(Task):
         return Evaluation(metrics, {"by_group": self._by_group(split, values), "clouds": shown})
 
     def trivial(self) -> Trivial:
-        """The best way of `tasks.untrained` on some test clouds, evenly spread, and what it scores on all of them."""
+        """The best completion baseline on some evenly spread test clouds, with its score on all of them."""
         complete, count = Untrained(self.clouds.splits["train"].complete, self.completed_points), self.examples("test")
         some = np.unique(np.linspace(0, count - 1, min(TRIED, count)).round().astype(int))
         tried = self._untrained(complete, some.tolist())

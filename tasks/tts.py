@@ -32,12 +32,12 @@ from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind
 from tasks.backbones.transformer_tts import PRENET_LAYERS, TransformerTTS, generate
 from tasks.base import Batch, Data, Evaluation, Metric, Move, Split, Trivial
+from tasks.common.speech_task import Spoken
 from tasks.data.letters import SYMBOLS
 from tasks.data.mel import BANDS
 from tasks.data.padding import padded
 from tasks.data.speech import Clip
 from tasks.data.text import SPLITS
-from tasks.spoken import Spoken
 
 
 class TextToSpeech(Spoken):

@@ -29,11 +29,11 @@ from attentions.slots import Slots
 from tasks.backbones.fastspeech import FastSpeech2, Spectrogram
 from tasks.backbones.positions import PositionKind
 from tasks.base import Batch, Data, Evaluation, Move, Split
+from tasks.common.speech_task import Spoken
 from tasks.data.letters import SYMBOLS
 from tasks.data.mel import BANDS
 from tasks.data.padding import padded
 from tasks.data.speech import Clip
-from tasks.spoken import Spoken
 
 
 class FastSpeech2Task(Spoken):

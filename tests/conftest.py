@@ -9,5 +9,5 @@ import cab  # noqa: F401
 def own_measuring(tmp_path_factory):
     """Tests do not wait while something else is measured on this machine, nor hold it up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cab.lock.MACHINE", tmp_path_factory.mktemp("machine"))
+        patch.setattr("cab.store.lock.MACHINE", tmp_path_factory.mktemp("machine"))
         yield

@@ -2,19 +2,19 @@ import csv
 import math
 from pathlib import Path
 
-import factory
 import numpy as np
 import pytest
-
-from cab.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time
-from cab.analyses.base import Answer, Line, Material
-from cab.board.composite import composites
-from cab.board.costs import analyse
-from cab.board.intervals import t_interval, welch_interval
-from cab.leaderboard import main, standings
 from cab.page import questions
-from cab.page.figures import Figures
-from cab.record import Record
+from helpers import synthetic
+
+from cab.leaderboard import main, standings
+from cab.report.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time
+from cab.report.analyses.base import Answer, Line, Material
+from cab.report.composite import composites
+from cab.report.costs import analyse
+from cab.report.html_figures import Figures
+from cab.report.stats import t_interval, welch_interval
+from cab.store.record import Record
 
 FAMILIES = ("vanilla", "lightning", "routing", "ssa", "fit", "block_transformer")
 
@@ -26,7 +26,7 @@ def material(*records: Record) -> Material:
 
 
 def seeds(name: str, *scores: float, **about) -> list[Record]:
-    return [factory.quality(name, seed, score=score, **about) for seed, score in enumerate(scores)]
+    return [synthetic.quality(name, seed, score=score, **about) for seed, score in enumerate(scores)]
 
 
 def scored(record: Record, metric: str, better: str, score: float, trivial: float) -> Record:
@@ -62,7 +62,7 @@ def test_benefit_is_a_share_of_what_vanilla_gains_over_the_trivial_predictor():
 
 def test_benefit_of_a_perplexity_is_taken_of_its_logarithm():
     scores = {"vanilla": 8.0, "none": 16.0, "fit": 4.0}
-    records = [scored(factory.quality(n), "perplexity", "lower", x, 64.0) for n, x in scores.items()]
+    records = [scored(synthetic.quality(n), "perplexity", "lower", x, 64.0) for n, x in scores.items()]
     line = one(benefit.lines(material(*records)), attention="fit")
     assert line["share"] == pytest.approx(math.log(16 / 4) / math.log(64 / 8))
     assert line["benefit"] == pytest.approx(12.0)  # as in leaderboard.csv
@@ -86,7 +86,7 @@ def test_figures_show_one_set_of_options_a_family_and_not_the_best():
     records = [*seeds("vanilla", 2.0), *seeds("none", 2.6), *seeds("ssa", 2.2, 2.3, options={"reduction": 4})]
     records += seeds("ssa", 1.5, options={"reduction": 2})
     records += [*seeds("ssa", 1.0, 1.0, 1.0, options={"reduction": 8})]
-    records += [factory.quality("ssa", 3, options={"reduction": 8}, status="diverged", reason="loss is not finite")]
+    records += [synthetic.quality("ssa", 3, options={"reduction": 8}, status="diverged", reason="loss is not finite")]
     lines = benefit.lines(material(*records))
     assert {line["label"]: line["shown"] for line in lines if line["attention"] == "ssa"} == {
         "ssa (reduction=4)": True,
@@ -95,7 +95,7 @@ def test_figures_show_one_set_of_options_a_family_and_not_the_best():
 
 
 def test_a_row_without_all_of_its_seeds_has_no_part_in_anything():
-    failed = factory.quality("fit", 2, status="diverged", reason="loss is not finite")
+    failed = synthetic.quality("fit", 2, status="diverged", reason="loss is not finite")
     records = [
         *seeds("vanilla", 2.0, 2.1),
         *seeds("eager", 2.0, 2.1),
@@ -151,7 +151,7 @@ def test_one_seed_has_a_difference_and_no_floor():
 def tasks(scores: dict[str, dict[str, float]], **about) -> list[Record]:
     """Task -> family -> score; the only metric is one of which more is better."""
     return [
-        scored(factory.quality(name, task=task, **about), "accuracy", "higher", score, 0.0)
+        scored(synthetic.quality(name, task=task, **about), "accuracy", "higher", score, 0.0)
         for task, families in scores.items()
         for name, score in families.items()
     ]
@@ -217,7 +217,7 @@ def test_a_family_with_several_sets_of_options_counts_once():
 
 
 def at_contexts(seed: int, scores: dict[int, float | None]) -> Record:
-    record = factory.quality("vanilla", seed)
+    record = synthetic.quality("vanilla", seed)
     record.result["tables"]["loss_by_context"] = [
         {"context": n} | ({"reason": "positions end"} if x is None else {"bits_per_byte": x}) for n, x in scores.items()
     ]
@@ -244,18 +244,18 @@ def test_contexts_are_averaged_over_seeds_and_reasons_kept():
 
 
 def test_state_is_that_measured_at_the_first_length_that_holds_the_task():
-    found = factory.efficiency("vanilla", phases=("train", "decode"))
+    found = synthetic.efficiency("vanilla", phases=("train", "decode"))
     assert state.state_at(found, "vanilla", 256) == (256, 2 * 128 * 3 * 256 * 4)
     assert state.state_at(found, "vanilla", 257) == (512, 2 * 128 * 3 * 512 * 4)
     assert state.state_at(found, "vanilla", 9999) == (2048, 2 * 128 * 3 * 2048 * 4)
-    sixteen = factory.efficiency("vanilla", phases=("decode",), batches=(16,))
+    sixteen = synthetic.efficiency("vanilla", phases=("decode",), batches=(16,))
     assert state.state_at(sixteen, "vanilla", 256) == state.state_at(found, "vanilla", 256)  # of one sequence
-    assert state.state_at(factory.efficiency("vanilla", phases=("train",)), "vanilla", 256) == (None, None)
+    assert state.state_at(synthetic.efficiency("vanilla", phases=("train",)), "vanilla", 256) == (None, None)
 
 
 def test_the_state_of_a_baseline_without_a_record_of_its_own_is_not_that_of_the_family_beside_it():
     about = {"task": "recall", "pattern": "causal_self"}
-    records = [*seeds("eager", 0.9, **about), *seeds("lightning", 0.2, **about), factory.efficiency("lightning")]
+    records = [*seeds("eager", 0.9, **about), *seeds("lightning", 0.2, **about), synthetic.efficiency("lightning")]
     lines = state.lines(material(*records))
     assert one(lines, attention="eager")["cost_record"] == one(lines, attention="lightning")["cost_record"]
     assert one(lines, attention="eager")["state_bytes"] == 2 * 128 * 3 * 256 * 4
@@ -265,10 +265,13 @@ def test_the_state_of_a_baseline_without_a_record_of_its_own_is_not_that_of_the_
 def test_recall_against_state_names_who_is_missing():
     about = {"task": "recall", "pattern": "causal_self"}
     records = [*seeds("vanilla", 0.9, 0.8, **about), *seeds("fit", 0.7, **about), *seeds("lightning", 0.2, **about)]
-    records += [factory.efficiency("vanilla"), factory.efficiency("lightning"), *seeds("vanilla", 0.1)]
+    records += [synthetic.efficiency("vanilla"), synthetic.efficiency("lightning"), *seeds("vanilla", 0.1)]
     records += seeds("vanilla", 1.0, task="recall", pattern="noncausal_self")
-    records += [factory.efficiency("vanilla", pattern="noncausal_self", phases=("train",)), factory.efficiency("ssa")]
-    records += [factory.quality("ssa", 0, status="diverged", reason="loss is not finite", **about)]
+    records += [
+        synthetic.efficiency("vanilla", pattern="noncausal_self", phases=("train",)),
+        synthetic.efficiency("ssa"),
+    ]
+    records += [synthetic.quality("ssa", 0, status="diverged", reason="loss is not finite", **about)]
     lines = state.lines(material(*records))
     assert {line["attention"]: line["reason"] for line in lines} == {
         "vanilla": "",
@@ -288,7 +291,7 @@ def test_recall_against_state_names_who_is_missing():
 
 
 def timed(name: str, score: float, seconds: float, seed: int = 0, threads: int = 2) -> Record:
-    record = factory.quality(name, seed, score=score)
+    record = synthetic.quality(name, seed, score=score)
     record.result["training"]["seconds"] = seconds
     record.provenance["device"]["threads"] = threads
     return record
@@ -363,13 +366,15 @@ def test_an_option_of_evaluation_alone_is_told_by_equal_training():
 def everything() -> list[Record]:
     names = (*FAMILIES, "eager", "none")
     where = (("lm", "causal_self"), ("recall", "causal_self"), ("recall", "causal_cross"), ("tts", "causal_cross"))
-    made = [factory.quality(n, s, task=task, pattern=pattern) for task, pattern in where for n in names for s in (0, 1)]
+    made = [
+        synthetic.quality(n, s, task=task, pattern=pattern) for task, pattern in where for n in names for s in (0, 1)
+    ]
     for record in made:
         if record.cell["task"] == "lm":
             scores = {n: record.result["metrics"]["bits_per_byte"] + n / 999 for n in (128, 256, 512)}
             record.result["tables"] = at_contexts(0, dict(scores)).result["tables"]
-    made += [factory.quality("fit", s, options={"latents": n}) for s in (0, 1) for n in (4, 8)]
-    return made + [factory.efficiency(n, phases=("decode",), pattern=p) for n in names for _, p in where[:3:2]]
+    made += [synthetic.quality("fit", s, options={"latents": n}) for s in (0, 1) for n in (4, 8)]
+    return made + [synthetic.efficiency(n, phases=("decode",), pattern=p) for n in names for _, p in where[:3:2]]
 
 
 def test_every_question_is_answered_by_a_table_and_legible_figures():
@@ -391,12 +396,12 @@ def test_every_question_is_answered_by_a_table_and_legible_figures():
 
 
 def test_without_data_nothing_is_written_and_one_line_says_so(tmp_path):
-    factory.write(tmp_path, factory.quality("vanilla", 0))
+    synthetic.write(tmp_path, synthetic.quality("vanilla", 0))
     assert main(["--results", str(tmp_path), "--no-plots"]) == 0
     folder = tmp_path / "leaderboard"
     assert not (folder / "analyses").exists()
     assert "## Analyses" not in (folder / "leaderboard.md").read_text()
-    factory.write(tmp_path, factory.quality("none", 0), factory.quality("lightning", 0))
+    synthetic.write(tmp_path, synthetic.quality("none", 0), synthetic.quality("lightning", 0))
     assert main(["--results", str(tmp_path), "--no-plots"]) == 0
     assert {path.name for path in (folder / "analyses").iterdir()} == {"benefit.csv", "time.csv"}
     text = (folder / "leaderboard.md").read_text()
@@ -409,7 +414,7 @@ def test_without_data_nothing_is_written_and_one_line_says_so(tmp_path):
 
 
 def test_a_file_that_is_no_longer_true_goes(tmp_path):
-    paths = factory.write(tmp_path, *(factory.quality(name) for name in ("vanilla", "none")))
+    paths = synthetic.write(tmp_path, *(synthetic.quality(name) for name in ("vanilla", "none")))
     main(["--results", str(tmp_path), "--no-plots"])
     rows = list(csv.DictReader((tmp_path / "leaderboard/analyses/benefit.csv").open()))
     assert [row["attention"] for row in rows] == ["vanilla"]
@@ -419,7 +424,7 @@ def test_a_file_that_is_no_longer_true_goes(tmp_path):
 
 
 def test_figures_of_the_page_and_of_leaderboard_md_are_those_drawn(tmp_path):
-    factory.write(tmp_path, *(r for r in everything() if r.cell.get("task") == "lm"))
+    synthetic.write(tmp_path, *(r for r in everything() if r.cell.get("task") == "lm"))
     assert main(["--results", str(tmp_path)]) == 0
     folder = tmp_path / "leaderboard"
     linked = [Path(part.partition(")")[0]) for part in (folder / "leaderboard.md").read_text().split("](plots/")[1:]]

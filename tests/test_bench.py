@@ -5,9 +5,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from cab import bench
-from cab.bench import SWEEPS, TARGETS, Target
-from cab.measuring.measurement import Measurement
+from cab.efficiency.plan import Measurement
+from dev import bench
+from dev.bench import SWEEPS, TARGETS, Target
 
 ROUNDS = 6
 
@@ -74,7 +74,7 @@ def test_the_command_at_toy_size(tmp_path, monkeypatch, capsys):
     text = (tmp_path / "bench.md").read_text()
     assert text in capsys.readouterr().out
     assert text.count("\n| ") >= len(TARGETS)
-    assert "python -m cab.bench --device cpu" in text
+    assert "python -m dev.bench --device cpu" in text
 
 
 def test_an_absent_device_is_refused(tmp_path, capsys):

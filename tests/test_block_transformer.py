@@ -4,16 +4,16 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.reference import some_valid
+from helpers.reference_block_transformer import block_transformer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import some_valid
-from reference_block_transformer import block_transformer
 from test_slots import Conv, EncoderDecoder, UNet
 
 from attentions import block_transformer as subject
 from attentions.base import Pattern, Shape, Unsupported, core_parameters
 from attentions.block_transformer import BlockTransformer
-from attentions.cache import KVCache
+from attentions.ops.kv_cache import KVCache
 from attentions.residual import MLP
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla

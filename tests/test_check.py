@@ -6,20 +6,23 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
-import faulty
 import pytest
 import torch
+from helpers import leaking_attentions
 
 from attentions.base import Pattern, Shape, Unsupported
 from attentions.fit import FIT
 from attentions.lightning import Lightning
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
-from cab import check, efficiency, run
-from cab.checks.battery import TOLERANCE, Battery, Finding, checks
-from cab.checks.specimen import REAL, SMALL, specimens
-from cab.record import all_records, find_record, read_record
-from cab.sources import fingerprint
+from cab import run
+from cab.check import __main__ as check_command
+from cab.check import gate as check
+from cab.check.battery import TOLERANCE, Battery, Finding, checks
+from cab.check.specimen import REAL, SMALL, specimens
+from cab.efficiency import __main__ as efficiency
+from cab.store.fingerprint import fingerprint
+from cab.store.record import all_records, find_record, read_record
 
 NS, CS, NC, CC = Pattern
 FUTURE = {"leak", "truncation", "decode"}
@@ -56,7 +59,7 @@ def failed(kind, pattern, small=None, settings=(SMALL,)):
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught_by_the_checks_that_are_there_for_it(name):
     pattern, expected = FAULTS[name]
-    found, findings = failed(getattr(faulty, name), pattern)
+    found, findings = failed(getattr(leaking_attentions, name), pattern)
     assert found == expected, findings
 
 
@@ -66,7 +69,7 @@ def test_every_check_catches_something():
 
 def test_a_leak_through_membership_has_no_gradient():
     """Why inputs are changed: the derivative of the leak is 0."""
-    layer = faulty.LeaksByMembership(Shape(8, 2, 1, 0, 12), CS, 0, 1).double()
+    layer = leaking_attentions.LeaksByMembership(Shape(8, 2, 1, 0, 12), CS, 0, 1).double()
     x = torch.randn(1, 12, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     early = layer(x)[0][:, :6]
     [gradient] = torch.autograd.grad(early.sum(), x)
@@ -77,8 +80,8 @@ def test_a_leak_through_membership_has_no_gradient():
 
 
 def test_a_fault_at_real_lengths_only():
-    assert failed(faulty.LeaksAtLength, CS)[0] == set()
-    battery = Battery(partial(faulty.LeaksAtLength), CS, None, (REAL,))
+    assert failed(leaking_attentions.LeaksAtLength, CS)[0] == set()
+    battery = Battery(partial(leaking_attentions.LeaksAtLength), CS, None, (REAL,))
     assert not battery.run("leak").passed
 
 
@@ -228,7 +231,7 @@ def test_small_options_are_no_part_of_a_cell(tmp_path, quick, monkeypatch):
 def test_the_command_prints_the_matrix_and_writes_its_files(tmp_path, quick, monkeypatch, capsys):
     quick.found = [Finding("dependence", 0.0, "any output to input 0"), Finding("padding", 1e-16, "")]
     arguments = [f"results={tmp_path}", "pattern=causal_self,noncausal_cross", "attention=vanilla,none"]
-    assert check.main(arguments) == 1
+    assert check_command.main(arguments) == 1
     said = capsys.readouterr().out
     assert said.count("FAIL: dependence") == 2
     assert said.count("control: dependence") == 2
@@ -245,10 +248,10 @@ def test_the_command_prints_the_matrix_and_writes_its_files(tmp_path, quick, mon
     assert (folder / "selected-checks.png").stat().st_size > 5000
     assert "<svg" in (folder / "selected-checks.svg").read_text()
     assert not (folder / "checks.csv").exists()  # a part does not stand for the whole
-    assert check.main([f"results={tmp_path}", "attention=none"]) == 0
+    assert check_command.main([f"results={tmp_path}", "attention=none"]) == 0
     assert json.loads(next(tmp_path.glob("runs/checks/*/result.json")).read_text())["kind"] == "checks"
-    monkeypatch.setattr(check, "all_families", lambda: ["none"])
-    assert check.main([f"results={tmp_path}"]) == 0
+    monkeypatch.setattr(check_command, "all_families", lambda: ["none"])
+    assert check_command.main([f"results={tmp_path}"]) == 0
     assert {line["family"] for line in csv.DictReader((folder / "checks.csv").open())} == {"none"}
 
 
@@ -259,13 +262,13 @@ def test_the_command_prints_the_matrix_and_writes_its_files(tmp_path, quick, mon
 def test_a_mistyped_command_ends_in_a_clear_line(tmp_path, quick, capsys, override, word):
     attention = [] if "attention=" in override else ["attention=lightning"]
     prefix = "+" if "blok" in override else ""
-    assert check.main([f"results={tmp_path}", *attention, prefix + override]) == 2
+    assert check_command.main([f"results={tmp_path}", *attention, prefix + override]) == 2
     assert word in capsys.readouterr().err
     assert quick.calls == 0
 
 
 @pytest.mark.slow
 def test_every_family_of_the_project_passes_where_it_says_so(tmp_path, capsys):
-    code = check.main([f"results={tmp_path}"])
+    code = check_command.main([f"results={tmp_path}"])
     said = capsys.readouterr().out
     assert (code, "FAIL" in said) == (0, False), said

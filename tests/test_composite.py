@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import factory
 import pytest
+from helpers import synthetic
 
-from cab.board.composite import Composite, Standard, composites, index, task_scores
-from cab.board.compositeview import section
-from cab.board.standing import groups
-from cab.board.tables import load
-from cab.board.wording import counted
 from cab.leaderboard import main
-from cab.record import Record
+from cab.report.composite import Composite, Standard, composites, index, task_scores
+from cab.report.composite_tables import section
+from cab.report.load import load
+from cab.report.rows import groups
+from cab.report.words import counted
+from cab.store.record import Record
 
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "cab_published.json").read_text())
 PATTERNS = ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
@@ -220,7 +220,7 @@ SCORES = {
 
 
 def cell(attention: str, score: float, seed: int = 0, metrics: Mapping[str, Any] | None = None, **more: Any) -> Record:
-    record = factory.quality(attention, seed, score=score, **more)
+    record = synthetic.quality(attention, seed, score=score, **more)
     if metrics is not None:
         record.result["metrics"] = dict(metrics)
         record.result["better"] = dict.fromkeys(metrics, "lower")
@@ -271,7 +271,10 @@ def test_the_controls_are_judged_and_do_not_judge():
 
 def test_a_family_that_lacks_a_task_has_no_index_and_says_which():
     records = [*cells(), cell("ssa", 2.2, task="lm")]
-    records += [cell("fit", 2.2, task="lm"), factory.quality("fit", task="recall", status="unsupported", reason="why")]
+    records += [
+        cell("fit", 2.2, task="lm"),
+        synthetic.quality("fit", task="recall", status="unsupported", reason="why"),
+    ]
     made = table(records)
     ssa, fit = by_name(made)["ssa"], by_name(made)["fit"]
     for entry in (ssa, fit):
@@ -294,7 +297,7 @@ def test_without_vanillas_index_there_is_no_delta():
 
 def test_fewer_than_three_families_make_no_index(tmp_path):
     two = {"lm": {"vanilla": 2.0, "lightning": 2.1, "none": 3.0, "eager": 2.0}}
-    factory.write(tmp_path, *cells(two))
+    synthetic.write(tmp_path, *cells(two))
     assert main(["--results", str(tmp_path), "--no-plots"]) == 0
     assert (tmp_path / "leaderboard" / "composite.csv").read_text().strip() == ""
     text = (tmp_path / "leaderboard" / "leaderboard.md").read_text()
@@ -320,7 +323,7 @@ def test_a_task_with_too_few_families_is_left_out_and_the_others_count():
 @pytest.mark.parametrize("status", ["diverged", "error", "failed_check", "out_of_memory"])
 def test_a_failed_seed_is_a_missing_task(status):
     fourth = [cell("fit", 2.0, task=task) for task in SCORES]
-    failed = factory.quality("vanilla", 1, task="lm", status=status, reason="why")
+    failed = synthetic.quality("vanilla", 1, task="lm", status=status, reason="why")
     failed.result.update(cell("vanilla", 2.0, 1, task="lm").result)  # as where it failed after its evaluation
     made = table([*cells(), *fourth, failed])
     assert by_name(made)["vanilla"].index is None
@@ -370,16 +373,16 @@ def test_of_several_tables_of_a_task_one_counts_and_the_others_are_named(other):
     """That with most families, whatever its scores; a family that is only in the other one lacks the task."""
     aside = [cell(name, 7.0 + at, task="lm", **other) for at, name in enumerate(("vanilla", "lightning", "fit"))]
     made = table([*cells(), cell("ssa", 2.5, task="lm"), *aside, cell("fit", 1.0, task="recall")])
-    assert made.groups["lm"].data_hash == factory.DATA
+    assert made.groups["lm"].data_hash == synthetic.DATA
     assert made.standards["lm"]["bits_per_byte"] == Standard.of([*SCORES["lm"].values(), 2.5], "lower")
     assert by_name(made)["fit"].missing == ["lm (no record)"]
     (note,) = made.notes
     assert note.startswith("lm: of 2 tables data aaaaaaaaaaaa settings ")
-    assert f"data {other.get('data', factory.DATA)[:12]} settings " in note.partition(", not ")[2]
+    assert f"data {other.get('data', synthetic.DATA)[:12]} settings " in note.partition(", not ")[2]
 
 
 def test_another_science_version_is_not_in_it(tmp_path):
-    factory.write(tmp_path, *cells(), *cells({"lm": {"vanilla": 77.0, "fit": 5.0}}, science_version=0))
+    synthetic.write(tmp_path, *cells(), *cells({"lm": {"vanilla": 77.0, "fit": 5.0}}, science_version=0))
     made = table(load(tmp_path).quality)
     assert made.standards == table(cells()).standards
     assert "fit" not in by_name(made)
@@ -432,7 +435,7 @@ def test_overlapping_intervals_share_a_rank():
 def test_the_files_say_all_of_it(tmp_path, capsys):
     import csv
 
-    factory.write(tmp_path, *cells(), *cells(seed=1), cell("none", 9.0, task="lm"))
+    synthetic.write(tmp_path, *cells(), *cells(seed=1), cell("none", 9.0, task="lm"))
     assert main(["--results", str(tmp_path), "--no-plots"]) == 0
     found = {
         name: list(csv.DictReader((tmp_path / "leaderboard" / f"{name}.csv").read_text().splitlines()))
@@ -458,7 +461,7 @@ def test_the_files_say_all_of_it(tmp_path, capsys):
         ("recall", "perplexity", "log", "3"),
     ]
     assert found["composite_scale"][0]["families"] == "lightning, routing, vanilla"
-    assert found["composite_scale"][0]["data_hash"] == factory.DATA
+    assert found["composite_scale"][0]["data_hash"] == synthetic.DATA
     parts = {(row["attention"], row["task"]): row["index_part"] for row in found["leaderboard"]}
     assert parts["routing", "recall"] == rows["routing"]["task.recall"]
     text = (tmp_path / "leaderboard" / "leaderboard.md").read_text()

@@ -1,23 +1,23 @@
-import factory
 import numpy as np
 import pytest
-from board import build, one, page
+from helpers import synthetic
+from helpers.leaderboard_files import build, one, page
 
-from cab.board.costs import Costs, analyse
 from cab.leaderboard import standings
-from cab.record import Record
+from cab.report.costs import Costs, analyse
+from cab.store.record import Record
 
 
 def test_costs_are_joined_by_family_pattern_and_shape(tmp_path):
-    wide = factory.MODEL | {"dim": 256}
+    wide = synthetic.MODEL | {"dim": 256}
     made = build(
         tmp_path,
-        factory.quality("lightning", 0),
-        factory.quality("routing", 0),
-        factory.efficiency("lightning"),
-        factory.efficiency("lightning", model=wide, speed=50),
-        factory.efficiency("routing", pattern="noncausal_self"),
-        factory.efficiency("routing", level="attention"),
+        synthetic.quality("lightning", 0),
+        synthetic.quality("routing", 0),
+        synthetic.efficiency("lightning"),
+        synthetic.efficiency("lightning", model=wide, speed=50),
+        synthetic.efficiency("routing", pattern="noncausal_self"),
+        synthetic.efficiency("routing", level="attention"),
     )
     row = one(made["leaderboard"], attention="lightning")
     assert float(row["train_ratio"]) == pytest.approx(0.77, abs=0.05)
@@ -35,7 +35,7 @@ def test_costs_are_joined_by_family_pattern_and_shape(tmp_path):
 
 
 def test_a_baseline_is_not_compared_to_itself(tmp_path):
-    made = build(tmp_path, factory.quality("vanilla", 0), factory.efficiency("vanilla"))
+    made = build(tmp_path, synthetic.quality("vanilla", 0), synthetic.efficiency("vanilla"))
     (row,) = made["leaderboard"]
     assert row["train_ratio"] == "1.0"
     assert not row["time_from_vanilla"]
@@ -44,11 +44,11 @@ def test_a_baseline_is_not_compared_to_itself(tmp_path):
 
 @pytest.mark.parametrize("baseline", ["vanilla", "eager"])
 def test_a_baseline_without_a_record_of_its_own_was_measured_along(baseline):
-    along, elsewhere = factory.efficiency("lightning"), factory.efficiency("routing", pattern="noncausal_self")
+    along, elsewhere = synthetic.efficiency("lightning"), synthetic.efficiency("routing", pattern="noncausal_self")
     costs = Costs([analyse(along), analyse(elsewhere)])
-    quality = [factory.quality(name) for name in ("lightning", baseline, "none")]
+    quality = [synthetic.quality(name) for name in ("lightning", baseline, "none")]
     _, line, control = costs(quality)
-    (own,) = Costs([analyse(factory.efficiency(baseline))])(quality[1:2])
+    (own,) = Costs([analyse(synthetic.efficiency(baseline))])(quality[1:2])
     assert line["cost_record"] == along.hash
     assert control["cost_record"] is None
     for name in ("train_length", "time_from_eager", "time_from_vanilla", "decode_length", "state_bytes"):
@@ -57,54 +57,54 @@ def test_a_baseline_without_a_record_of_its_own_was_measured_along(baseline):
 
 
 def test_a_baseline_whose_own_measurement_failed_was_measured_along():
-    along, failed = factory.efficiency("lightning"), factory.efficiency("eager", status="error")
-    quality = [factory.quality(name) for name in ("lightning", "eager")]
+    along, failed = synthetic.efficiency("lightning"), synthetic.efficiency("eager", status="error")
+    quality = [synthetic.quality(name) for name in ("lightning", "eager")]
     assert Costs([analyse(failed), analyse(along)])(quality)[1]["cost_record"] == along.hash
     assert Costs([analyse(failed)])(quality)[1]["cost_status"] == "error"
 
 
 def test_costs_of_a_group_come_from_one_machine():
-    elsewhere = factory.efficiency("routing")
+    elsewhere = synthetic.efficiency("routing")
     elsewhere = Record(**{**vars(elsewhere), "cell": {**elsewhere.cell, "device": "a GPU"}})  # type: ignore[arg-type]
     elsewhere.identity["device"] = "a GPU"
-    here = [factory.efficiency(name) for name in ("vanilla", "lightning")]
-    quality = [factory.quality(name) for name in ("vanilla", "lightning", "routing")]
+    here = [synthetic.efficiency(name) for name in ("vanilla", "lightning")]
+    quality = [synthetic.quality(name) for name in ("vanilla", "lightning", "routing")]
     ((_, lines),) = standings(quality, [analyse(record) for record in (*here, elsewhere)])
     devices = {line["attention"]: line["cost_device"] for line in lines}
     assert devices == {"vanilla": "a CPU", "lightning": "a CPU", "routing": None}
 
 
 def test_of_two_measurements_the_newer_one_counts():
-    old, new = factory.efficiency("lightning"), factory.efficiency("lightning", rounds=11)
+    old, new = synthetic.efficiency("lightning"), synthetic.efficiency("lightning", rounds=11)
     new.provenance["started"] = "2026-02-02T00:00:00"
-    (line,) = Costs([analyse(new), analyse(old)])([factory.quality("lightning")])
+    (line,) = Costs([analyse(new), analyse(old)])([synthetic.quality("lightning")])
     assert line["cost_record"] == new.hash
 
 
 @pytest.mark.parametrize("status", ["error", "unsupported", "timeout"])
 def test_a_measurement_that_failed_does_not_hide_an_older_one(status):
-    good, failed = factory.efficiency("lightning"), factory.efficiency("lightning", status=status, rounds=11)
+    good, failed = synthetic.efficiency("lightning"), synthetic.efficiency("lightning", status=status, rounds=11)
     failed.provenance["started"] = "2026-02-02T00:00:00"
-    (line,) = Costs([analyse(failed), analyse(good)])([factory.quality("lightning")])
+    (line,) = Costs([analyse(failed), analyse(good)])([synthetic.quality("lightning")])
     assert line["cost_record"] == good.hash
-    (line,) = Costs([analyse(failed)])([factory.quality("lightning")])
+    (line,) = Costs([analyse(failed)])([synthetic.quality("lightning")])
     assert line["cost_status"] == status
 
 
 def test_costs_of_a_group_are_of_one_batch_size():
     """Most were measured at batch 1, and the later measurement at another is left out."""
-    other = factory.efficiency("lightning", rounds=11)
+    other = synthetic.efficiency("lightning", rounds=11)
     other.identity["batch"] = 8
     other.provenance["started"] = "2026-02-02T00:00:00"
-    own = [factory.efficiency(name) for name in ("vanilla", "lightning")]
-    quality = [factory.quality(name) for name in ("vanilla", "lightning")]
+    own = [synthetic.efficiency(name) for name in ("vanilla", "lightning")]
+    quality = [synthetic.quality(name) for name in ("vanilla", "lightning")]
     found = Costs([analyse(record) for record in (*own, other)])(quality)
     assert [line["cost_record"] for line in found] == [record.hash for record in own]
 
 
 def test_efficiency_table_has_every_measurement(tmp_path):
-    record = factory.efficiency("lightning", batches=(1, 16))
-    made = build(tmp_path, record, factory.efficiency("fit", status="unsupported", reason="no layer"))
+    record = synthetic.efficiency("lightning", batches=(1, 16))
+    made = build(tmp_path, record, synthetic.efficiency("fit", status="unsupported", reason="no layer"))
     rows = [row for row in made["efficiency"] if row["attention"] == "lightning"]
     assert len(rows) == len(record.result["measurements"])
     row = one(rows, subject="lightning", phase="train", length="2048")
@@ -120,16 +120,16 @@ def test_efficiency_table_has_every_measurement(tmp_path):
 
 
 def test_few_rounds_give_a_range_and_no_median(tmp_path):
-    made = build(tmp_path, factory.efficiency("lightning", rounds=3))
+    made = build(tmp_path, synthetic.efficiency("lightning", rounds=3))
     row = one(made["efficiency"], subject="lightning", phase="train", length="512")
     assert (row["n"], row["spread"], row["seconds_median"]) == ("3", "range", "")
 
 
 def test_quality_without_efficiency_and_the_reverse(tmp_path):
-    made = build(tmp_path / "quality", factory.quality())
+    made = build(tmp_path / "quality", synthetic.quality())
     assert not made["efficiency"]
     assert not one(made["leaderboard"])["train_ratio"]
-    made = build(tmp_path / "efficiency", factory.efficiency())
+    made = build(tmp_path / "efficiency", synthetic.efficiency())
     assert not made["leaderboard"]
     assert made["efficiency"]
     assert "no quality records" in page(tmp_path / "efficiency")
@@ -137,7 +137,7 @@ def test_quality_without_efficiency_and_the_reverse(tmp_path):
 
 def test_cabs_own_fit_stands_beside_the_efficiency_length():
     """Against eager, from the median times of a training step: as computed by hand from the record's samples."""
-    made = factory.efficiency("lightning")
+    made = synthetic.efficiency("lightning")
     rows = [row for row in made.result["measurements"] if row["phase"] == "train" and row["status"] == "ok"]
     times = {
         name: {row["length"]: float(np.median(row["seconds"])) for row in rows if row["subject"] == name}
@@ -148,4 +148,4 @@ def test_cabs_own_fit_stands_beside_the_efficiency_length():
     line = np.polyfit(at[1:], [times["lightning"][n] for n in at[1:]], 1)
     roots = np.roots(quadratic - [0.0, *line])
     assert analyse(made).summary["cab_fit_time"] == pytest.approx(max(roots.real))
-    assert analyse(factory.efficiency("eager")).summary["cab_fit_time"] is None
+    assert analyse(synthetic.efficiency("eager")).summary["cab_fit_time"] is None

@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import devices
 import pytest
 import torch
+from helpers import distributed_program
 
-from cab import efficiency, ranks
 from cab.command import compose_one
+from cab.efficiency import __main__ as efficiency
 from cab.errors import UserError
-from cab.record import all_records
+from cab.quality import distributed
+from cab.store.record import all_records
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -41,10 +42,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(folder):
-    """What each of two processes has after training all cases of tests/devices.py."""
+    """What each of two processes has after training all cases of tests/helpers/distributed_program.py."""
     shared = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, str(HERE / "devices.py"), str(folder)]
+    command = [sys.executable, str(HERE / "helpers" / "distributed_program.py"), str(folder)]
     environments = [os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     processes = [subprocess.Popen(command, env=environment, cwd=ROOT) for environment in environments]
     try:
@@ -57,7 +58,10 @@ def pair(folder):
 
 @pytest.fixture(scope="module")
 def one(folder):
-    return {name: devices.run(name, folder / "nowhere", together=False) for name in ("plain", "micro", "routing")}
+    return {
+        name: distributed_program.run(name, folder / "nowhere", together=False)
+        for name in ("plain", "micro", "routing")
+    }
 
 
 @pytest.mark.parametrize("case", ["plain", "micro", "routing"])
@@ -70,7 +74,7 @@ def test_two_processes_have_the_losses_and_weights_of_one(pair, one, case):
     assert pair[0][case]["curve"][-1]["loss"] < pair[0][case]["curve"][0]["loss"]
 
 
-@pytest.mark.parametrize("case", devices.CASES)
+@pytest.mark.parametrize("case", distributed_program.CASES)
 def test_all_processes_hold_the_same_model(pair, case):
     first, second = (found[case]["weights"] for found in pair)
     for name, tensor in first.items():
@@ -80,7 +84,7 @@ def test_all_processes_hold_the_same_model(pair, case):
 def test_centroids_are_those_of_the_whole_batch(pair, one):
     names = [name for name in one["routing"]["weights"] if "mixer.centroids" in name]
     assert len(names) == 3
-    start = devices.Net(devices.Routing, 0.0).state_dict()
+    start = distributed_program.Net(distributed_program.Routing, 0.0).state_dict()
     for name in names:
         own = one["routing"]["weights"][name]
         assert not torch.allclose(own, start[name], atol=1e-4), "the test sees no movement"
@@ -90,7 +94,7 @@ def test_centroids_are_those_of_the_whole_batch(pair, one):
 
 def test_a_parameter_without_gradient_is_left_alone(pair):
     torch.manual_seed(0)
-    start = devices.Net(devices.Vanilla, 0.0).state_dict()["idle.weight"]
+    start = distributed_program.Net(distributed_program.Vanilla, 0.0).state_dict()["idle.weight"]
     assert torch.equal(pair[0]["plain"]["weights"]["idle.weight"], start)
 
 
@@ -110,11 +114,14 @@ def test_another_number_of_processes_goes_on_and_says_so(pair, folder, capsys):
     left = folder / "again" / "cut.pt"
     left.parent.mkdir()
     left.write_bytes((folder / "left.pt").read_bytes())
-    curve = devices.run("cut", left.parent, together=False)["curve"]
+    curve = distributed_program.run("cut", left.parent, together=False)["curve"]
     said = capsys.readouterr().out
-    assert f"continues at step {devices.KILLED_AT} of 12\n" in said
+    assert f"continues at step {distributed_program.KILLED_AT} of 12\n" in said
     assert "it was trained by 2 processes, now by 1: dropout is drawn anew\n" in said
-    assert without_time(curve)[: devices.KILLED_AT] == without_time(pair[0]["whole"]["curve"])[: devices.KILLED_AT]
+    assert (
+        without_time(curve)[: distributed_program.KILLED_AT]
+        == without_time(pair[0]["whole"]["curve"])[: distributed_program.KILLED_AT]
+    )
     assert curve[-1]["loss"] == pytest.approx(pair[0]["whole"]["curve"][-1]["loss"], rel=0.2)
 
 
@@ -123,11 +130,11 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "6", "SLURM_PROCID": "5", "SLURM_STEP_TASKS_PER_
 
 
 def test_how_many_processes_there_are():
-    assert (ranks.world({}), ranks.rank({})) == (1, 0)
-    assert (ranks.world(TORCHRUN), ranks.rank(TORCHRUN), ranks._on_this_node(TORCHRUN)) == (4, 3, 2)
-    assert (ranks.world(SRUN), ranks.rank(SRUN), ranks._on_this_node(SRUN)) == (6, 5, 2)
+    assert (distributed.world({}), distributed.rank({})) == (1, 0)
+    assert (distributed.world(TORCHRUN), distributed.rank(TORCHRUN), distributed._on_this_node(TORCHRUN)) == (4, 3, 2)
+    assert (distributed.world(SRUN), distributed.rank(SRUN), distributed._on_this_node(SRUN)) == (6, 5, 2)
     batch_script = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}  # srun has not been called in it
-    assert (ranks.world(batch_script), ranks.rank(batch_script)) == (1, 0)
+    assert (distributed.world(batch_script), distributed.rank(batch_script)) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +152,9 @@ def test_what_cannot_be_cut_is_one_line(monkeypatch, override, words):
     micro = ["train.micro_batch=null"] if "micro" not in override else []
     request = compose_one(["train.batch=24", "train.steps=6", "train.warmup=2", *micro, override])
     if words is None:
-        return ranks.check(request)
+        return distributed.check(request)
     with pytest.raises(UserError, match=f"^{words}") as error:
-        ranks.check(request)
+        distributed.check(request)
     assert "\n" not in str(error.value)
     return None
 
@@ -215,7 +222,7 @@ def test_a_sweep_of_two_processes_records_once_what_one_records(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SecondRaises", "FirstRaises"])
 def test_a_process_that_fails_ends_the_cell_with_an_error(tmp_path, kind):
-    code, said = torchrun(tmp_path, "attention=vanilla", f"attention._target_=crashing.{kind}")
+    code, said = torchrun(tmp_path, "attention=vanilla", f"attention._target_=helpers.failing_processes.{kind}")
     assert code != 0
     assert "RuntimeError: broken on purpose" in said
     [record] = cells(tmp_path).values()
@@ -225,8 +232,8 @@ def test_a_process_that_fails_ends_the_cell_with_an_error(tmp_path, kind):
 
 @pytest.mark.slow
 def test_a_cell_whose_process_was_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    cell = ["attention=vanilla", "attention._target_=crashing.SecondIsKilled"]
-    often = (str(HERE / "often.py"),)
+    cell = ["attention=vanilla", "attention._target_=attentions_that_fail_in_one_process.SecondIsKilled"]
+    often = (str(HERE / "helpers" / "frequent_checkpoints.py"),)
     code, said = torchrun(tmp_path / "cut", *cell, program=often)
     assert code != 0, said
     assert not cells(tmp_path / "cut")

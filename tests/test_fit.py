@@ -5,18 +5,18 @@ from math import log2
 
 import pytest
 import torch
+from helpers.reference import some_valid
+from helpers.reference_fit import fit, layers_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import some_valid
-from reference_fit import fit, layers_of
 from test_slots import LAYERED, Conv
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions.base import Pattern, Shape, Unsupported, core_parameters
-from attentions.cache import KVCache
 from attentions.fit import FIT, default_group, split_depth
-from attentions.fit_segment import FewKeys, FewQueries
+from attentions.ops.kv_cache import KVCache
+from attentions.parts.fit_segment import FewKeys, FewQueries
 from attentions.residual import MLP
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla

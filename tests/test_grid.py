@@ -8,12 +8,11 @@ import torch
 
 from attentions.base import Pattern, Unsupported, core_parameters
 from attentions.slots import Slots
-from cab import run
-from cab.cell import EXCESS_LIMIT
-from cab.check import all_families
+from cab import ROOT, run
+from cab.check.gate import all_families
 from cab.command import compose_requests
-from cab.provenance import ROOT
-from cab.record import all_records
+from cab.quality.cell import EXCESS_LIMIT
+from cab.store.record import all_records
 
 TASKS = {
     "forecasting": (Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS),

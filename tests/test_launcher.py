@@ -7,10 +7,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
-from cab import run
+from cab import ROOT, run
 from cab.command import compose_one
 from cab.errors import UserError
-from cab.provenance import ROOT
 from hydra_plugins import cab_slurm
 
 

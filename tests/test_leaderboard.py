@@ -4,14 +4,14 @@ import subprocess
 import sys
 from typing import Any
 
-import factory
 import pytest
-from board import build, one, page, tables
+from helpers import synthetic
+from helpers.leaderboard_files import build, one, page, tables
 
-from cab.board.standing import Group, groups
-from cab.board.tables import load
 from cab.leaderboard import main
-from cab.record import SCIENCE_VERSION, Record
+from cab.report.load import load
+from cab.report.rows import Group, groups
+from cab.store.record import SCIENCE_VERSION, Record
 
 # What is never mixed
 
@@ -22,7 +22,7 @@ from cab.record import SCIENCE_VERSION, Record
         ("size", {"size": "smoke"}, {"size": "base"}),
         ("data_hash", {}, {"data": "b" * 64, "real": False}),
         ("settings", {"steps": 100}, {"steps": 200}),
-        ("settings", {"model": {**factory.MODEL, "hidden": 512}}, {"model": {**factory.MODEL, "hidden": 2048}}),
+        ("settings", {"model": {**synthetic.MODEL, "hidden": 512}}, {"model": {**synthetic.MODEL, "hidden": 2048}}),
         ("pattern", {"pattern": "causal_self"}, {"pattern": "noncausal_self"}),
         ("task", {"task": "lm"}, {"task": "recall"}),
     ],
@@ -30,9 +30,9 @@ from cab.record import SCIENCE_VERSION, Record
 def test_rows_and_benefits_never_mix(tmp_path, name, first, second):
     made = build(
         tmp_path,
-        *(factory.quality("lightning", seed, score=1.0, **first) for seed in range(2)),
-        *(factory.quality("lightning", seed, score=9.0, **second) for seed in range(2)),
-        factory.quality("none", 0, score=3.0, **first),
+        *(synthetic.quality("lightning", seed, score=1.0, **first) for seed in range(2)),
+        *(synthetic.quality("lightning", seed, score=9.0, **second) for seed in range(2)),
+        synthetic.quality("none", 0, score=3.0, **first),
     )
     rows = [row for row in made["leaderboard"] if row["attention"] == "lightning"]
     assert len({row[name] for row in rows}) == 2
@@ -43,22 +43,22 @@ def test_rows_and_benefits_never_mix(tmp_path, name, first, second):
 
 def test_data_of_equal_settings_but_other_content_is_another_group(tmp_path):
     """The same request on a machine whose embedded data differs: same identity but for the seed, other hash."""
-    other = factory.quality("lightning", 1, score=9.0)
+    other = synthetic.quality("lightning", 1, score=9.0)
     other.result["data"]["content"] = "c" * 64
-    made = build(tmp_path, factory.quality("lightning", 0, score=1.0), other)
+    made = build(tmp_path, synthetic.quality("lightning", 0, score=1.0), other)
     assert sorted((row["data_hash"][0], row["n"]) for row in made["leaderboard"]) == [("a", "1"), ("c", "1")]
     assert "data=aaaaaaaa" in page(tmp_path)
     assert "data=cccccccc" in page(tmp_path)
 
 
 def test_settings_are_named_where_they_differ(tmp_path):
-    build(tmp_path, factory.quality(steps=100), factory.quality(steps=200))
+    build(tmp_path, synthetic.quality(steps=100), synthetic.quality(steps=200))
     assert "Settings: train.steps=100." in page(tmp_path)
     assert "Settings: train.steps=200." in page(tmp_path)
 
 
 def test_a_heading_says_on_what_and_for_how_long_was_trained(tmp_path):
-    local = factory.quality()
+    local = synthetic.quality()
     local.config["data"] = {"source": "local", "path": "/somewhere/of/mine/novels"}
     local.result["data"] |= {"source": "local", "description": "local text files"}
     build(tmp_path, local)
@@ -69,9 +69,9 @@ def test_a_heading_says_on_what_and_for_how_long_was_trained(tmp_path):
 def test_two_option_sets_of_a_family_are_two_rows_with_their_own_costs(tmp_path):
     made = build(
         tmp_path,
-        factory.quality("lightning", 0, score=1.0, options={"block": 64}),
-        factory.quality("lightning", 0, score=2.0, options={"block": 128}),
-        factory.efficiency("lightning", options={"block": 64}),
+        synthetic.quality("lightning", 0, score=1.0, options={"block": 64}),
+        synthetic.quality("lightning", 0, score=2.0, options={"block": 128}),
+        synthetic.efficiency("lightning", options={"block": 64}),
     )
     small = one(made["leaderboard"], label="lightning (block=64)")
     large = one(made["leaderboard"], label="lightning (block=128)")
@@ -85,8 +85,8 @@ def test_two_option_sets_of_a_family_are_two_rows_with_their_own_costs(tmp_path)
 
 
 def test_another_science_version_is_left_out_and_named(tmp_path, capsys):
-    old = factory.quality("lightning", 0, score=7.0, science_version=0)
-    made = build(tmp_path, factory.quality("lightning", 0, score=1.0), old)
+    old = synthetic.quality("lightning", 0, score=7.0, science_version=0)
+    made = build(tmp_path, synthetic.quality("lightning", 0, score=1.0), old)
     (row,) = made["leaderboard"]
     assert row["mean"] == "1.0"
     assert len(made["quality"]) == 1
@@ -96,10 +96,10 @@ def test_another_science_version_is_left_out_and_named(tmp_path, capsys):
 
 
 def test_a_damaged_record_is_left_out_and_named(tmp_path, capsys):
-    path = factory.quality("lightning", 1).write(tmp_path)
+    path = synthetic.quality("lightning", 1).write(tmp_path)
     path.write_text(path.read_text()[:400])
     before = path.read_bytes()
-    made = build(tmp_path, factory.quality("lightning", 0))
+    made = build(tmp_path, synthetic.quality("lightning", 0))
     assert one(made["leaderboard"])["n"] == "1"
     assert "not whole JSON" in page(tmp_path)
     assert str(path) in capsys.readouterr().err
@@ -108,12 +108,12 @@ def test_a_damaged_record_is_left_out_and_named(tmp_path, capsys):
 
 @pytest.mark.parametrize("folder", ["quality/0123456789abcdef", "efficiency/{hash}"])
 def test_a_copy_is_not_counted_twice(tmp_path, folder):
-    record = factory.quality("lightning", 0)
-    (path,) = factory.write(tmp_path, record)
+    record = synthetic.quality("lightning", 0)
+    (path,) = synthetic.write(tmp_path, record)
     copy = tmp_path / "runs" / folder.format(hash=record.hash) / "result.json"
     copy.parent.mkdir(parents=True)
     copy.write_bytes(path.read_bytes())
-    made = build(tmp_path, factory.quality("lightning", 1))
+    made = build(tmp_path, synthetic.quality("lightning", 1))
     assert one(made["leaderboard"])["n"] == "2"
     assert len(made["quality"]) == 2
     assert "a copy" in page(tmp_path)
@@ -129,15 +129,15 @@ def test_a_copy_is_not_counted_twice(tmp_path, folder):
     ],
 )
 def test_a_whole_record_that_fits_no_table_is_left_out_and_named(tmp_path, change, reason):
-    odd = Record(**{**vars(factory.quality("fit", 1)), **change})
-    made = build(tmp_path, factory.quality("lightning", 0), odd)
+    odd = Record(**{**vars(synthetic.quality("fit", 1)), **change})
+    made = build(tmp_path, synthetic.quality("lightning", 0), odd)
     assert len(made["quality"]) == len(made["leaderboard"]) == 1
     assert f"{odd.hash}/result.json`: {reason}" in page(tmp_path)
 
 
 def test_an_unsupported_cell_is_a_row_with_its_reason(tmp_path):
-    unsupported = factory.quality("fit", 0, status="unsupported", reason="the slot is a single layer")
-    made = build(tmp_path, factory.quality("vanilla", 0), unsupported)
+    unsupported = synthetic.quality("fit", 0, status="unsupported", reason="the slot is a single layer")
+    made = build(tmp_path, synthetic.quality("vanilla", 0), unsupported)
     row = one(made["leaderboard"], attention="fit")
     assert (row["status"], row["reason"], row["mean"], row["n"]) == (
         "unsupported",
@@ -145,12 +145,12 @@ def test_an_unsupported_cell_is_a_row_with_its_reason(tmp_path):
         "",
         "0",
     )
-    assert row["data_hash"] == factory.DATA  # stands in the group that it would have been in
+    assert row["data_hash"] == synthetic.DATA  # stands in the group that it would have been in
     assert "unsupported: the slot is a single layer" in page(tmp_path)
 
 
 def test_only_failed_cells_make_a_page_too(tmp_path):
-    made = build(tmp_path, factory.quality("fit", 0, status="unsupported", reason="no"))
+    made = build(tmp_path, synthetic.quality("fit", 0, status="unsupported", reason="no"))
     assert one(made["leaderboard"])["status"] == "unsupported"
     assert "Data: unknown" in page(tmp_path)
 
@@ -160,7 +160,9 @@ def test_only_failed_cells_make_a_page_too(tmp_path):
 
 def test_the_page_says_where_everything_comes_from(tmp_path):
     build(
-        tmp_path, *(factory.quality("vanilla", s) for s in (0, 1)), factory.quality("lightning", options={"block": 64})
+        tmp_path,
+        *(synthetic.quality("vanilla", s) for s in (0, 1)),
+        synthetic.quality("lightning", options={"block": 64}),
     )
     text = page(tmp_path)
     assert "## lm, causal self, smoke" in text
@@ -172,7 +174,7 @@ def test_the_page_says_where_everything_comes_from(tmp_path):
 
 
 def test_quality_table_is_whole(tmp_path):
-    record = factory.quality("lightning", 4, score=1.5)
+    record = synthetic.quality("lightning", 4, score=1.5)
     record.provenance["git"]["dirty"] = True
     (row,) = build(tmp_path, record)["quality"]
     expected = {
@@ -186,7 +188,7 @@ def test_quality_table_is_whole(tmp_path):
         "trivial": "unigram",
         "trivial_score": "4.6",
         "parameters": "730000",
-        "data_hash": factory.DATA,
+        "data_hash": synthetic.DATA,
         "data_source": "embedded",
         "data": "real",
         "science_version": str(SCIENCE_VERSION),
@@ -210,21 +212,21 @@ def test_without_records_one_line_says_what_to_do(tmp_path, capsys, make):
 
 
 def test_with_unusable_records_only_the_line_says_so(tmp_path, capsys):
-    path = factory.quality().write(tmp_path)
+    path = synthetic.quality().write(tmp_path)
     path.write_text("{")
     assert main(["--results", str(tmp_path)]) == 2
     assert "1 files, none of them usable" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
-    factory.quality().write(tmp_path)
+    synthetic.quality().write(tmp_path)
     (tmp_path / "leaderboard").write_text("a file in the way")
     assert main(["--results", str(tmp_path)]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
 def test_the_same_records_give_the_same_files(tmp_path):
-    records = [factory.quality("vanilla", seed) for seed in range(2)] + [factory.efficiency("lightning")]
+    records = [synthetic.quality("vanilla", seed) for seed in range(2)] + [synthetic.efficiency("lightning")]
     build(tmp_path / "a", *records)
     build(tmp_path / "b", *reversed(records))
     for name in (*(f"{table}.csv" for table in tables(tmp_path / "a")), "leaderboard.md"):
@@ -243,7 +245,7 @@ def test_two_thousand_records_take_seconds_and_little_memory(tmp_path):
     families = ("vanilla", "eager", "none", "lightning", "routing", "ssa", "fit", "block_transformer")
     tasks = ("lm", "mlm", "recall", "summarization", "forecasting")
     records = [
-        factory.quality(family, seed, task=task, size=size, pattern=pattern)
+        synthetic.quality(family, seed, task=task, size=size, pattern=pattern)
         for family in families
         for seed in range(10)
         for task in tasks
@@ -251,13 +253,13 @@ def test_two_thousand_records_take_seconds_and_little_memory(tmp_path):
         for pattern in ("causal_self", "noncausal_self")
     ]
     records += [
-        factory.efficiency(family, pattern=pattern, options={"block": block})
+        synthetic.efficiency(family, pattern=pattern, options={"block": block})
         for family in families
         for pattern in ("causal_self", "noncausal_self")
         for block in range(25)
     ]
     assert len(records) == 2000
-    factory.write(tmp_path, *records)
+    synthetic.write(tmp_path, *records)
     command = [sys.executable, "-c", MEASURED, "--results", str(tmp_path), "--no-plots"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     printed = process.stdout.read()  # type: ignore[union-attr]
@@ -278,7 +280,7 @@ sys.exit(code)
 
 
 def test_records_are_read_only(tmp_path):
-    (path,) = factory.write(tmp_path, factory.quality())
+    (path,) = synthetic.write(tmp_path, synthetic.quality())
     content: Any = json.loads(path.read_text())
     build(tmp_path)
     assert json.loads(path.read_text()) == content

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from cab.measuring.lengths import (
+from cab.efficiency.efficiency_length import (
     cab_fit,
     efficiency_length,
     growth,
@@ -198,5 +198,5 @@ def test_summary_gives_quartiles_from_five_on():
 
 
 def test_no_torch_and_no_pandas_are_loaded():
-    code = "import sys, cab.measuring.lengths; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
+    code = "import sys, cab.efficiency.efficiency_length; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from helpers.reference import alibi, decayed, lightning_layer, some_valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import alibi, decayed, lightning_layer, some_valid
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions import decay
 from attentions.base import Pattern, Shape, core_parameters
-from attentions.decay import GROUP, decayed_attention, decayed_prefill
 from attentions.lightning import Lightning, alibi_slopes
+from attentions.ops.decayed_linear import GROUP, decayed_attention, decayed_prefill
 from attentions.vanilla import Vanilla
 
 NS, CS, NC, CC = Pattern

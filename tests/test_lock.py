@@ -10,12 +10,13 @@ import pytest
 import torch
 from test_run import TINY, cab, records  # noqa: F401
 
-from cab import lock
-from cab.lock import Busy, cell_lock, measuring, waited_for
+from cab import ROOT
+from cab.store import lock
+from cab.store.lock import Busy, cell_lock, measuring, waited_for
 
-ROOT = Path(lock.__file__).resolve().parent.parent
 HOLD = (
-    "import sys, time; from pathlib import Path; from cab import lock; lock.MACHINE = Path(sys.argv[1]); import torch\n"
+    "import sys, time; from pathlib import Path; from cab.store import lock; lock.MACHINE = Path(sys.argv[1])\n"
+    "import torch\n"
 )
 
 
@@ -131,7 +132,7 @@ def test_a_cell_that_another_process_is_at_is_skipped(cab, hold):  # noqa: F811
 
 
 def test_what_another_process_finished_meanwhile_is_taken(cab, monkeypatch):  # noqa: F811
-    from cab import cell
+    from cab.quality import cell
 
     cab("attention=none", "measure=false")
     [path] = cab.results.glob("runs/quality/*/result.json")
@@ -152,8 +153,8 @@ def test_what_another_process_finished_meanwhile_is_taken(cab, monkeypatch):  # 
 
 def launch(tmp_path: Path, patch: str, *overrides: str) -> subprocess.Popen:
     """A sweep beside others, which shares its results and a lock for measuring with them."""
-    shared = f"from pathlib import Path; from cab import lock; lock.MACHINE = Path({str(tmp_path)!r})"
-    command = [sys.executable, "-m", "tests.driver", shared, patch, "--"]
+    shared = f"from pathlib import Path; from cab.store import lock; lock.MACHINE = Path({str(tmp_path)!r})"
+    command = [sys.executable, "-m", "tests.helpers.patched_command", shared, patch, "--"]
     command += ["cab.run", "-m", f"results={tmp_path / 'results'}", *TINY, *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
@@ -162,7 +163,7 @@ def launch(tmp_path: Path, patch: str, *overrides: str) -> subprocess.Popen:
 def test_two_launchers_share_a_sweep(tmp_path):
     """Every cell is run once, by one of them, and measured once; nobody measures while the other does."""
     note = (
-        "import time; from cab import efficiency; sweep = efficiency.sweep\n"
+        "import time; from cab.efficiency import cell as efficiency; sweep = efficiency.sweep\n"
         "def noted(*a):\n start = time.time(); rows = sweep(*a)\n print('MEASURED', start, time.time()); return rows\n"
         "efficiency.sweep = noted"
     )

@@ -10,18 +10,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import factory
 import pytest
-
-from cab.analyses import answers
-from cab.analyses.base import Material
-from cab.board.composite import composites
-from cab.board.costs import analyse
-from cab.leaderboard import main, standings
 from cab.page import figures as pagefigures
 from cab.page import page
-from cab.page.table import Cell, TableRow, table
-from cab.record import Record
+from helpers import synthetic
+
+from cab.leaderboard import main, standings
+from cab.report.analyses import answers
+from cab.report.analyses.base import Material
+from cab.report.composite import composites
+from cab.report.costs import analyse
+from cab.report.html_table import Cell, TableRow, table
+from cab.store.record import Record
 
 HOSTILE = "<script>document.title='taken'</script>"
 FAMILIES = ("vanilla", "eager", "none", "lightning", "routing")
@@ -69,18 +69,18 @@ class Reader(HTMLParser):
 
 def some_records() -> list[Record]:
     """Two tables: real and generated data, ties, options, and every way for a row to have no number."""
-    made = [factory.quality(name, seed) for name in FAMILIES for seed in range(3)]
-    made += [factory.quality("lightning", s, options={"block": 32}, score=1.95 + s / 100) for s in range(3)]
-    made += [factory.quality("fit", 0, status="unsupported", reason="the slot is a single layer")]
-    made += [factory.quality("ssa", 0), factory.quality("ssa", 1, status="diverged", reason="loss is not finite")]
-    made += [factory.quality(HOSTILE, 0, status="error", reason='<img src=x onerror=alert(1)> & "it\'s"')]
-    made += [factory.quality(n, 0, task="recall", real=False, data=GENERATED) for n in ("vanilla", "none")]
-    made += [factory.efficiency(name, phases=("train", "decode")) for name in FAMILIES]
-    return [*made, factory.efficiency("routing", level="mixer", status="out_of_memory", reason="17 GiB asked")]
+    made = [synthetic.quality(name, seed) for name in FAMILIES for seed in range(3)]
+    made += [synthetic.quality("lightning", s, options={"block": 32}, score=1.95 + s / 100) for s in range(3)]
+    made += [synthetic.quality("fit", 0, status="unsupported", reason="the slot is a single layer")]
+    made += [synthetic.quality("ssa", 0), synthetic.quality("ssa", 1, status="diverged", reason="loss is not finite")]
+    made += [synthetic.quality(HOSTILE, 0, status="error", reason='<img src=x onerror=alert(1)> & "it\'s"')]
+    made += [synthetic.quality(n, 0, task="recall", real=False, data=GENERATED) for n in ("vanilla", "none")]
+    made += [synthetic.efficiency(name, phases=("train", "decode")) for name in FAMILIES]
+    return [*made, synthetic.efficiency("routing", level="mixer", status="out_of_memory", reason="17 GiB asked")]
 
 
 def render(records: list[Record], results: Path = Path("nowhere"), drawn: tuple[str, ...] = ()) -> str:
-    from cab.board.tables import Loaded
+    from cab.report.load import Loaded
 
     quality, efficiency = ([r for r in records if r.kind == kind] for kind in ("quality", "efficiency"))
     ranked = standings(quality, map(analyse, efficiency))
@@ -93,7 +93,7 @@ def render(records: list[Record], results: Path = Path("nowhere"), drawn: tuple[
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """leaderboard/ as the command makes it, with figures and one damaged record."""
     results = tmp_path_factory.mktemp("results")
-    paths = factory.write(results, *some_records(), factory.quality("vanilla", 9))
+    paths = synthetic.write(results, *some_records(), synthetic.quality("vanilla", 9))
     paths[-1].write_text(paths[-1].read_text()[:-40])
     assert main(["--results", str(results)]) == 0
     return results / "leaderboard"
@@ -147,13 +147,13 @@ def test_every_row_says_where_it_comes_from(text):
         assert re.search(r"\b[0-9a-f]{16}\b", origin)
     lightning = next(origin for origin in about if "attention=lightning attention.block=32" in origin)
     assert "seed=0,1,2" in lightning
-    assert factory.DATA[:16] in lightning
+    assert synthetic.DATA[:16] in lightning
     for seed in range(3):
-        score = factory.quality("lightning", seed, options={"block": 32}, score=0.0)
+        score = synthetic.quality("lightning", seed, options={"block": 32}, score=0.0)
         assert f"seed {seed}: {1.95 + seed / 100:.4g}" in lightning
         assert score.hash in lightning
-    measured = next(origin for origin in about if f"{factory.quality('lightning', 0).hash} " in origin)
-    assert factory.efficiency("lightning").hash in measured
+    measured = next(origin for origin in about if f"{synthetic.quality('lightning', 0).hash} " in origin)
+    assert synthetic.efficiency("lightning").hash in measured
 
 
 def test_generated_data_is_called_so(text):
@@ -242,14 +242,14 @@ def test_without_room_origins_become_short_and_the_page_says_so(monkeypatch):
     short = render(records)
     assert len(short.encode()) <= page.LIMIT
     assert "leave no room for the versions, devices and single seeds" in short
-    for needed in ("seed=0,1,2", "1ec352d7a1", factory.DATA[:16], factory.quality("vanilla", 2).hash):
+    for needed in ("seed=0,1,2", "1ec352d7a1", synthetic.DATA[:16], synthetic.quality("vanilla", 2).hash):
         assert needed in short
 
 
 def test_two_thousand_rows_fit():
     names = ("lightning", "routing")
     records = [
-        factory.quality(names[i % 2], 0, task=task, pattern=pattern, options={"block": i, "gate": True}, steps=1)
+        synthetic.quality(names[i % 2], 0, task=task, pattern=pattern, options={"block": i, "gate": True}, steps=1)
         for task in ("lm", "mlm", "recall", "forecasting", "summarization")
         for pattern in ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
         for i in range(100)
@@ -260,13 +260,13 @@ def test_two_thousand_rows_fit():
 
 
 def test_measurements_alone_make_a_page():
-    made = render([factory.efficiency("lightning")])
+    made = render([synthetic.efficiency("lightning")])
     assert "no quality records: nothing to rank" in made
     assert "Measurements that belong to no row above: 1" in made
 
 
 def test_bounds_sort_outside_of_what_they_bound():
-    from cab.board.markdown import Column
+    from cab.report.markdown import Column
 
     def key(value: float, bound: str) -> float:
         line = {"time_from_eager_length": value, "time_from_eager_bound": bound}
@@ -304,7 +304,7 @@ def test_analyses_are_explained_and_link_to_the_tables_of_their_figures(text):
     assert "Without an answer in these records: " in section
     assert "<a href=#analyses>Analyses</a>" in text
     assert "id=about-options" not in section
-    assert "<section id=analyses>" not in render([factory.quality("fit", 0, status="unsupported", reason="no")])
+    assert "<section id=analyses>" not in render([synthetic.quality("fit", 0, status="unsupported", reason="no")])
 
 
 # In a browser
@@ -406,7 +406,7 @@ def test_typing_filters_rows(view):
     box.send_keys("single layer")
     assert names(view) == ["fit"]
     box.clear()
-    box.send_keys(factory.quality("routing", 2).hash)
+    box.send_keys(synthetic.quality("routing", 2).hash)
     assert names(view) == ["routing"]
     box.clear()
     box.send_keys("no such row")

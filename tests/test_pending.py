@@ -14,12 +14,10 @@ from test_run import TINY
 
 from cab import run
 from cab.config import load
-from cab.identity import efficiency_identity, quality_identity
 from cab.machine import set_allocator, set_threads
-from cab.record import Record, all_records, read_record
+from cab.store.identity import efficiency_identity, quality_identity
+from cab.store.record import Record, all_records, read_record
 from tasks.lm import LanguageModelling
-
-ROOT = Path(run.__file__).resolve().parent.parent
 
 
 @pytest.fixture

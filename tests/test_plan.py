@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from cab.cell import quality_identity
+from cab import ROOT
 from cab.command import compose_one, expand
 from cab.machine import resolve_device
 from cab.plan import duration, lines, main, plan
-from cab.provenance import ROOT
-from cab.record import Record, Status, identity_hash, record_path
+from cab.quality.cell import quality_identity
+from cab.store.record import Record, Status, identity_hash, record_path
 
 PAPER = {
     "noncausal_self": {

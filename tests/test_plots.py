@@ -1,14 +1,14 @@
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-import factory
 import pytest
+from helpers import synthetic
 
-from cab.board.costs import analyse
-from cab.board.standing import groups
-from cab.figures import costplot, plots
-from cab.figures.style import FIXED, PALETTE, Label, families, is_drawn, place_labels, save, style
 from cab.leaderboard import main, standings
+from cab.report.costs import analyse
+from cab.report.figures import costplot, plots
+from cab.report.figures.style import FIXED, PALETTE, Label, families, is_drawn, place_labels, save, style
+from cab.report.rows import groups
 
 
 def texts(figure) -> str:
@@ -18,14 +18,14 @@ def texts(figure) -> str:
 
 
 def lines_of(*names: str) -> list[dict]:
-    records = [factory.quality(name, seed) for name in names for seed in range(2)]
-    ((_, lines),) = standings(records, [analyse(factory.efficiency(name)) for name in names])
+    records = [synthetic.quality(name, seed) for name in names for seed in range(2)]
+    ((_, lines),) = standings(records, [analyse(synthetic.efficiency(name)) for name in names])
     return lines
 
 
 def test_every_figure_is_written_twice_and_legible(tmp_path):
     for name in ("vanilla", "lightning", "none"):
-        factory.write(tmp_path, factory.quality(name, 0), factory.quality(name, 1), factory.efficiency(name))
+        synthetic.write(tmp_path, synthetic.quality(name, 0), synthetic.quality(name, 1), synthetic.efficiency(name))
     assert main(["--results", str(tmp_path)]) == 0
     folder = tmp_path / "leaderboard/plots"
     stems = {path.stem for path in folder.iterdir()}
@@ -41,11 +41,11 @@ def test_every_figure_is_written_twice_and_legible(tmp_path):
 
 
 def test_a_figure_is_drawn_again_only_if_what_it_shows_changed(tmp_path):
-    factory.write(tmp_path, factory.quality("vanilla", 0), factory.quality("recall", 0, task="recall"))
+    synthetic.write(tmp_path, synthetic.quality("vanilla", 0), synthetic.quality("recall", 0, task="recall"))
     main(["--results", str(tmp_path)])
     folder = tmp_path / "leaderboard/plots"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    factory.write(tmp_path, factory.quality("vanilla", 1))
+    synthetic.write(tmp_path, synthetic.quality("vanilla", 1))
     main(["--results", str(tmp_path)])
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in after if after[name] != before[name]} == {
@@ -55,8 +55,8 @@ def test_a_figure_is_drawn_again_only_if_what_it_shows_changed(tmp_path):
 
 
 def test_a_figure_that_is_no_longer_true_goes(tmp_path):
-    (path,) = factory.write(tmp_path, factory.quality("vanilla", 0, task="recall"))
-    factory.write(tmp_path, factory.quality("vanilla", 0))
+    (path,) = synthetic.write(tmp_path, synthetic.quality("vanilla", 0, task="recall"))
+    synthetic.write(tmp_path, synthetic.quality("vanilla", 0))
     main(["--results", str(tmp_path)])
     path.unlink()
     main(["--results", str(tmp_path)])
@@ -82,7 +82,7 @@ def test_families_get_their_colour_from_the_configuration(tmp_path):
 
 
 def test_costs_name_crossings_bounds_and_ends():
-    records = [factory.efficiency(name, phases=("train",)) for name in ("lightning", "routing", "vanilla")]
+    records = [synthetic.efficiency(name, phases=("train",)) for name in ("lightning", "routing", "vanilla")]
     said = texts(costplot.costs(records))
     summaries = [analyse(record).summary for record in records]
     assert f"{summaries[0]['time_from_vanilla_length']:,.0f}" in said.splitlines()  # beside its ring
@@ -97,8 +97,8 @@ def test_costs_name_crossings_bounds_and_ends():
 def test_times_of_a_busier_run_are_aligned_at_vanilla():
     """Each record has its own vanilla: drawn as measured, the slower run's family would lie above it everywhere."""
     records = [
-        factory.efficiency("lightning", phases=("train",), speed=5),
-        factory.efficiency("vanilla", phases=("train",)),
+        synthetic.efficiency("lightning", phases=("train",), speed=5),
+        synthetic.efficiency("vanilla", phases=("train",)),
     ]
     drawn = {line.get_label(): line for line in costplot.costs(records).axes[0].get_lines()}
     assert drawn["lightning"].get_ydata()[-1] < drawn["vanilla"].get_ydata()[-1]
@@ -115,8 +115,8 @@ def test_one_family_alone_has_room_around_it():
 @pytest.mark.parametrize("options", [None, {"window": 128, "latents": 16}])
 def test_notes_of_costs_do_not_run_into_each_other(monkeypatch, options):
     monkeypatch.setattr(costplot, "_text", lambda crossing: "> 16,384 (11,041 to > 16,384)")  # the longest
-    records = [factory.efficiency("block_transformer", phases=("train",), options=options)]
-    records.append(factory.efficiency("block_transformer", phases=("train",)))
+    records = [synthetic.efficiency("block_transformer", phases=("train",), options=options)]
+    records.append(synthetic.efficiency("block_transformer", phases=("train",)))
     below = costplot.costs(records).axes[2]
     notes = [text.get_window_extent() for text in below.texts if text.get_text()]
     for box in notes:
@@ -125,11 +125,11 @@ def test_notes_of_costs_do_not_run_into_each_other(monkeypatch, options):
 
 
 def test_costs_without_measurements_is_no_figure():
-    assert costplot.costs([factory.efficiency("fit", status="unsupported", reason="no")]) is None
+    assert costplot.costs([synthetic.efficiency("fit", status="unsupported", reason="no")]) is None
 
 
 def test_curves_average_only_where_every_seed_is():
-    records = [factory.quality("vanilla", seed) for seed in range(3)]
+    records = [synthetic.quality("vanilla", seed) for seed in range(3)]
     records[1].result["curve"] = records[1].result["curve"][:10]
     (group,) = groups(records)
     figure = plots.curves(group.rows)
@@ -150,7 +150,7 @@ def test_tradeoff_shows_every_row_and_an_arrow_for_what_lies_outside():
 
 
 def test_tradeoff_without_costs_is_no_figure():
-    ((_, lines),) = standings([factory.quality()], [])
+    ((_, lines),) = standings([synthetic.quality()], [])
     assert plots.tradeoff(lines) is None
 
 
@@ -179,7 +179,7 @@ def test_labels_do_not_overlap():
 
 def test_saving_is_repeatable_and_stamped(tmp_path: Path):
     for name in ("a", "b"):
-        save(plots.curves(groups([factory.quality()])[0].rows), tmp_path / name, "stamp-1")
+        save(plots.curves(groups([synthetic.quality()])[0].rows), tmp_path / name, "stamp-1")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert is_drawn(tmp_path / "a", "stamp-1")
     assert not is_drawn(tmp_path / "a", "stamp-2")
@@ -190,7 +190,7 @@ def test_a_long_title_stays_inside_the_figure():
     """Settings that differ in much make long titles."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    rows = groups([factory.quality("vanilla", seed) for seed in range(2)])[0].rows
+    rows = groups([synthetic.quality("vanilla", seed) for seed in range(2)])[0].rows
     figure = plots.curves(rows, "lm, causal self, smoke, " + " ".join(f"train.option_{i}=0.00{i}" for i in range(14)))
     FigureCanvasAgg(figure).draw()
     box = figure._suptitle.get_window_extent()

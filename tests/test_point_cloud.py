@@ -15,10 +15,10 @@ from cab.command import compose_requests
 from tasks import untrained
 from tasks.backbones import pointops
 from tasks.base import Data
-from tasks.chamfer import chamfer_l1, distances, scores
+from tasks.common.completion_baselines import Untrained
 from tasks.data.packed import unpack_cloud
+from tasks.metrics.chamfer import chamfer_l1, distances, scores
 from tasks.point_cloud import PointCloud
-from tasks.untrained import Untrained
 
 NS, CS, NC, CC = Pattern
 LAYERED = ("vanilla", "eager", "none", "lightning", "routing", "ssa")

@@ -7,10 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from attentions.base import Pattern
-from cab import check
+from cab import ROOT
+from cab.check import gate as check
 from cab.config import part
 from cab.errors import UserError
-from cab.provenance import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cab.record import (
+from cab.store.record import (
     SCIENCE_VERSION,
     DamagedRecord,
     Record,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_run import TINY
 
-from cab.record import Record, all_records
+from cab.store.record import Record, all_records
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLED = -signal.SIGKILL
@@ -47,7 +47,11 @@ def text(tmp_path_factory) -> Path:
 def start(text):
     """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; what was printed)."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.mortal"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "tests.helpers.killable_runs"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
 
     def call(results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
@@ -123,7 +127,8 @@ PLACES = {
     "before the first checkpoint": replacing("checkpoint.pt"),
     "after the first checkpoint": replacing("checkpoint.pt", after=True),
     "before a later checkpoint": replacing("checkpoint.pt", 17),
-    "within a checkpoint": "import os; from cab import checkpoint; real = checkpoint.write_atomically; seen = []\n"
+    "within a checkpoint": "import os; from cab.store import checkpoint\n"
+    "real = checkpoint.write_atomically; seen = []\n"
     "def write(path, content):\n seen.append(0); real(path, content)\n"
     " os.fsync = lambda file: (os.ftruncate(file, 1000), die()) if len(seen) == 9 else None\n"
     "checkpoint.write_atomically = write",
@@ -132,7 +137,7 @@ PLACES = {
     "before the record": replacing("quality/*/result.json"),
     "after the record": replacing("quality/*/result.json", after=True),
     "before measuring": BEFORE.format("cab", "efficiency", "sweep", "True"),
-    "while measuring": AFTER.format("cab.measuring", "rounds", "interleave", "True"),
+    "while measuring": AFTER.format("cab.efficiency", "sweep", "interleave", "True"),
     "before the record of costs": replacing("efficiency/*"),
     "after the record of costs": replacing("efficiency/*", after=True),
 }
@@ -180,7 +185,7 @@ def test_what_was_begun_with_other_code_or_data_begins_anew(start, whole, text, 
     }
     try:
         path.write_text(before + " birds" if changed == "data" else before)
-        code, _, said = start(tmp_path, f"from cab import cell\n{patches[changed]}")
+        code, _, said = start(tmp_path, f"from cab.quality import cell\n{patches[changed]}")
     finally:
         path.write_text(before)
     assert code == 0, said

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from helpers.reference import some_valid
+from helpers.reference_routing import grouped, nearest, norm, routing_layer, windowed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import some_valid
-from reference_routing import grouped, nearest, norm, routing_layer, windowed
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions import clusters
 from attentions.base import Pattern, Shape, Unsupported, after_step
-from attentions.clusters import grouped_attention, served_attention, top_tokens, windowed_attention
+from attentions.ops.clustered import grouped_attention, served_attention, top_tokens, windowed_attention
 from attentions.routing import Centroids, Routing
 
 NS, CS, NC, CC = Pattern

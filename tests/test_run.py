@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cab import efficiency, run
-from cab.record import DamagedRecord, Record, all_records, read_record
-from cab.report import efficiency_lines
+from cab import ROOT, run
+from cab.efficiency import cell as efficiency
+from cab.report.terminal import efficiency_lines
+from cab.store.record import DamagedRecord, Record, all_records, read_record
 
-ROOT = Path(run.__file__).resolve().parent.parent
 TINY = [
     "model.dim=16",
     "model.heads=2",
@@ -125,33 +125,36 @@ def test_a_sweep_goes_on_after_a_cell_that_cannot_be(cab):
 
 
 def test_an_impossible_combination_is_a_recorded_row_and_no_failure(cab):
-    code, out, _ = cab("attention=vanilla", "attention._target_=oddities.OnlyCross", "measure=false")
+    code, out, _ = cab("attention=vanilla", "attention._target_=helpers.failing_attentions.OnlyCross", "measure=false")
     assert code == 0
     [record] = records(cab.results, "quality")
     assert record.status == "unsupported"
     assert "noncausal_cross" in record.reason
     assert "unsupported" in out
-    assert "recorded before" in cab("attention=vanilla", "attention._target_=oddities.OnlyCross", "measure=false")[1]
+    assert (
+        "recorded before"
+        in cab("attention=vanilla", "attention._target_=helpers.failing_attentions.OnlyCross", "measure=false")[1]
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "status"), [("Breaks", "error"), ("TakesAllMemory", "out_of_memory"), ("Diverges", "diverged")]
 )
 def test_a_failed_training_is_recorded_and_the_exit_code_says_so(cab, kind, status, monkeypatch):
-    monkeypatch.setattr("cab.cell.gate", lambda request: ("ok", ""))  # as if it had passed the checks
-    code, out, _ = cab("attention=vanilla", f"attention._target_=oddities.{kind}", "measure=false")
+    monkeypatch.setattr("cab.quality.cell.gate", lambda request: ("ok", ""))  # as if it had passed the checks
+    code, out, _ = cab("attention=vanilla", f"attention._target_=helpers.failing_attentions.{kind}", "measure=false")
     assert code == 1
     [record] = records(cab.results, "quality")
     assert record.status == status
     assert record.reason
     assert status in out
     assert record.result["model"]["core_parameters"] > 0  # what is known is kept
-    _, out, _ = cab("attention=vanilla", f"attention._target_=oddities.{kind}", "measure=false")
+    _, out, _ = cab("attention=vanilla", f"attention._target_=helpers.failing_attentions.{kind}", "measure=false")
     assert ("recorded before" in out) == (status != "error")  # an error is tried again
 
 
 def test_measuring_survives_a_family_that_breaks(cab):
-    code, _, _ = cab("attention=vanilla", "attention._target_=oddities.Breaks", "train.steps=3")
+    code, _, _ = cab("attention=vanilla", "attention._target_=helpers.failing_attentions.Breaks", "train.steps=3")
     assert code == 1
 
 
@@ -276,7 +279,7 @@ def test_the_real_command_from_another_folder(tmp_path):
 def test_only_the_command_lines_import_hydra():
     """A library user of cells, measuring or records does not pay for the command line."""
     heavy = ("hydra", "pandas", "wandb", "matplotlib", "datasets", "lightning_fabric")
-    modules = "cab.record, cab.measuring.lengths, cab.measuring.rounds, attentions.slots, tasks.lm, tasks.recall"
+    modules = "cab.store.record, cab.efficiency.efficiency_length, cab.efficiency.sweep, attentions.slots, tasks.lm"
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from cab import show
-from cab.figures.cloudview import picture
-from cab.record import Record
+from cab.report.figures.cloudview import picture
+from cab.store.record import Record
 from tasks.data.mel import BANDS, HOP, RATE
 from tasks.data.packed import LOWEST, STEP, pack_cloud, pack_image, pack_mel, unpack_cloud, unpack_image, unpack_mel
 

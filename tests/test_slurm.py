@@ -10,18 +10,22 @@ import tempfile
 import time
 from pathlib import Path
 
-import cluster
 import pandas
 import pytest
 
-from cab.provenance import ROOT
-from cab.record import all_records
+from cab import ROOT
+from cab.store.record import all_records
+from dev import slurm_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 SEEDS = 6
 KILLED, CANCELLED, OVER_MEMORY, OVER_TIME, PREEMPTED, UNDISTURBED = range(SEEDS)
-SWEEP = [f"seed={','.join(map(str, range(SEEDS)))}", "attention=vanilla", "attention._target_=held.Held"]
+SWEEP = [
+    f"seed={','.join(map(str, range(SEEDS)))}",
+    "attention=vanilla",
+    "attention._target_=helpers.waiting_attention.Held",
+]
 SWEEP += ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32", "measure=false"]
 SWEEP += ["train.steps=12", "train.batch=2", "train.warmup=2", "train.validations=1", "task.validation_windows=2"]
 SWEEP += ["task.test_windows=4", "wandb.mode=disabled", "device.threads=1"]
@@ -35,10 +39,10 @@ ITS_OWN = ["command", "revision", "device", "started"]
 
 @pytest.fixture(scope="module")
 def slurm():
-    if absent := cluster.missing():
+    if absent := slurm_cluster.missing():
         pytest.skip(f"no {', '.join(absent)} on this machine")
     folder = Path(tempfile.mkdtemp(prefix="cab-slurm-"))
-    watcher = cluster.start(folder, SEEDS, subprocess.PIPE)
+    watcher = slurm_cluster.start(folder, SEEDS, subprocess.PIPE)
     yield folder
     watcher.stdin.close()
     watcher.wait(60)
@@ -112,7 +116,7 @@ class Sweep:
         self.hold = results / "hold"
         self.files = [(results / f"launcher.{name}") for name in ("out", "err")]
         command = [sys.executable, "-m", "cab.run", "-m", f"results={results}", *SWEEP, *SLURM, *overrides]
-        env = environment(cluster.environment(slurm), CAB_HELD=str(self.hold))
+        env = environment(slurm_cluster.environment(slurm), CAB_HELD=str(self.hold))
         with self.files[0].open("w") as out, self.files[1].open("w") as err:
             self.process = subprocess.Popen(command, cwd=results, stdout=out, stderr=err, env=env)
 
@@ -126,7 +130,7 @@ class Sweep:
         return text(self.results / "slurm" / f"{self.job}_{number}" / f"{self.job}_{number}_0_log.out")
 
     def ask(self, *command):
-        done = cluster.ask(self.slurm, *command)
+        done = slurm_cluster.ask(self.slurm, *command)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -212,12 +216,12 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
 
 
 def test_a_cluster_that_is_left_alone_leaves_nothing():
-    if absent := cluster.missing():
+    if absent := slurm_cluster.missing():
         pytest.skip(f"no {', '.join(absent)} on this machine")
     folder = Path(tempfile.mkdtemp(prefix="cab-slurm-"))
-    watcher = cluster.start(folder, 1, subprocess.PIPE)
-    cluster.ask(folder, "sbatch", "--output=/dev/null", "--wrap=srun sleep 100")
-    until(lambda: "R" in cluster.ask(folder, "squeue", "--noheader", "--format=%t").stdout)
+    watcher = slurm_cluster.start(folder, 1, subprocess.PIPE)
+    slurm_cluster.ask(folder, "sbatch", "--output=/dev/null", "--wrap=srun sleep 100")
+    until(lambda: "R" in slurm_cluster.ask(folder, "squeue", "--noheader", "--format=%t").stdout)
     assert any("slurmstepd" in line for line in until(lambda: processes(folder)))
     watcher.stdin.close()
     watcher.wait(60)

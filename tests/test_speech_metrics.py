@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tasks.speech_metrics import mcd, msd, warped
+from tasks.metrics.speech import mcd, msd, warped
 
 DECIBEL = 20 / math.log(10)
 

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
+from helpers.reference import softmax_layer, some_valid
+from helpers.reference_ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_ensemble, ssa_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import softmax_layer, some_valid
-from reference_ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_ensemble, ssa_layer
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-import attentions.past
+import attentions.ops.sparse_causal
 from attentions.base import Pattern, Shape, after_step, core_parameters
 from attentions.ssa import SSA
 from attentions.vanilla import Vanilla
@@ -28,17 +28,17 @@ all_patterns = pytest.mark.parametrize("pattern", Pattern)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks of queries at the lengths of these tests."""
-    monkeypatch.setattr(attentions.past, "LONG", 6)
-    monkeypatch.setattr(attentions.past, "SHORT", 3)
-    monkeypatch.setattr(attentions.past, "BLOCKS", 4)
-    monkeypatch.setattr(attentions.past, "LEAST_BLOCK", 3)
+    monkeypatch.setattr(attentions.ops.sparse_causal, "LONG", 6)
+    monkeypatch.setattr(attentions.ops.sparse_causal, "SHORT", 3)
+    monkeypatch.setattr(attentions.ops.sparse_causal, "BLOCKS", 4)
+    monkeypatch.setattr(attentions.ops.sparse_causal, "LEAST_BLOCK", 3)
 
 
 @pytest.fixture(params=["cpu", "elsewhere"])
 def way(request, monkeypatch):
     """The operator for the CPU, and the one for other devices on the CPU."""
     if request.param == "elsewhere":
-        monkeypatch.setattr(attentions.past._Past, "apply", attentions.past._by_column)
+        monkeypatch.setattr(attentions.ops.sparse_causal._Past, "apply", attentions.ops.sparse_causal._by_column)
 
 
 def build(pattern, form="unbiased", heads=3, layer=1, dim=DIM, **options):
@@ -427,7 +427,7 @@ def test_bfloat16_gradients_of_a_source_are_summed_in_float32():
 
 @both_forms
 def test_whatever_the_kernel_says_of_queries_that_see_nobody_is_not_used(form, monkeypatch):
-    kernel = attentions.past._kernel
+    kernel = attentions.ops.sparse_causal._kernel
 
     def undefined(q, k, v, attn_mask, **options):
         y, lse = kernel(q, k, v, attn_mask=attn_mask, **options)
@@ -436,7 +436,7 @@ def test_whatever_the_kernel_says_of_queries_that_see_nobody_is_not_used(form, m
         nobody = (attn_mask == -torch.inf).all(-1)  # (b, 1, S)
         return y.masked_fill(nobody.unsqueeze(-1), torch.nan), lse.masked_fill(nobody, torch.nan)
 
-    monkeypatch.setattr(attentions.past, "_kernel", undefined)
+    monkeypatch.setattr(attentions.ops.sparse_causal, "_kernel", undefined)
     layer, (x, _) = build(CS, form), tensors(CS)
     torch.testing.assert_close(layer(x)[0], reference(layer, x), **TIGHT)
 
@@ -464,7 +464,7 @@ def test_a_fraction_of_the_work(form, pattern):
         return counter.get_total_flops()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attentions.past, "BLOCKS", 16)
+        patch.setattr(attentions.ops.sparse_causal, "BLOCKS", 16)
         share = flops(True) / flops(False)
     assert share < (0.25 if pattern is NS else 0.16) + 1e-6
 

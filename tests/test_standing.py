@@ -1,16 +1,18 @@
-import factory
 import numpy as np
 import pytest
-from board import build, one, page
+from helpers import synthetic
+from helpers.leaderboard_files import build, one, page
 
-from cab.board.intervals import T_975, t_interval, welch_interval
-from cab.board.standing import Row, groups
-from cab.record import Record
+from cab.report.rows import Row, groups
+from cab.report.stats import T_975, t_interval, welch_interval
+from cab.store.record import Record
 
 
 def ranked(**scores: list[float]) -> dict[str, Row]:
     """The rows of a group in which each family has these scores, one per seed."""
-    records = [factory.quality(name, seed, score=s) for name, values in scores.items() for seed, s in enumerate(values)]
+    records = [
+        synthetic.quality(name, seed, score=s) for name, values in scores.items() for seed, s in enumerate(values)
+    ]
     (group,) = groups(records)
     return {row.attention: row for row in group.rows}
 
@@ -20,7 +22,7 @@ def ranked(**scores: list[float]) -> dict[str, Row]:
 
 def test_mean_std_and_t_interval_over_seeds(tmp_path):
     scores = (1.90, 1.94, 1.98)
-    made = build(tmp_path, *(factory.quality("lightning", seed, score=s) for seed, s in enumerate(scores)))
+    made = build(tmp_path, *(synthetic.quality("lightning", seed, score=s) for seed, s in enumerate(scores)))
     (row,) = made["leaderboard"]
     assert row["n"] == "3"
     assert float(row["mean"]) == pytest.approx(1.94)
@@ -46,7 +48,7 @@ def test_t_quantiles_are_right():
 
 
 def test_one_seed_has_no_interval_and_no_rank(tmp_path):
-    made = build(tmp_path, factory.quality("vanilla", 0), factory.quality("none", 0))
+    made = build(tmp_path, synthetic.quality("vanilla", 0), synthetic.quality("none", 0))
     for row in made["leaderboard"]:
         assert row["n"] == "1"
         assert row["mean"]
@@ -60,9 +62,9 @@ def test_one_seed_has_no_interval_and_no_rank(tmp_path):
 def test_a_row_with_a_failed_seed_has_no_mean(tmp_path, status):
     made = build(
         tmp_path,
-        factory.quality("lightning", 0, score=1.0),
-        factory.quality("lightning", 1, score=1.1),
-        factory.quality("lightning", 2, status=status, reason="why it ended"),
+        synthetic.quality("lightning", 0, score=1.0),
+        synthetic.quality("lightning", 1, score=1.1),
+        synthetic.quality("lightning", 2, status=status, reason="why it ended"),
     )
     (row,) = made["leaderboard"]
     assert row["n"] == "2"
@@ -76,13 +78,13 @@ def test_a_row_with_a_failed_seed_has_no_mean(tmp_path, status):
 
 
 def test_a_score_that_is_missing_counts_as_missing(tmp_path):
-    records = [factory.quality("lightning", 0), factory.quality("lightning", 1, score=float("nan"))]
+    records = [synthetic.quality("lightning", 0), synthetic.quality("lightning", 1, score=float("nan"))]
     (row,) = build(tmp_path, *records)["leaderboard"]
     assert (row["n"], row["mean"], row["status"]) == ("1", "", "1 ok, 1 no score")
 
 
 def test_a_seed_that_others_have_is_named_where_it_is_missing(tmp_path):
-    build(tmp_path, *(factory.quality("vanilla", s) for s in range(3)), factory.quality("lightning", 0))
+    build(tmp_path, *(synthetic.quality("vanilla", s) for s in range(3)), synthetic.quality("lightning", 0))
     assert "ok; no seed 1, 2" in page(tmp_path)
 
 
@@ -102,7 +104,7 @@ def test_overlap_through_a_third_row_is_a_tie():
 
 def test_ranks_follow_the_metric_direction():
     def upward(name: str, score: float) -> list[Record]:
-        made = [factory.quality(name, seed, score=score + seed * 1e-3) for seed in range(2)]
+        made = [synthetic.quality(name, seed, score=score + seed * 1e-3) for seed in range(2)]
         return [
             Record(**{**vars(r), "result": {**r.result, "better": {"bits_per_byte": "higher"}}})  # type: ignore[arg-type]
             for r in made
@@ -115,7 +117,7 @@ def test_ranks_follow_the_metric_direction():
 
 
 def test_benefit_is_the_gain_over_none(tmp_path):
-    made = build(tmp_path, factory.quality("none", 0, score=2.5), factory.quality("vanilla", 0, score=2.0))
+    made = build(tmp_path, synthetic.quality("none", 0, score=2.5), synthetic.quality("vanilla", 0, score=2.0))
     assert float(one(made["leaderboard"], attention="vanilla")["benefit"]) == pytest.approx(0.5)
     assert not one(made["leaderboard"], attention="none")["benefit"]
 
@@ -140,7 +142,7 @@ def test_the_interval_of_a_difference():
 )
 def test_a_table_says_where_attention_does_not_help(tmp_path, own, others, helps):
     seeds = {"vanilla": own, "none": others}
-    made = build(tmp_path, *(factory.quality(n, s, score=x) for n, xs in seeds.items() for s, x in enumerate(xs)))
+    made = build(tmp_path, *(synthetic.quality(n, s, score=x) for n, xs in seeds.items() for s, x in enumerate(xs)))
     row = one(made["leaderboard"], attention="vanilla")
     assert bool(row["benefit_low"]) == (len(own) > 1)
     assert ("Attention does not help here" in page(tmp_path)) == (not helps)
@@ -152,5 +154,5 @@ def test_a_table_says_where_attention_does_not_help(tmp_path, own, others, helps
 
 
 def test_without_none_there_is_no_benefit(tmp_path):
-    made = build(tmp_path, factory.quality("vanilla", 0), factory.quality("none", 0, status="error", reason="x"))
+    made = build(tmp_path, synthetic.quality("vanilla", 0), synthetic.quality("none", 0, status="error", reason="x"))
     assert not one(made["leaderboard"], attention="vanilla")["benefit"]

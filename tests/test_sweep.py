@@ -6,17 +6,17 @@ from functools import partial
 
 import pytest
 import torch
+from cab.measuring import rounds
 
 from attentions.base import Pattern, Shape, no_loss
 from attentions.eager import Eager
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
+from cab.efficiency.plan import Plan, eager_bytes, extrapolate
+from cab.efficiency.subjects import Subject
+from cab.efficiency.sweep import sweep
+from cab.efficiency.timers import peak_memory
 from cab.errors import UserError
-from cab.measuring import rounds
-from cab.measuring.measure import peak_memory
-from cab.measuring.measurement import Plan, eager_bytes, extrapolate
-from cab.measuring.rounds import sweep
-from cab.measuring.subjects import Subject
 
 BASE = {"vanilla": partial(Vanilla), "eager": partial(Eager)}
 PLAN = Plan(

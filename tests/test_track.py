@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import factory
 import pytest
+from helpers import synthetic
+from helpers.wandb_file import Run, raw_records, read_run
 from test_run import TINY
-from wandb_file import Run, raw_records, read_run
 
-from cab.record import Record, all_records
-from cab.track import Tracker, sweep_group
+from cab.quality.tracker import Tracker, sweep_group
+from cab.store.record import Record, all_records
 
 
 @dataclass
@@ -22,11 +22,19 @@ class Choice:
     group: str | None = "sweep 7"
 
 
+def figure_of(record):
+    if record.kind != "efficiency":
+        return None
+    from cab.report.figures import costplot
+
+    return costplot.costs([record])
+
+
 def track(record: Record, results: Path, choice: Choice | None = None) -> None:
     tracker = Tracker(choice or Choice(), record.cell, record.config, record.hash, results)
     for point in record.result.get("curve", []):
         tracker.log(point)
-    tracker.finish(record)
+    tracker.finish(record, figure_of(record))
 
 
 def only_run(results: Path) -> tuple[Path, Run]:
@@ -41,7 +49,7 @@ def only_run(results: Path) -> tuple[Path, Run]:
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path, Run]:
     results = tmp_path_factory.mktemp("results")
-    record = factory.quality("lightning", 3)
+    record = synthetic.quality("lightning", 3)
     track(record, results)
     return record, *only_run(results)
 
@@ -71,7 +79,7 @@ def test_an_offline_run_holds_summary_and_table(mirrored):
     record, folder, run = mirrored
     assert run.summary["metrics/bits_per_byte"] == pytest.approx(record.result["metrics"]["bits_per_byte"])
     assert run.summary["status"] == "ok"
-    assert run.summary["data/content"] == factory.DATA
+    assert run.summary["data/content"] == synthetic.DATA
     (table,) = (folder / "files/media/table").rglob("*.table.json")
     made = json.loads(table.read_text())
     rows = record.result["tables"]["by_length"]
@@ -80,7 +88,7 @@ def test_an_offline_run_holds_summary_and_table(mirrored):
 
 
 def test_an_efficiency_record_brings_its_measurements(tmp_path):
-    record = factory.efficiency(lengths=(128, 256, 512), phases=("train",))
+    record = synthetic.efficiency(lengths=(128, 256, 512), phases=("train",))
     track(record, tmp_path)
     folder, run = only_run(tmp_path)
     (table,) = (folder / "files/media/table").rglob("*.table.json")
@@ -93,10 +101,10 @@ def test_an_efficiency_record_brings_its_measurements(tmp_path):
 
 
 def test_a_failed_cell_ends_its_run_too(tmp_path):
-    record = factory.quality("ssa", status="error", reason="RuntimeError: no")
+    record = synthetic.quality("ssa", status="error", reason="RuntimeError: no")
     tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
     tracker.log({"step": 1, "loss": float("nan"), "seconds": 0.1})
-    tracker.finish(record)
+    tracker.finish(record, figure_of(record))
     _, run = only_run(tmp_path)
     assert run.exit_code == 1
     assert run.summary["status"] == "error"
@@ -105,12 +113,12 @@ def test_a_failed_cell_ends_its_run_too(tmp_path):
 
 
 def test_a_cell_that_went_on_has_the_whole_curve(tmp_path):
-    record = factory.quality()
+    record = synthetic.quality()
     points = record.result["curve"]
     tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
     for point in points[3:]:
         tracker.log(point)
-    tracker.finish(record)
+    tracker.finish(record, figure_of(record))
     _, run = only_run(tmp_path)
     logged = {entry["step"]: entry["loss"] for entry in run.history if "loss" in entry}
     assert logged == pytest.approx({point["step"]: point["loss"] for point in points})
@@ -141,8 +149,8 @@ def test_runs_of_two_launchers_beside_each_other_are_whole(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "tests.driver",
-        f"from cab import lock; lock.MACHINE = type(lock.MACHINE)({str(tmp_path)!r})",
+        "tests.helpers.patched_command",
+        f"from cab.store import lock; lock.MACHINE = type(lock.MACHINE)({str(tmp_path)!r})",
     ]
     command += ["--", "cab.run", "-m", f"results={tmp_path}", *tiny, "attention=none,vanilla", "seed=0,1"]
     command += ["efficiency.budget=300"]
@@ -172,8 +180,8 @@ def test_runs_of_two_launchers_beside_each_other_are_whole(tmp_path):
 def test_disabled_writes_and_imports_nothing(tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "import factory, test_track, pathlib\n"
-        f"test_track.track(factory.quality(), pathlib.Path({str(tmp_path)!r}), test_track.Choice('disabled'))\n"
+        "from helpers import synthetic\nimport test_track, pathlib\n"
+        f"test_track.track(synthetic.quality(), pathlib.Path({str(tmp_path)!r}), test_track.Choice('disabled'))\n"
         "assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
@@ -181,7 +189,7 @@ def test_disabled_writes_and_imports_nothing(tmp_path):
 
 
 def test_offline_is_silent(tmp_path, capfd):
-    record = factory.quality(status="diverged", reason="loss nan at step 3")
+    record = synthetic.quality(status="diverged", reason="loss nan at step 3")
     track(record, tmp_path)
     said = capfd.readouterr()
     assert said.out == ""
@@ -192,7 +200,7 @@ def test_online_without_a_key_is_one_warning(tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    track(factory.quality(), tmp_path, Choice("online"))
+    track(synthetic.quality(), tmp_path, Choice("online"))
     said = capfd.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
@@ -206,28 +214,28 @@ def test_whatever_wandb_raises_is_one_warning(tmp_path, capfd, monkeypatch):
         raise RuntimeError("broken\nin two lines")
 
     monkeypatch.setattr(wandb, "init", fail)
-    track(factory.quality(), tmp_path)
+    track(synthetic.quality(), tmp_path)
     assert capfd.readouterr().err == (
         "warning: no W&B mirror of this cell (broken in two lines); its record is not affected\n"
     )
 
 
 def test_a_failure_on_the_way_ends_the_mirror_not_the_cell(tmp_path, capfd):
-    record = factory.quality()
+    record = synthetic.quality()
     tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
     tracker.log({"step": 1, "loss": 2.0})
     run = tracker._run
     run.log = None  # as if wandb were broken from here on
     tracker.log({"step": 2, "loss": 1.0})
     tracker.log({"step": 3, "loss": 1.0})
-    tracker.finish(record)
+    tracker.finish(record, figure_of(record))
     assert capfd.readouterr().err.count("warning") == 1
     assert only_run(tmp_path)[1].exit_code is not None
 
 
 def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path, capfd):
     (tmp_path / "wandb").write_text("a file in the way")
-    track(factory.quality(), tmp_path)
+    track(synthetic.quality(), tmp_path)
     assert capfd.readouterr().err.count("\n") == 1
 
 

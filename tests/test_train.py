@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from attentions.base import Attention, Pattern, Shape
 from attentions.vanilla import Vanilla
-from cab import checkpoint
-from cab import train as train_module
-from cab.checkpoint import Checkpoint
 from cab.config import Training
-from cab.train import evaluate, make_optimizer, train
+from cab.quality import train as train_module
+from cab.quality.train import evaluate, make_optimizer, train
+from cab.store import checkpoint
+from cab.store.checkpoint import Checkpoint
 from tasks.base import Data, Evaluation, Metric, Source, Task, Trivial
 
 

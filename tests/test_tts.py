@@ -18,7 +18,7 @@ from tasks.base import Data
 from tasks.data import formants
 from tasks.data.mel import BANDS
 from tasks.data.packed import LOWEST, unpack_mel
-from tasks.speech_metrics import mcd, msd
+from tasks.metrics.speech import mcd, msd
 from tasks.tts import TextToSpeech
 
 NS, CS, NC, CC = Pattern

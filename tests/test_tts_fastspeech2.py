@@ -14,7 +14,7 @@ from tasks.backbones.fastspeech import Spectrogram
 from tasks.base import Data
 from tasks.data import formants
 from tasks.data.lettertable import letter_table
-from tasks.speech_metrics import mcd, msd
+from tasks.metrics.speech import mcd, msd
 from tasks.tts_fastspeech2 import FastSpeech2Task
 
 NS, CS, NC, CC = Pattern
@@ -161,7 +161,7 @@ def test_trivial_is_the_best_of_three(cache: Path, monkeypatch: pytest.MonkeyPat
     assert found.metrics["mcd"] == pytest.approx(np.mean(looked_up))
     assert found.metrics["mcd"] < 0.8 * np.mean(scores)
     assert found.metrics.keys() == {metric.name for metric in task.metrics}
-    monkeypatch.setattr("tasks.spoken.TABLES", {})
+    monkeypatch.setattr("tasks.common.speech_task.TABLES", {})
     found = task.trivial()
     assert found.name == "mean spectrogram"
     assert found.metrics["mcd"] == pytest.approx(np.mean(scores), rel=1e-3)
@@ -210,7 +210,7 @@ def test_fewer_clips_are_evaluated_where_asked(cache: Path) -> None:
 
 def test_it_learns(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few clips by heart: far better than the mean spectrogram."""
-    monkeypatch.setattr("tasks.spoken.TABLES", {})
+    monkeypatch.setattr("tasks.common.speech_task.TABLES", {})
     torch.manual_seed(0)
     task = make(cache, dim=48, heads=2, depth=1, hidden=48)
     model = task.build(Slots(partial(Vanilla), NS))

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from helpers.reference import softmax_layer, some_valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import softmax_layer, some_valid
 
 from attentions.base import Pattern, Shape
-from attentions.cache import KVCache
 from attentions.eager import Eager
 from attentions.none import NoAttention
+from attentions.ops.kv_cache import KVCache
 from attentions.vanilla import Vanilla
 
 NS, CS, NC, CC = Pattern

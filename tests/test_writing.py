@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from test_run import cab, records  # noqa: F401
 
-from cab import lock, train
+from cab.quality import train
+from cab.store import lock
 
 CELL = "attention=none", "measure=false", "task.contexts=[1]"
 TODO = "free some space, or choose another folder with results=; the same command goes on where this one ended\n"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentions.decay import no_autocast
+from attentions.ops.decayed_linear import no_autocast
 
 SLOPE = 0.2
 """Of the leaky rectifiers, as published."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attentions.base import Attention, Pattern, Shape, no_loss
-from attentions.decay import no_autocast
+from attentions.ops.decayed_linear import no_autocast
 from attentions.residual import MLP
 from attentions.slots import Slots
 from tasks.backbones.pointops import SLOPE, WIDTHS, Grouping, largest, neighbours

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attentions.base import Attention, Pattern, Shape, no_loss
-from attentions.decay import no_autocast, widened
+from attentions.ops.decayed_linear import no_autocast, widened
 from attentions.slots import Slots
 
 COLOURS = 3

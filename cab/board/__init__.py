@@ -1,1 +1,0 @@
-"""The tables of the leaderboard: from records to rows, ranks, indices and costs (cab.leaderboard)."""

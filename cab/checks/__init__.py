@@ -1,1 +1,0 @@
-"""What a family must do before any of its numbers counts (cab.check)."""

@@ -1,1 +1,0 @@
-"""Time, memory and FLOPs, and what they say about lengths (cab.efficiency)."""

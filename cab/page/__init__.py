@@ -1,1 +1,0 @@
-"""index.html, the leaderboard as one page (cab.leaderboard)."""

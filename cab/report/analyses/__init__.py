@@ -1,0 +1,24 @@
+"""The analyses behind the leaderboard, one a file, each from the records alone.
+
+Each writes leaderboard/analyses/<name>.csv and figures below leaderboard/plots; without the data that it needs it
+writes nothing.
+"""
+
+from __future__ import annotations
+
+from cab.report.analyses import benefit, context, correlation, noise, options, state, time
+from cab.report.analyses.base import Answer, Material, Question
+
+QUESTIONS: tuple[Question, ...] = (
+    benefit.QUESTION,
+    noise.QUESTION,
+    correlation.QUESTION,
+    context.QUESTION,
+    state.QUESTION,
+    options.QUESTION,
+    time.QUESTION,
+)
+
+
+def answers(material: Material) -> list[Answer]:
+    return [Answer(question, question.lines(material)) for question in QUESTIONS]

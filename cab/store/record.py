@@ -1,0 +1,196 @@
+"""Records: one result.json per finished cell, written last and at once. Every table is built from these files alone.
+
+Layout     <results>/runs/<kind>/<hash>/result.json, kind "quality", "efficiency" or "checks"
+Hash       SHA-256 (16 hex digits) of `identity` and `science_version`: what decides the numbers, and nothing else
+Digest     SHA-256 of everything else in the file, so that a damaged or edited record is never believed
+
+Fields, schema 1:
+  schema, science_version, kind, hash, digest
+  status           ok | unsupported | failed_check | out_of_memory | diverged | timeout | error
+  reason           one line; empty when ok
+  cell             what people filter by: attention, pattern, task, size, seed (quality);
+                   attention, pattern, level, dim, heads, depth, hidden, device, precision (efficiency)
+                   attention, pattern (checks)
+  identity         what the hash is taken of
+  config           the whole resolved configuration
+  result           quality: metrics, headline, better, trivial, tables, curve, model, training, data
+                   efficiency: measurements (see cab.efficiency.plan), gemm_gflops, allocator
+                   checks: checks (see cab.check.battery)
+                   {} where the status is not ok and nothing was measured
+  provenance       command, git, versions, device, started, seconds
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+SCHEMA = 1
+RECORD = "result.json"
+SCIENCE_VERSION = 2
+"""Raised by hand whenever a change to the code changes what the numbers mean. Tables never mix versions."""
+
+Kind = Literal["quality", "efficiency", "checks"]
+Status = Literal["ok", "unsupported", "failed_check", "out_of_memory", "diverged", "timeout", "error"]
+FINAL: tuple[Status, ...] = ("ok", "unsupported", "out_of_memory", "diverged")
+"""A cell that ended so is done; running it again would give the same. `timeout` and `error` are tried again, and so is
+`failed_check`: whether a family passes depends on its source, and the answer is kept (see cab.check.gate)."""
+
+
+class DamagedRecord(Exception):
+    """A file that is not a whole, unedited record of this schema. The message says why."""
+
+
+@dataclass(frozen=True)
+class Record:
+    kind: Kind
+    status: Status
+    cell: dict[str, Any]
+    identity: dict[str, Any]
+    reason: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+    science_version: int = SCIENCE_VERSION
+
+    @property
+    def hash(self) -> str:
+        return identity_hash(self.identity, self.science_version)
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL
+
+    def write(self, results: Path) -> Path:
+        """Writes the file atomically and durably; returns its path."""
+        content = _plain({f.name: getattr(self, f.name) for f in fields(self)} | {"hash": self.hash})
+        path = record_path(results, self.kind, self.hash)
+        write_atomically(path, json.dumps(content | {"digest": _digest(content)}, indent=1, allow_nan=False).encode())
+        return path
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file. Raises DamagedRecord; a missing file is FileNotFoundError."""
+    try:
+        content = json.loads(path.read_bytes())
+        digest = content.pop("digest", None) if isinstance(content, dict) else None
+        own = _digest(content)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, a number of thousands of digits
+        raise DamagedRecord(f"not whole JSON ({error})") from error
+    if not isinstance(content, dict) or "schema" not in content:
+        raise DamagedRecord("not a record")
+    if content["schema"] != SCHEMA:
+        raise DamagedRecord(f"schema {content['schema']}, this version reads {SCHEMA}")
+    if digest != own:
+        raise DamagedRecord("content does not match its digest: damaged or edited")
+    name = content.pop("hash", None)
+    try:
+        record = Record(**content)
+    except TypeError as error:
+        raise DamagedRecord(f"fields do not fit the schema ({error})") from error
+    if record.status not in get_args(Status) or record.kind not in get_args(Kind):
+        raise DamagedRecord(f"unknown status or kind: {record.status}, {record.kind}")
+    if name != record.hash:
+        raise DamagedRecord("hash does not match the identity")
+    return record
+
+
+def find_record(results: Path, kind: Kind, name: str) -> Record | None:
+    """The record of this hash, or None. A damaged one is renamed, so that its cell runs again, and reported."""
+    path = record_path(results, kind, name)
+    try:
+        return read_record(path)
+    except FileNotFoundError:
+        return None
+    except DamagedRecord as error:
+        print(f"warning: {path}: {error}; set aside as {set_aside(path).name}, the cell runs again")
+        return None
+
+
+def all_records(results: Path) -> Iterator[tuple[Path, Record | DamagedRecord]]:
+    """Every cell's result.json in order of path, the damaged ones as their error. Changes nothing.
+
+    Checks are left out: they say whether a cell may run, they are not cells.
+    """
+    for path in sorted(results.glob("runs/*/*/result.json")):
+        if path.parent.parent.name == "checks":
+            continue
+        try:
+            record = read_record(path)
+            if path.parent.name != record.hash:
+                raise DamagedRecord(f"lies in folder {path.parent.name}, its hash is {record.hash}: a copy")
+            yield path, record
+        except (DamagedRecord, OSError) as error:
+            yield path, error if isinstance(error, DamagedRecord) else DamagedRecord(str(error))
+
+
+def record_path(results: Path, kind: Kind, name: str) -> Path:
+    return results / "runs" / kind / name / RECORD
+
+
+def identity_hash(identity: Mapping[str, Any], science_version: int = SCIENCE_VERSION) -> str:
+    content = {"identity": identity, "science_version": science_version}
+    return hashlib.sha256(_canonical(_plain(content))).hexdigest()[:16]
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file that cannot be trusted to <name>.damaged-<n>; nothing is deleted."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file has either its old content or all of the new, also after a crash. An OSError names it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """What `write_atomically` left when its process was killed. Only for who holds the folder's lock."""
+    for left in folder.glob(".*.*"):
+        left.unlink(missing_ok=True)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: tuples become lists, paths text, numbers that are not finite None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} cannot go into a record")
