@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cab.page import questions
 from helpers import synthetic
 
 from cab.leaderboard import main, standings
+from cab.report import html_analyses as questions
 from cab.report.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time
 from cab.report.analyses.base import Answer, Line, Material
 from cab.report.composite import composites

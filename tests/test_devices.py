@@ -19,6 +19,8 @@ from cab.store.record import all_records
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+PATHS = f"{ROOT}{os.pathsep}{HERE}"
+"""For modules of the project and of the tests."""
 SUMMED_OTHERWISE = {"rtol": 1e-9, "atol": 1e-12}
 """For float64. Sums over a batch are added up in another order: 1e-16 each, and 12 steps of AdamW may make it more."""
 LOSS = 3e-7
@@ -44,7 +46,7 @@ def folder(tmp_path_factory):
 def pair(folder):
     """What each of two processes has after training all cases of tests/helpers/distributed_program.py."""
     shared = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"PYTHONPATH": PATHS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [sys.executable, str(HERE / "helpers" / "distributed_program.py"), str(folder)]
     environments = [os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     processes = [subprocess.Popen(command, env=environment, cwd=ROOT) for environment in environments]
@@ -181,7 +183,7 @@ def torchrun(results: Path, *arguments: str, program: tuple[str, ...] = ("-m", "
     command += [str(free_port()), *program]
     command += [*(a for a in arguments if a == "-m"), f"results={results}", *TINY]
     command += [a for a in arguments if a != "-m"]
-    environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command,
         env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from attentions import decay
 from attentions.base import Pattern, Shape, core_parameters
 from attentions.lightning import Lightning, alibi_slopes
+from attentions.ops import decayed_linear as decay
 from attentions.ops.decayed_linear import GROUP, decayed_attention, decayed_prefill
 from attentions.vanilla import Vanilla
 

@@ -5,13 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from cab.measuring import measure
 from torch import nn
 
 from attentions.base import Pattern, Shape, Unsupported, core_parameters
 from attentions.eager import Eager
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
+from cab.efficiency import timers as measure
 from cab.efficiency.subjects import DECODE_STEPS, SETTLING_STEPS, Subject, held_bytes
 from cab.efficiency.timers import interleave, matmul_flops, peak_memory
 

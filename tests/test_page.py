@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cab.page import figures as pagefigures
-from cab.page import page
 from helpers import synthetic
 
 from cab.leaderboard import main, standings
+from cab.report import html as page
+from cab.report import html_figures as pagefigures
 from cab.report.analyses import answers
 from cab.report.analyses.base import Material
 from cab.report.composite import composites

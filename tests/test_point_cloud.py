@@ -12,9 +12,9 @@ from attentions.base import Pattern, Shape, Unsupported, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from cab.command import compose_requests
-from tasks import untrained
 from tasks.backbones import pointops
 from tasks.base import Data
+from tasks.common import completion_baselines as untrained
 from tasks.common.completion_baselines import Untrained
 from tasks.data.packed import unpack_cloud
 from tasks.metrics.chamfer import chamfer_l1, distances, scores

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from attentions import clusters
 from attentions.base import Pattern, Shape, Unsupported, after_step
+from attentions.ops import clustered as clusters
 from attentions.ops.clustered import grouped_attention, served_attention, top_tokens, windowed_attention
 from attentions.routing import Centroids, Routing
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cab import ROOT, run
-from cab.efficiency import cell as efficiency
+from cab.efficiency import __main__ as efficiency
 from cab.report.terminal import efficiency_lines
 from cab.store.record import DamagedRecord, Record, all_records, read_record
 

@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from cab.measuring import rounds
 
 from attentions.base import Pattern, Shape, no_loss
 from attentions.eager import Eager
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
+from cab.efficiency import sweep as rounds
 from cab.efficiency.plan import Plan, eager_bytes, extrapolate
 from cab.efficiency.subjects import Subject
 from cab.efficiency.sweep import sweep
