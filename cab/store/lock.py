@@ -38,14 +38,14 @@ def locked(path: Path, wait: str = "") -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _opened(path) as file:
-        first = True
-        while not _take(file, path):
-            if not wait and not first:
-                raise Busy(_written(file))
-            if wait and first:
-                print(f"  waits: {wait} {_written(file)}", flush=True)
-            first = False
-            time.sleep(POLL_SECONDS)  # also before Busy: `holder` takes a lock for a moment
+        taken = _take(file, path)
+        if not taken and not wait:
+            raise Busy(_written_name(file))
+        if not taken:
+            print(f"  waits: {wait} {_written_name(file)}", flush=True)
+        while not taken:
+            time.sleep(POLL_SECONDS)
+            taken = _take(file, path)
         yield
 
 
@@ -56,14 +56,11 @@ def holder(path: Path) -> str | None:
     except OSError:  # no such file: nobody has ever taken it
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _written(file)
+        return None if _flock(file, fcntl.LOCK_SH) else _written_name(file)
     except OSError:  # no locks here
         return None
     finally:
         os.close(file)
-    return None
 
 
 @contextlib.contextmanager
@@ -97,10 +94,13 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _take(file: int, path: Path) -> bool:
+    """Whether this process now has the lock; without support for locks it always has."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        while not _flock(file, fcntl.LOCK_EX):
+            if not _flock(file, fcntl.LOCK_SH):
+                return False
+            fcntl.flock(file, fcntl.LOCK_UN)  # nobody has it: `holder` of another process looked at it just now
+            time.sleep(0.001)
     except OSError as error:
         print(f"warning: {path}: no locks here ({error.strerror}); another process may run the same", file=sys.stderr)
         return True
@@ -111,8 +111,16 @@ def _take(file: int, path: Path) -> bool:
     return True
 
 
-def _written(file: int) -> str:
-    """Who has written into the file of a lock that it has it."""
+def _flock(file: int, operation: int) -> bool:
+    try:
+        fcntl.flock(file, operation | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _written_name(file: int) -> str:
+    """What the holder of a lock has written into its file."""
     with contextlib.suppress(OSError):
         return os.pread(file, 500, 0).decode(errors="replace").strip() or "another process"
     return "another process"
