@@ -1,8 +1,8 @@
-"""The store: what is there of a cell, and who may write it. Every command asks here, and nowhere else.
+"""The store: what is there of a cell, and who may write it. All commands that run or plan cells ask here.
 
-state    what is there of a cell; reads only
-claim    the exclusive right to run a cell, after its folder has been tidied
-write    the record, last of all
+state, request_state    what is there of a cell; these only read
+claim                   the right to run a cell, which one process has at a time
+write                   the record, at the end of a claim
 """
 
 import contextlib
@@ -28,12 +28,12 @@ MEASURED: tuple[Status, ...] = ("ok", "diverged")
 
 
 class State(StrEnum):
-    """What is there of a cell. DONE and UNSUPPORTED need no run, LEFT_OUT has none, everything else is to run."""
+    """DONE and UNSUPPORTED cells are done, LEFT_OUT ones cannot run, and all others are to run."""
 
     DONE = "done"
     UNSUPPORTED = "unsupported"
     LEFT_OUT = "left out"
-    """The task has no such pattern. Such a request cannot be composed, so that the store never sees it."""
+    """The task has no such pattern. Found when the request is composed, not by the store."""
     NOT_MEASURED = "to measure"
     STALE = "stale data"
     NO_DATA = "no data"
@@ -61,11 +61,11 @@ class CellState:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The record of a cell that was asked for."""
+    """What a function that runs a cell returns."""
 
     record: Record
     was_done: bool
-    """Whether the record was there already."""
+    """Whether the record was there already, so that nothing was run."""
 
 
 class Store:
@@ -137,21 +137,27 @@ class Store:
                 pass
 
     def _state(self, key: CellKey, found: Record | DamagedRecord | None, content: str | None) -> CellState:
-        """The state, as far as it does not depend on who holds the lock."""
-        if isinstance(found, DamagedRecord):
-            return CellState(State.DAMAGED, str(found))
-        ended = "" if found is None else f"{found.status}: {found.reason}"
-        if found is not None and found.final and not self.rerun and _is_of(found, content):
-            if found.status == "unsupported":
-                return CellState(State.UNSUPPORTED, found.reason, found)
-            return CellState(State.DONE, "" if found.status == "ok" else ended, found)
-        if (self._folder(key) / CHECKPOINT).exists() and not self._has_old_checkpoint(key):
-            return CellState(State.INTERRUPTED)
+        """The state, except that it does not say whether another process runs the cell."""
+        state = self._state_of_record(found, content)
+        if state.state in (State.DONE, State.UNSUPPORTED, State.DAMAGED):
+            return state
+        has_checkpoint = (self._folder(key) / CHECKPOINT).exists() and not self._has_old_checkpoint(key)
+        return CellState(State.INTERRUPTED) if has_checkpoint else state
+
+    def _state_of_record(self, found: Record | DamagedRecord | None, content: str | None) -> CellState:
         if found is None:
             return CellState(State.NEW)
+        if isinstance(found, DamagedRecord):
+            return CellState(State.DAMAGED, str(found))
         if not found.final:
-            return CellState(State.FAILED, ended)
-        return CellState(State.NEW, "rerun=true") if self.rerun else CellState(State.STALE)
+            return CellState(State.FAILED, f"{found.status}: {found.reason}")
+        if self.rerun:
+            return CellState(State.NEW, "rerun=true")
+        if content is not None and _content_of(found) not in (None, content):
+            return CellState(State.STALE)
+        if found.status == "unsupported":
+            return CellState(State.UNSUPPORTED, found.reason, found)
+        return CellState(State.DONE, "" if found.status == "ok" else f"{found.status}: {found.reason}", found)
 
     def _unless_running(self, key: CellKey, state: CellState) -> CellState:
         if state.record is not None:
@@ -201,6 +207,7 @@ def wants_efficiency(request: Request, quality: Record) -> bool:
     return request.measure and quality.status in MEASURED
 
 
-def _is_of(record: Record, content: str | None) -> bool:
-    """Whether the record is of data with this content. A cell that failed before it saw any data has none."""
-    return content is None or record.result.get("data", {}).get("content", content) == content
+def _content_of(record: Record) -> str | None:
+    """The hash of the data that a record is of; None if its cell ended before there was any."""
+    content: str | None = record.result.get("data", {}).get("content")
+    return content
