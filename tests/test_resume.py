@@ -119,7 +119,7 @@ def replacing(pattern: str, time: int = 1, after: bool = False) -> str:
 
 
 PLACES = {
-    "before data is prepared": BEFORE.format("tasks.common", "windowed", "tokenise", "True"),
+    "before data is prepared": BEFORE.format("tasks.common", "windowed_text", "tokenise", "True"),
     "while a vocabulary is made": AFTER.format("tasks.data", "tokens", "_train", "True"),
     "before the cache is in place": replacing("cache/tokens-*"),
     "after the cache is in place": replacing("cache/tokens-*", after=True),
