@@ -62,11 +62,12 @@ def test_looking_at_a_lock_does_not_make_it_busy(tmp_path):
     path = tmp_path / "lock"
     with locked(path):
         pass
-    look = f"from pathlib import Path; from cab.store.lock import holder\nwhile True: holder(Path({str(path)!r}))"
-    process = subprocess.Popen([sys.executable, "-c", f"print(flush=True); {look}"], stdout=subprocess.PIPE)
+    code = "import sys; from pathlib import Path; from cab.store.lock import holder\n"
+    code += "print(flush=True)\nwhile True: holder(Path(sys.argv[1]))"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
     process.stdout.readline()
     try:
-        for _ in range(300):
+        for _ in range(3000):
             with locked(path):
                 pass
     finally:
