@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cab import ROOT, run
 from cab.efficiency import __main__ as efficiency
@@ -232,7 +233,7 @@ def test_a_folder_that_cannot_be_written(cab, tmp_path):
 
 def test_efficiency_of_several_families_in_one_process(tmp_path, capsys):
     overrides = [f"results={tmp_path}", *TINY, "pattern=causal_self", "task=lm"]
-    assert efficiency.main([*overrides, "attention=vanilla,none"]) == 0
+    assert efficiency.main([*overrides, "attention=vanilla,none,none"]) == 0
     found = records(tmp_path, "efficiency")
     assert sorted(record.cell["attention"] for record in found) == ["none", "vanilla"]
     assert "none 0." in capsys.readouterr().out
@@ -259,6 +260,17 @@ def test_a_level_that_a_family_does_not_have_is_a_row(tmp_path, capsys):
     [record] = records(tmp_path, "efficiency")
     assert record.status == "unsupported"
     assert "unsupported" in capsys.readouterr().out
+
+
+def test_efficiency_is_measured_with_the_given_threads(tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        overrides = [f"results={tmp_path}", *TINY, "attention=none", "efficiency.level=mixer"]
+        assert efficiency.main([*overrides, f"device.threads={threads + 1}"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    [record] = records(tmp_path, "efficiency")
+    assert record.identity["threads"] == record.provenance["device"]["threads"] == threads + 1
 
 
 def test_the_real_command_from_another_folder(tmp_path):
