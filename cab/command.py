@@ -1,7 +1,7 @@
 """What the command lines share: composing the configuration, and ending with a clear line instead of a traceback.
 
-Exit codes: 0 done (also when the answer is "unsupported", which is recorded), 1 a cell failed and its failure is
-recorded, 2 the request cannot be met and nothing was recorded.
+Exit codes: 0 if all cells are done (an unsupported one is), 1 if a cell failed, which is recorded, and 2 if the request
+cannot be met, in which case nothing is recorded.
 """
 
 import copy
@@ -22,15 +22,28 @@ from cab import ROOT
 from cab.config import Request, load, one_line
 from cab.errors import UserError
 from cab.store.failure import cannot_write
+from cab.store.record import Record
 
-FAILED, REFUSED = 1, 2
+FAILED = 1
+REFUSED = 2
 
-exit_codes = [0]
-"""One per cell of this command, wherever it ran: Hydra gives no way to return an exit code."""
+
+class ExitCode:
+    """The exit code of a command that runs cells: the worst one of them. Hydra does not hand on what a job returns."""
+
+    def __init__(self) -> None:
+        self.worst = 0
+
+    def record(self, code: int) -> None:
+        self.worst = max(self.worst, code)
+
+
+exit_code = ExitCode()
+"""That of this process."""
 
 
 def command_line(work: Callable[[], int]) -> int:
-    """Runs `work` and returns the exit code. With CAB_TRACEBACK=1 an error shows where it comes from."""
+    """Runs `work` and returns the exit code. With CAB_TRACEBACK=1 a user error shows its traceback."""
     try:
         return work()
     except UserError as error:
@@ -44,9 +57,21 @@ def command_line(work: Callable[[], int]) -> int:
         if not cannot_write(error):
             print(f"error: {error.filename or 'writing'}: {error.strerror}", file=sys.stderr)
             return FAILED
-        todo = "free some space, or choose another folder with results=; the same command goes on where this one ended"
-        print(f"error: {error.filename or 'writing'}: {error.strerror}: {todo}", file=sys.stderr)
+        advice = (
+            "free some space, or choose another folder with results=; the same command resumes where this one ended"
+        )
+        print(f"error: {error.filename or 'writing'}: {error.strerror}: {advice}", file=sys.stderr)
         return REFUSED
+
+
+def title(request: Request) -> str:
+    """How command lines name a cell."""
+    return f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}"
+
+
+def cell_exit_code(*records: Record) -> int:
+    """The exit code of a cell with these records."""
+    return 0 if all(record.status in ("ok", "unsupported") for record in records) else FAILED
 
 
 def compose_requests(overrides: Sequence[str]) -> list[Request]:

@@ -1,128 +1,132 @@
-"""What a sweep would do, before it does it: `python -m cab.plan attention=vanilla,fit task=lm,recall seed=0,1,2`.
+"""What a sweep would do: `python -m cab.plan attention=vanilla,fit task=lm,recall seed=0,1,2`.
 
-Takes the arguments of `python -m cab.run`, -m and experiment= too, and writes nothing. Every cell of the product is
+Takes the arguments of `python -m cab.run`, -m and experiment= too, and runs nothing. Every cell of the product is
 
-  done          recorded, and not run again
-  unsupported   recorded as such
-  left out      the task has no such pattern
-  resumes       a checkpoint is there
-  again         its last run failed, timed out or did not pass the checks
-  new           nothing is known of it
+  done            and does not run again
+  unsupported     which is recorded, and does not run again
+  left out        the task has no such pattern
+  running         another process runs it now
+  interrupted     resumes from its checkpoint
+  to measure      trained, but its efficiency is not measured yet
+  stale data      trained on data that has changed since; runs again
+  no data         has a record, but its data cannot be read on this machine
+  failed          with an error, a timeout or a failed check; runs again
+  damaged record  runs again
+  new             nothing is known of it
 
-The time to come is that of earlier records in the same folder: the median of cells with the same task, model and
-training, of the same family where there are any. Precision and machine are those of the computer that is asked.
+The expected time is that of earlier trainings in the same folder: the median of cells with the same task, model and
+training, of the same family if there are any. Precision and efficiency are those of this machine. Nothing is written,
+except that the data of cells with a record may be prepared in <results>/cache, as in `cab.run`; it is not downloaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+
+import torch
 
 from cab.command import Requests, command_line, expand
 from cab.config import Request
 from cab.errors import NoSuchPattern
-from cab.store.record import DamagedRecord, Record, identity_hash, read_record, record_path
+from cab.machine import resolve_device
+from cab.store.identity import quality_key
+from cab.store.record import Record
+from cab.store.store import CellState, State, Store
 
-State = Literal["done", "unsupported", "left out", "resumes", "again", "new"]
-TO_RUN: tuple[State, ...] = ("resumes", "again", "new")
+TO_TRAIN = (State.INTERRUPTED, State.STALE, State.NO_DATA, State.FAILED, State.DAMAGED, State.NEW)
 
 
 @dataclass(frozen=True)
 class Cell:
     overrides: tuple[str, ...]
-    state: State
-    reason: str = ""
+    found: CellState
     seconds: float | None = None
-    """That it will take, None where it will not run or nothing is known."""
+    """The expected time of the training; None if there is none or nothing is known."""
 
 
 def plan(overrides: Sequence[str]) -> list[Cell]:
     """Every cell that `cab.run -m` would run with these overrides, in its order."""
     from cab.report.load import load
 
-    known: dict[Path, list[Record]] = {}
+    earlier: dict[Path, list[Record]] = {}
+    stores: dict[tuple[Path, bool], Store] = {}
     cells, request_of = [], Requests()
     for chosen in expand(overrides):
         try:
             request = request_of(chosen)
         except NoSuchPattern as error:
-            cells.append(Cell(tuple(chosen), "left out", str(error)))
+            cells.append(Cell(tuple(chosen), CellState(State.LEFT_OUT, str(error))))
             continue
-        if request.results not in known:
-            known[request.results] = load(request.results).quality
-        cells.append(_cell(chosen, request, known[request.results]))
+        device = resolve_device(request.device.name)
+        store = stores.setdefault((request.results, request.rerun), Store(request.results, request.rerun))
+        found = store.request_state(request, device)
+        if request.results not in earlier:
+            earlier[request.results] = load(request.results).quality
+        seconds = estimate(request, device, earlier[request.results]) if found.state in TO_TRAIN else None
+        cells.append(Cell(tuple(chosen), found, seconds))
     return cells
 
 
-def _cell(chosen: Sequence[str], request: Request, records: Iterable[Record]) -> Cell:
-    from cab.machine import resolve_device
-    from cab.quality.cell import quality_identity
-    from cab.store import checkpoint
+def estimate(request: Request, device: torch.device, records: Iterable[Record]) -> float | None:
+    """The median time in seconds of the records that are most similar to a request; None if none is."""
+    identity = quality_key(request, device).identity
 
-    identity = quality_identity(request, resolve_device(request.device.name))
-    path = record_path(request.results, "quality", identity_hash(identity))
-    state: State = "resumes" if path.with_name(checkpoint.NAME).exists() else "new"
-    reason = ""
-    try:
-        record = read_record(path)
-        if not record.final:
-            state, reason = "again", f"{record.status}: {record.reason}"
-        elif not request.rerun:
-            return Cell(tuple(chosen), "unsupported" if record.status == "unsupported" else "done", record.reason)
-    except FileNotFoundError:
-        pass
-    except DamagedRecord as error:
-        state, reason = "again", f"damaged record: {error}"
-    return Cell(tuple(chosen), state, reason, estimate(identity, records))
+    def same(record: Record, *names: str) -> bool:
+        return all(record.identity.get(name) == identity[name] for name in names)
 
-
-def estimate(identity: Mapping[str, object], records: Iterable[Record]) -> float | None:
-    """Seconds of the earlier cells that were most like it."""
-
-    def alike(record: Record, *names: str) -> bool:
-        return all(record.identity.get(name) == identity.get(name) for name in names)
-
-    ran = [record for record in records if record.status == "ok" and alike(record, "task", "model", "train")]
-    own = [record for record in ran if alike(record, "attention")]
-    seconds = [record.provenance["seconds"] for record in own or ran if "seconds" in record.provenance]
+    similar = [record for record in records if record.status == "ok" and same(record, "task", "model", "train")]
+    same_family = [record for record in similar if same(record, "attention")]
+    seconds = [record.provenance["seconds"] for record in same_family or similar if "seconds" in record.provenance]
     return statistics.median(seconds) if seconds else None
 
 
 def lines(cells: Sequence[Cell]) -> list[str]:
-    """A line per combination and state, its seeds together, and the sums. What is left out is only counted."""
+    """A table with a row per combination and state, which lists its seeds, and a line of sums.
+
+    Cells that are left out are only counted, except for a single one.
+    """
     from tabulate import tabulate
 
-    split = [dict(override.partition("=")[::2] for override in cell.overrides) for cell in cells]
-    varied = [name for name in split[0] if len({values[name] for values in split}) > 1 and name != "seed"]
-    together: dict[tuple[str, ...], list[tuple[str, Cell]]] = {}
-    for values, cell in zip(split, cells, strict=True):
-        if cell.state == "left out" and len(cells) > 1:
+    options = [dict(override.partition("=")[::2] for override in cell.overrides) for cell in cells]
+    varied = [name for name in options[0] if len({values[name] for values in options}) > 1 and name != "seed"]
+    has_seeds = "seed" in options[0]
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for index, cell in enumerate(cells):
+        if cell.found.state is State.LEFT_OUT and len(cells) > 1:
             continue
-        key = (*(values[name] for name in varied), cell.state, cell.reason)
-        together.setdefault(key, []).append((values.get("seed", ""), cell))
-    seeds = "seed" in split[0]
+        key = (*(options[index][name] for name in varied), str(cell.found))
+        rows.setdefault(key, []).append(index)
     body = []
-    for (*names, state, reason), members in together.items():
-        seconds = [cell.seconds for _, cell in members if cell.seconds is not None]
-        shown = [*names, *([" ".join(seed for seed, _ in members)] if seeds else [])]
-        body.append([*shown, f"{state}: {reason}" if reason else state, duration(sum(seconds)) if seconds else ""])
-    head = [*varied, *(["seed"] if seeds else []), "state", "time"]
-    counts = Counter(cell.state for cell in cells)
-    sums = ", ".join(f"{count} {state}" for state, count in counts.items())
-    to_run = [cell for cell in cells if cell.state in TO_RUN]
-    known = [cell.seconds for cell in to_run if cell.seconds is not None]
-    says = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: {sums}"
-    if known:
-        says += f"; about {duration(sum(known))} one after the other"
-    if len(known) < len(to_run):
-        says += f"; no earlier time for {len(to_run) - len(known)}"
-    return [tabulate(body, headers=head, tablefmt="simple", disable_numparse=True), "", says]
+    for (*names, state), members in rows.items():
+        seeds = [" ".join(options[index]["seed"] for index in members)] if has_seeds else []
+        body.append([*names, *seeds, state, total_duration([cells[index] for index in members])])
+    head = [*varied, *(["seed"] if has_seeds else []), "state", "time"]
+    return [tabulate(body, headers=head, tablefmt="simple", disable_numparse=True), "", sums(cells)]
+
+
+def sums(cells: Sequence[Cell]) -> str:
+    counts = Counter(cell.found.state for cell in cells)
+    text = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: "
+    text += ", ".join(f"{count} {state}" for state, count in counts.items())
+    if time := total_duration(cells):
+        text += f"; about {time} one after the other"
+    unknown = sum(cell.found.state in TO_TRAIN and cell.seconds is None for cell in cells)
+    if unknown:
+        text += f"; no earlier time for {unknown}"
+    return text
+
+
+def total_duration(cells: Sequence[Cell]) -> str:
+    """The expected time of the cells whose time is known; empty if that is none."""
+    seconds = [cell.seconds for cell in cells if cell.seconds is not None]
+    return duration(sum(seconds)) if seconds else ""
 
 
 def duration(seconds: float) -> str:
@@ -137,7 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", help="as in cab.run")
     parser.add_argument(
-        "-m", "--multirun", action="store_true", help="goes without saying: a line of cab.run fits as it is"
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="accepted and not needed, so that a command line of cab.run can be pasted",
     )
     overrides = parser.parse_intermixed_args(arguments).overrides
 
@@ -149,4 +156,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # data that is not here is not downloaded for a plan
     sys.exit(main())

@@ -1,8 +1,8 @@
 """One cell, or with -m a sweep: `python -m cab.run attention=lightning pattern=causal_self task=lm`.
 
-Trains and evaluates the family on the task, measures its cost beside the baselines, and writes a record of each. What
-is recorded already is not run again (rerun=true runs it again), what another process is at is skipped, and what was
-interrupted goes on from its checkpoint.
+Trains and evaluates the family on the task, measures its efficiency beside the baselines, and writes a record of each.
+A cell that is done does not run again (with rerun=true it does), one that another process runs is skipped, and one that
+was interrupted resumes from its checkpoint.
 """
 
 import sys
@@ -13,18 +13,25 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from cab import ROOT
-from cab.command import FAILED, command_line, exit_codes
+from cab.command import cell_exit_code, command_line, exit_code, title
 from cab.config import load
 from cab.quality.distributed import check, join
 
-sys.path.append(str(ROOT))  # for hydra_plugins, wherever the command is typed
+sys.path.append(str(ROOT))  # Hydra finds hydra_plugins there, whatever the working directory is
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
 def main(config: DictConfig) -> int:
     code = command_line(lambda: run_cell(config) if join() else help_out())
-    exit_codes.append(code)
+    exit_code.record(code)
     return code
+
+
+def command() -> int:
+    """Runs the command line of this process; returns its exit code."""
+    exit_code.worst = 0
+    main()
+    return exit_code.worst
 
 
 def run_cell(config: DictConfig) -> int:
@@ -40,44 +47,40 @@ def run_cell(config: DictConfig) -> int:
     from cab.quality.cell import quality_cell
     from cab.report.mirror import mirror_costs
     from cab.report.terminal import efficiency_lines, quality_lines
-    from cab.store.identity import MEASURED, title
     from cab.store.lock import Busy
+    from cab.store.record import record_path
+    from cab.store.store import wants_efficiency
 
     set_threads(request.device.threads)
     check(request)
-    make_plan(request, resolve_device(request.device.name), families=1)  # what is wrong with it is said before training
-    clock = time.monotonic()
+    make_plan(request, resolve_device(request.device.name), families=1)  # raises UserError before the training
+    start = time.monotonic()
     print(title(request))
     try:
-        quality, before = quality_cell(request, "cab.run", overrides)
+        quality = quality_cell(request, "cab.run", overrides)
     except Busy as busy:
         print(f"  skipped: being run by {busy}\n", flush=True)
         return 0
-    print("\n".join(quality_lines(quality, before)))
-    records = [quality]
-    if request.measure and quality.status in MEASURED:
-        [(cost, before)] = efficiency_cells([request], "cab.run", overrides)
-        if not before:
-            mirror_costs(request, cost)
-        print("\n".join(efficiency_lines(cost, before)))
-        records.append(cost)
+    print("\n".join(quality_lines(quality.record, quality.was_done)))
+    records = [quality.record]
+    if wants_efficiency(request, quality.record):
+        [efficiency] = efficiency_cells([request], "cab.run", overrides)
+        if not efficiency.was_done:
+            mirror_costs(request, efficiency.record)
+        print("\n".join(efficiency_lines(efficiency.record, efficiency.was_done)))
+        records.append(efficiency.record)
     for record in records:
-        print(f"  record      {request.results}/runs/{record.kind}/{record.hash}/result.json")
-    print(f"  {time.monotonic() - clock:.0f} s in all; tables and plots: python -m cab.leaderboard\n", flush=True)
-    failed = any(record.status not in ("ok", "unsupported") for record in records)
-    return FAILED if failed else 0
+        print(f"  record      {record_path(request.results, record.kind, record.hash)}")
+    print(f"  {time.monotonic() - start:.0f} s in all; tables and plots: python -m cab.leaderboard\n", flush=True)
+    return cell_exit_code(*records)
 
 
 def help_out() -> int:
-    """What the other processes do where `torchrun` or `srun` started several; returns an exit code."""
+    """The work of a process other than rank 0, where `torchrun` or `srun` started several; returns an exit code."""
     from cab.quality.worker import lend
 
     return lend()
 
 
 if __name__ == "__main__":
-    if join():
-        main()
-    else:
-        exit_codes.append(help_out())
-    sys.exit(max(exit_codes))
+    sys.exit(command() if join() else help_out())

@@ -81,7 +81,7 @@ class SlurmLauncher(Launcher):
         self.cell = Cell(call, self.parameters["max_num_timeout"])
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from cab.command import FAILED, exit_codes
+        from cab.command import FAILED, exit_code
 
         jobs = self.submit(job_overrides, initial_job_idx)
         array = jobs[0].job_id.split("_")[0]
@@ -96,9 +96,8 @@ class SlurmLauncher(Launcher):
             print(f"job {array} goes on without this command; scancel {array} ends it", file=sys.stderr)
             raise SystemExit(FAILED) from None
         returns = [end for end in ends.values() if isinstance(end, JobReturn)]
-        exit_codes.extend(end.return_value for end in returns if end.status is JobStatus.COMPLETED)
         if missing := [f"{name} ({end})" for name, end in ends.items() if isinstance(end, str)]:
-            exit_codes.append(FAILED)
+            exit_code.record(FAILED)
             print(
                 f"error: {len(missing)} of {len(jobs)} jobs ended without an answer: {', '.join(missing)}; the same"
                 " command runs their cells again, from the last checkpoint",

@@ -1,40 +1,95 @@
-"""The sweeper of `cab.run -m`: Hydra's own, but the launcher gets only those cells that are not done.
+"""The sweeper of `cab.run -m`: Hydra's own, but only cells that are not done are launched.
 
-The folder has to be called hydra_plugins: Hydra takes sweepers from nowhere else.
+Cells that are done are found before any other is started: their state is asked of the store, and their data is prepared
+once for all cells that share it. A cell is also left out if its task has no such pattern, as a product of values cannot
+leave out pairs. Whether efficiency is done is decided for this machine: a launcher that sends cells to other machines
+may send some for nothing, which find their records there.
+
+The folder has to be called hydra_plugins: Hydra looks for sweepers nowhere else.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from cab.store.record import Record
 
 
-class PendingSweeper(BasicSweeper):
-    """Options as those of Hydra's: `params`, and `max_batch_size` cells handed over at once."""
+class CabSweeper(BasicSweeper):
+    """The options are those of Hydra's: `params`, and `max_batch_size`, the number of cells launched at once."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        from cab.command import command_line, exit_codes
-        from cab.pending import pending
+        from cab.command import command_line, exit_code
         from cab.quality.tracker import sweep_group
 
-        context, launcher, master = self.hydra_context, self.launcher, self.config
+        context, launcher, config = self.hydra_context, self.launcher, self.config
         assert context is not None
         assert launcher is not None
-        assert master is not None
+        assert config is not None
         parser = OverridesParser.create(context.config_loader)
         [cells] = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
-        left = pending(cells, lambda overrides: context.config_loader.load_sweep_config(master, list(overrides)))
         returns: list[JobReturn] = []
 
         def launch() -> int:
-            size = self.max_batch_size or max(1, len(left))
-            for first in range(0, len(left), size):
-                returns.extend(launcher.launch(left[first : first + size], initial_job_idx=first))
+            todo = cells_to_run(cells, lambda cell: context.config_loader.load_sweep_config(config, list(cell)))
+            size = self.max_batch_size or max(1, len(todo))
+            for first in range(0, len(todo), size):
+                returns.extend(launcher.launch(todo[first : first + size], initial_job_idx=first))
             return 0
 
-        with sweep_group(arguments, master.hydra.runtime.choices.get("experiment")):
-            exit_codes.append(command_line(launch))
+        with sweep_group(arguments, config.hydra.runtime.choices.get("experiment")):
+            exit_code.record(command_line(launch))
         for returned in returns:
-            _ = returned.return_value  # raises what ended the job
+            exit_code.record(returned.return_value)  # raises what ended the job
         return returns
+
+
+def cells_to_run(cells: Sequence[list[str]], compose: Callable[[Sequence[str]], DictConfig]) -> list[list[str]]:
+    """The cells, given as lists of overrides, that are not done. Prints a line about each of the others."""
+    from cab.command import REFUSED, Requests, cell_exit_code, exit_code, title
+    from cab.errors import NoSuchPattern, UserError
+    from cab.machine import resolve_device
+    from cab.store.store import Store
+
+    todo: list[list[str]] = []
+    no_pattern: list[str] = []
+    done = 0
+    request_of = Requests(compose)
+    stores: dict[tuple[Path, bool], Store] = {}
+    for cell in cells:
+        try:
+            request = request_of(cell)
+            store = stores.setdefault((request.results, request.rerun), Store(request.results, request.rerun))
+            record = store.request_state(request, resolve_device(request.device.name)).record
+        except NoSuchPattern as error:
+            no_pattern.append(str(error))
+            continue
+        except UserError:
+            record = None  # the cell runs, and reports what is wrong with it
+        if record is None:
+            todo.append(cell)
+        else:
+            done += 1
+            exit_code.record(cell_exit_code(record))
+            print(f"{title(request)}: {summary(record)} (already done)", flush=True)
+    for reason in dict.fromkeys(no_pattern):
+        print(f"left out: {reason}")
+    if done:
+        print(f"{done} of {len(cells)} cells are done, {len(todo)} to run; rerun=true runs all again", flush=True)
+    if not todo and not done:
+        exit_code.record(REFUSED)
+    return todo
+
+
+def summary(record: "Record") -> str:
+    """The result of a quality cell in a few words."""
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}"
+    name = record.result["headline"]
+    return f"{name.replace('_', ' ')} {record.result['metrics'][name]:.4g}"

@@ -22,7 +22,8 @@ from cab.check.battery import TOLERANCE, Battery, Finding, checks
 from cab.check.specimen import REAL, SMALL, specimens
 from cab.efficiency import __main__ as efficiency
 from cab.store.fingerprint import fingerprint
-from cab.store.record import all_records, find_record, read_record
+from cab.store.record import all_records, read_record, record_path
+from cab.store.store import Outcome
 
 NS, CS, NC, CC = Pattern
 FUTURE = {"leak", "truncation", "decode"}
@@ -161,7 +162,7 @@ def quick(monkeypatch):
         return state.found
 
     monkeypatch.setattr(check, "examine", examine)
-    monkeypatch.setattr(check, "_known", {})
+    monkeypatch.setattr(check, "_examined", {})
     return state
 
 
@@ -171,12 +172,13 @@ def subject(**changes):
 
 
 def test_an_answer_is_kept_by_options_and_source(tmp_path, quick, monkeypatch):
-    record, before = check.checked(subject(), CS, tmp_path)
-    assert (record.status, before, quick.calls) == ("ok", False, 1)
-    assert find_record(tmp_path, "checks", record.hash) == record
-    assert check.checked(subject(), CS, tmp_path) == (record, True)
-    assert check.checked(subject(), CS, tmp_path / "other") == (record, False)  # known to this process
-    assert find_record(tmp_path / "other", "checks", record.hash) == record
+    first = check.checked(subject(), CS, tmp_path)
+    record = first.record
+    assert (record.status, first.was_done, quick.calls) == ("ok", False, 1)
+    assert read_record(record_path(tmp_path, "checks", record.hash)) == record
+    assert check.checked(subject(), CS, tmp_path) == Outcome(record, was_done=True)
+    assert check.checked(subject(), CS, tmp_path / "other") == Outcome(record, was_done=False)
+    assert read_record(record_path(tmp_path / "other", "checks", record.hash)) == record
     assert quick.calls == 1
     for changes in ({"options": {"block": 4}}, {"small": partial(Vanilla, block=4)}, {"family": partial(Lightning)}):
         check.checked(subject(**changes), CS, tmp_path)
@@ -198,9 +200,7 @@ def test_a_cell_of_a_family_that_failed_is_recorded_and_not_run(tmp_path, quick,
     quick.found = [Finding("leak", 0.5, "output 3 reacts to input 9")]
     arguments = [f"results={tmp_path}", *TINY, "pattern=causal_self"]
     monkeypatch.setattr(sys, "argv", ["cab.run", *arguments, "attention=vanilla"])
-    run.exit_codes[:] = [0]
-    run.main()
-    assert max(run.exit_codes) == 1
+    assert run.command() == 1
     assert efficiency.main([*arguments, "attention=lightning", "attention.block=16"]) == 1
     assert "failed_check" in capsys.readouterr().out
     found = {record.kind: record for _, record in all_records(tmp_path)}

@@ -101,7 +101,7 @@ def test_a_damaged_record_is_left_out_and_named(tmp_path, capsys):
     before = path.read_bytes()
     made = build(tmp_path, synthetic.quality("lightning", 0))
     assert one(made["leaderboard"])["n"] == "1"
-    assert "not whole JSON" in page(tmp_path)
+    assert "not valid JSON" in page(tmp_path)
     assert str(path) in capsys.readouterr().err
     assert path.read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""Locks: of one holder at a time, gone with it, and two launchers or two measurements beside each other."""
+"""Locks: one holder at a time, released when it ends, and two launchers or two measurements side by side."""
 
 import os
 import signal
@@ -12,7 +12,8 @@ from test_run import TINY, cab, records  # noqa: F401
 
 from cab import ROOT
 from cab.store import lock
-from cab.store.lock import Busy, cell_lock, measuring, waited_for
+from cab.store.lock import Busy, holder, locked, measuring
+from cab.store.store import Store
 
 HOLD = (
     "import sys, time; from pathlib import Path; from cab.store import lock; lock.MACHINE = Path(sys.argv[1])\n"
@@ -39,23 +40,39 @@ def hold(tmp_path):
 
 
 def test_one_holder_at_a_time_and_none_is_left_over(tmp_path, hold):
-    process = hold(f"lock.cell_lock(Path({str(tmp_path / 'cell')!r}))")
+    path = tmp_path / "cell" / "lock"
+    assert holder(path) is None
+    assert not path.parent.exists()
+    process = hold(f"lock.locked(Path({str(path)!r}))")
     for _ in range(2):
-        with (
-            pytest.raises(Busy, match=f"process {process.pid}, since 20..-..-.. ") as busy,
-            cell_lock(tmp_path / "cell"),
-        ):
+        with pytest.raises(Busy, match=f"process {process.pid}, since 20..-..-.. ") as busy, locked(path):
             pass
+        assert holder(path) == str(busy.value)
     assert "\n" not in str(busy.value)
     process.send_signal(signal.SIGKILL)
     process.wait()
     for _ in range(2):
-        with (
-            cell_lock(tmp_path / "cell"),
-            pytest.raises(Busy, match=f"process {os.getpid()}"),
-            cell_lock(tmp_path / "cell"),
-        ):
+        assert holder(path) is None
+        with locked(path), pytest.raises(Busy, match=f"process {os.getpid()}"), locked(path):
             pass
+
+
+def test_looking_at_a_lock_does_not_make_it_busy(tmp_path):
+    """`holder` has the lock for a moment; a process that wants the cell in that moment gets it."""
+    path = tmp_path / "lock"
+    with locked(path):
+        pass
+    code = "import sys; from pathlib import Path; from cab.store.lock import holder\n"
+    code += "print(flush=True)\nwhile True: holder(Path(sys.argv[1]))"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    try:
+        for _ in range(3000):
+            with locked(path):
+                pass
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_measuring_waits_says_so_once_and_goes_on(tmp_path, hold, monkeypatch, capsys):
@@ -68,10 +85,10 @@ def test_measuring_waits_says_so_once_and_goes_on(tmp_path, hold, monkeypatch, c
     )
     seen: list[float] = []
     with measuring(torch.device("cpu")):
-        said = capsys.readouterr().out
-    assert said.count("\n") == 1
-    assert said.startswith("  waits: times are being taken on this cpu by ")
-    assert f"process {process.pid}" in said
+        printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert printed.startswith("  waits: times are being taken on this cpu by ")
+    assert f"process {process.pid}" in printed
     with measuring(torch.device("cpu")):
         pass
     assert capsys.readouterr().out == ""
@@ -95,28 +112,29 @@ def test_a_link_laid_by_somebody_is_not_followed(tmp_path, monkeypatch, capsys):
     (tmp_path / "precious").write_text("content")
     (tmp_path / "cab-measures-on-cpu").symlink_to(tmp_path / "precious")
     with measuring(torch.device("cpu")):
-        assert capsys.readouterr().err.count("another process may take times as well\n") == 1
+        assert capsys.readouterr().err.count("another process may time at the same time\n") == 1
     assert (tmp_path / "precious").read_text() == "content"
 
 
-def test_without_locks_the_work_is_done_and_a_line_says_so(tmp_path, monkeypatch, capsys):
+def test_without_locks_the_work_is_done_with_a_warning(tmp_path, monkeypatch, capsys):
     def none(file, operation):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(lock.fcntl, "flock", none)
-    with cell_lock(tmp_path), waited_for(tmp_path / "other", "why"):
+    with locked(tmp_path / "lock"), locked(tmp_path / "other", "why"):
         pass
-    said = capsys.readouterr().err
-    assert said.count("no locks here (No locks available)") == 2
-    assert said.count("\n") == 2
+    printed = capsys.readouterr().err
+    assert printed.count("no locks here (No locks available)") == 2
+    assert printed.count("\n") == 2
+    assert holder(tmp_path / "lock") is None
 
 
-def test_a_cell_that_another_process_is_at_is_skipped(cab, hold):  # noqa: F811
+def test_a_cell_that_another_process_runs_is_skipped(cab, hold):  # noqa: F811
     cab("attention=none", "measure=false")
     [record] = records(cab.results, "quality")
     folder = cab.results / "runs" / "quality" / record.hash
     (folder / "result.json").unlink()
-    process = hold(f"lock.cell_lock(Path({str(folder)!r}))")
+    process = hold(f"lock.locked(Path({str(folder / 'lock')!r}))")
     code, out, err = cab("attention=none", "measure=false")
     assert (code, err) == (0, "")
     assert f"process {process.pid}" in out
@@ -131,23 +149,21 @@ def test_a_cell_that_another_process_is_at_is_skipped(cab, hold):  # noqa: F811
     assert len(records(cab.results, "quality")) == 2
 
 
-def test_what_another_process_finished_meanwhile_is_taken(cab, monkeypatch):  # noqa: F811
-    from cab.quality import cell
-
+def test_what_another_process_finished_meanwhile_is_done(cab, monkeypatch):  # noqa: F811
     cab("attention=none", "measure=false")
     [path] = cab.results.glob("runs/quality/*/result.json")
     content = path.read_bytes()
     path.unlink()
-    taken = cell.cell_lock
+    claim = Store.claim
 
-    def finish(folder):
+    def finish(self, key, *arguments):
         path.write_bytes(content)
-        return taken(folder)
+        return claim(self, key, *arguments)
 
-    monkeypatch.setattr(cell, "cell_lock", finish)
+    monkeypatch.setattr(Store, "claim", finish)
     code, out, _ = cab("attention=none", "measure=false")
     assert code == 0
-    assert "recorded before" in out
+    assert "already done" in out
     assert path.read_bytes() == content
 
 
@@ -167,18 +183,18 @@ def test_two_launchers_share_a_sweep(tmp_path):
         "def noted(*a):\n start = time.time(); rows = sweep(*a)\n print('MEASURED', start, time.time()); return rows\n"
         "efficiency.sweep = noted"
     )
-    asked = "attention=none,vanilla", "seed=0,1,2", "efficiency.budget=300"
-    both = [launch(tmp_path, note, *asked) for _ in range(2)]
-    said = [process.communicate(timeout=600) for process in both]
+    cells = "attention=none,vanilla", "seed=0,1,2", "efficiency.budget=300"
+    both = [launch(tmp_path, note, *cells) for _ in range(2)]
+    output = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert [err for _, err in said] == ["", ""]
+    assert [err for _, err in output] == ["", ""]
     assert len(records(tmp_path / "results", "quality")) == 6
     assert len(records(tmp_path / "results", "efficiency")) == 2
-    trained = sum(out.count("step 6 of 6") for out, _ in said)
+    trained = sum(out.count("step 6 of 6") for out, _ in output)
     assert trained == 6
     spans = sorted(
         tuple(map(float, line.split()[1:]))
-        for out, _ in said
+        for out, _ in output
         for line in out.splitlines()
         if line.startswith("MEASURED")
     )

@@ -1,15 +1,19 @@
-"""cab.plan: what is said of every cell is what cab.run would do with it, and nothing is written."""
+"""cab.plan: the state of every cell is what cab.run would do with it, and nothing is written."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from test_run import TINY, cab  # noqa: F401
 
 from cab import ROOT
 from cab.command import compose_one, expand
-from cab.machine import resolve_device
+from cab.machine import resolve_device, set_allocator
 from cab.plan import duration, lines, main, plan
-from cab.quality.cell import quality_identity
-from cab.store.record import Record, Status, identity_hash, record_path
+from cab.store.identity import CellKey, efficiency_key, quality_key
+from cab.store.record import Record, Status, record_path
 
 PAPER = {
     "noncausal_self": {
@@ -28,41 +32,110 @@ PAPER = {
 """Its table 1: the tasks of each pattern."""
 
 
-def identity(results: Path, *overrides: str) -> dict:
-    request = compose_one([f"results={results}", *overrides])
-    return quality_identity(request, resolve_device("auto"))
+def key(results: Path, *overrides: str) -> CellKey:
+    return quality_key(compose_one([f"results={results}", *overrides]), resolve_device("auto"))
 
 
 def write(results: Path, *overrides: str, status: Status = "ok", reason: str = "", seconds: float = 10.0) -> Path:
-    cell = {"attention": "vanilla", "pattern": "causal_self", "task": "lm", "size": "smoke", "seed": 0}
-    found = identity(results, *overrides)
-    record = Record("quality", status, cell, found, reason, provenance={"seconds": seconds})
-    return record.write(results)
+    """Records of a cell and of its efficiency."""
+    request, device = compose_one([f"results={results}", *overrides]), resolve_device("auto")
+    efficiency = efficiency_key(request, device, set_allocator())
+    Record("efficiency", "ok", efficiency.cell, efficiency.identity).write(results)
+    quality = quality_key(request, device)
+    provenance = {"seconds": seconds}
+    return Record("quality", status, quality.cell, quality.identity, reason, provenance=provenance).write(results)
 
 
 def states(results: Path, *overrides: str) -> list[tuple[str, float | None]]:
-    return [(cell.state, cell.seconds) for cell in plan([f"results={results}", *overrides])]
+    return [(cell.found.state, cell.seconds) for cell in plan([f"results={results}", *overrides])]
 
 
-def test_every_state(tmp_path):
+def state(results: Path, *overrides: str) -> str:
+    [cell] = plan([f"results={results}", *overrides])
+    return str(cell.found)
+
+
+def test_states_of_records_and_checkpoints(tmp_path):
     write(tmp_path, "attention=vanilla")
     write(tmp_path, "attention=fit", status="unsupported", reason="a reason")
     write(tmp_path, "attention=routing", status="timeout", reason="too slow")
-    write(tmp_path, "attention=ssa", status="diverged")
-    record_path(tmp_path, "quality", identity_hash(identity(tmp_path, "attention=none"))).parent.mkdir()
-    checkpoint = record_path(tmp_path, "quality", identity_hash(identity(tmp_path, "attention=none")))
-    checkpoint.with_name("checkpoint.pt").touch()
+    write(tmp_path, "attention=ssa", status="diverged", reason="loss nan")
+    folder = record_path(tmp_path, "quality", key(tmp_path, "attention=none").hash).parent
+    folder.mkdir()
+    (folder / "checkpoint.pt").touch()
     cells = plan([f"results={tmp_path}", "attention=vanilla,fit,routing,ssa,none,lightning"])
-    assert [cell.state for cell in cells] == ["done", "unsupported", "again", "done", "resumes", "new"]
-    assert [cell.reason for cell in cells][1:3] == ["a reason", "timeout: too slow"]
-    assert plan([f"results={tmp_path}", "attention=vanilla", "rerun=true"])[0].state == "new"
-    assert plan([f"results={tmp_path}", "attention=vanilla", "train.steps=7", "train.warmup=1"])[0].state == "new"
+    assert [str(cell.found) for cell in cells] == [
+        "done",
+        "unsupported: a reason",
+        "failed: timeout: too slow",
+        "done: diverged: loss nan",
+        "interrupted",
+        "new",
+    ]
+    assert state(tmp_path, "attention=vanilla", "rerun=true") == "new: rerun=true"
+    assert state(tmp_path, "attention=vanilla", "train.steps=7", "train.warmup=1") == "new"
+
+
+def test_trained_but_not_measured(cab):  # noqa: F811
+    cell = [*TINY, "attention=none"]
+    cab("attention=none", "measure=false")
+    assert state(cab.results, *cell, "measure=false") == "done"
+    assert state(cab.results, *cell) == "to measure: trained, efficiency not measured"
+    cab("attention=none")
+    assert state(cab.results, *cell) == "done"
+    assert state(cab.results, *cell, "efficiency.rounds=4") == "to measure: trained, efficiency not measured"
+
+
+@pytest.fixture
+def text(tmp_path_factory) -> Path:
+    """Local data."""
+    folder = tmp_path_factory.mktemp("text")
+    for split in ("train", "validation", "test"):
+        (folder / split).mkdir()
+        (folder / split / "a.txt").write_text(f"the {split} cat sat on the mat. " * 200)
+    return folder
+
+
+def test_changed_data(cab, text):  # noqa: F811
+    overrides = ["attention=none", "measure=false", "data=local", f"data.path={text}"]
+    cell = [*TINY, *overrides]
+    assert cab(*overrides)[0] == 0
+    assert state(cab.results, *cell) == "done"
+    (text / "train" / "a.txt").write_text("a dog ran over the hill. " * 200)
+    assert state(cab.results, *cell) == "stale data"
+    _, out, _ = cab(*overrides)
+    assert out.count("the data changed since this cell was trained: it runs again") == 1
+    assert state(cab.results, *cell) == "done"
+
+
+def test_missing_data(cab, text, capsys):  # noqa: F811
+    local = ["attention=none", "data=local", f"data.path={text}"]
+    cab(*local, "measure=false")
+    shutil.rmtree(text)
+    assert state(cab.results, *TINY, *local, "seed=1") == "new"
+    assert main([f"results={cab.results}", *TINY, *local, "seed=0,1"]) == 0
+    printed = capsys.readouterr().out
+    assert f"no data: data.path={text}: no such folder" in printed
+    assert "2 cells: 1 no data, 1 new" in printed
+
+
+def test_a_cell_that_another_process_runs(tmp_path):
+    path = record_path(tmp_path, "quality", key(tmp_path).hash).with_name("lock")
+    code = "import sys; from pathlib import Path; from cab.store.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])):\n print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], **pipes)
+    process.stdout.readline()
+    assert f"process {process.pid}, since" in state(tmp_path)
+    assert state(tmp_path).startswith("being run by ")
+    process.communicate(b"end\n")
+    assert state(tmp_path) == "new"
 
 
 def test_a_pattern_that_a_task_does_not_have(tmp_path):
     first, second = plan([f"results={tmp_path}", "task=lm", "pattern=causal_self,noncausal_self"])
-    assert (first.state, second.state) == ("new", "left out")
-    assert "has no pattern" in second.reason
+    assert (first.found.state, second.found.state) == ("new", "left out")
+    assert "has no pattern" in second.found.detail
     *table, _, sums = lines([first, second])
     assert "noncausal_self" not in "".join(table)
     assert sums.startswith("2 cells: 1 new, 1 left out; ")
@@ -72,9 +145,7 @@ def test_a_damaged_record_runs_again_and_stays_where_it_is(tmp_path):
     path = write(tmp_path, "attention=vanilla")
     path.write_text(path.read_text()[:300])
     before = sorted(tmp_path.rglob("*")), path.read_bytes()
-    [cell] = plan([f"results={tmp_path}", "attention=vanilla"])
-    assert cell.state == "again"
-    assert "damaged record" in cell.reason
+    assert state(tmp_path, "attention=vanilla").startswith("damaged record: not valid JSON")
     assert (sorted(tmp_path.rglob("*")), path.read_bytes()) == before
 
 
@@ -115,7 +186,7 @@ def test_a_mistake_is_one_line(tmp_path, capsys, bad):
     assert error.count("\n") == 1
 
 
-def test_a_line_of_the_run_fits_as_it_is(tmp_path, capsys):
+def test_a_command_line_of_cab_run_fits(tmp_path, capsys):
     assert main([f"results={tmp_path}", "-m", "attention=vanilla,none"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("2 cells: 2 new; no earlier time for 2")
 
@@ -150,7 +221,7 @@ def test_an_experiment_is_a_sweep_that_the_command_line_can_change(name):
 
 def test_the_paper_has_its_patterns_of_its_tasks(tmp_path):
     cells = plan([f"results={tmp_path}", "experiment=cab", "attention=vanilla"])
-    there = [dict(option.split("=") for option in cell.overrides) for cell in cells if cell.state == "new"]
+    there = [dict(option.split("=") for option in cell.overrides) for cell in cells if cell.found.state == "new"]
     found = {pattern: {cell["task"] for cell in there if cell["pattern"] == pattern} for pattern in PAPER}
     assert found == PAPER
 

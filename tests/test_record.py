@@ -1,13 +1,17 @@
+"""Record files: written atomically, never read when damaged, and the hashes that name them."""
+
 import json
 
 import pytest
+import torch
 
+from cab.command import compose_one
+from cab.store.identity import efficiency_key, quality_key
 from cab.store.record import (
     SCIENCE_VERSION,
     DamagedRecord,
     Record,
     all_records,
-    find_record,
     identity_hash,
     read_record,
     write_atomically,
@@ -30,7 +34,6 @@ def test_round_trip(tmp_path):
     path = record.write(tmp_path)
     assert path == tmp_path / "runs" / "quality" / record.hash / "result.json"
     assert read_record(path) == record
-    assert find_record(tmp_path, "quality", record.hash) == record
     assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
 
 
@@ -42,6 +45,23 @@ def test_hash_depends_on_identity_and_science_version_only():
     assert identity_hash({"a": 1, "b": 2}) == identity_hash({"b": 2, "a": 1})
 
 
+PINNED = {
+    ("attention=lightning", "pattern=causal_self", "task=lm", "seed=3"): ("625f0f1325d74455", "1cf5a23b494ef0b8"),
+    ("attention=fit", "pattern=noncausal_cross", "task=recall", "seed=0"): ("49d554e5463a81ac", "50d5245dad365c95"),
+}
+"""Hashes of the quality and the efficiency cell of size smoke. If they change, all records made before are lost."""
+
+
+@pytest.mark.parametrize("overrides", PINNED)
+def test_hashes_have_not_changed(overrides, tmp_path):
+    request, device = compose_one([f"results={tmp_path}", "size=smoke", "device=cpu", *overrides]), torch.device("cpu")
+    quality = quality_key(request, device).hash
+    identity = efficiency_key(request, device, "an allocator").identity
+    machine = {"device": "a processor", "threads": 2, "gomp_spincount": "10000", "torch": "2.0"}
+    assert machine.keys() < identity.keys()
+    assert (quality, identity_hash(identity | machine)) == PINNED[overrides]
+
+
 def test_numbers_that_are_not_finite_become_missing(tmp_path):
     path = make(result={"metrics": {"loss": float("nan"), "gain": float("inf")}}).write(tmp_path)
     assert read_record(path).result["metrics"] == {"loss": None, "gain": None}
@@ -50,17 +70,17 @@ def test_numbers_that_are_not_finite_become_missing(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda text: text[: len(text) // 2], "not whole JSON"),
-        (lambda text: "", "not whole JSON"),
-        (lambda text: text.replace("1.5", "NaN"), "not whole JSON"),
-        (lambda text: text.replace("1.5", "1e999"), "not whole JSON"),
-        (lambda text: text.replace("1.5", "9" * 5000), "not whole JSON"),
+        (lambda text: text[: len(text) // 2], "not valid JSON"),
+        (lambda text: "", "not valid JSON"),
+        (lambda text: text.replace("1.5", "NaN"), "not valid JSON"),
+        (lambda text: text.replace("1.5", "1e999"), "not valid JSON"),
+        (lambda text: text.replace("1.5", "9" * 5000), "not valid JSON"),
         (lambda text: "[]", "not a record"),
         (lambda text: text.replace("1.5", "1.4"), "digest"),
         (lambda text: text.replace('"schema": 1', '"schema": 7'), "schema 7"),
     ],
 )
-def test_a_damaged_record_is_named_set_aside_and_never_used(tmp_path, capsys, damage, reason):
+def test_a_damaged_record_is_never_read(tmp_path, damage, reason):
     good = make(identity={"seed": 1})
     good.write(tmp_path)
     record = make()
@@ -71,13 +91,7 @@ def test_a_damaged_record_is_named_set_aside_and_never_used(tmp_path, capsys, da
     found = dict(all_records(tmp_path))
     assert isinstance(found[path], DamagedRecord)
     assert good in found.values()
-    assert find_record(tmp_path, "quality", record.hash) is None
-    said = capsys.readouterr().out
-    assert str(path) in said
-    assert reason in said
-    assert not path.exists()
-    assert path.with_name("result.json.damaged-1").exists()
-    assert find_record(tmp_path, "quality", good.hash) == good
+    assert path.exists()
 
 
 def test_a_copied_record_is_not_counted_twice(tmp_path):
@@ -99,7 +113,7 @@ def test_unknown_fields_are_refused(tmp_path):
         read_record(path)
 
 
-def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_content_and_no_other_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"old")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -110,8 +124,10 @@ def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path, monkeypat
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_which_endings_are_tried_again():
+def test_which_statuses_are_final():
     assert make().final
     assert make(status="unsupported").final
     assert not make(status="error").final
     assert not make(status="timeout").final
+    assert not make(status="failed_check").final
+    assert make(status="failed_check", kind="checks").final

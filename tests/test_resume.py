@@ -1,4 +1,4 @@
-"""A cell that is killed, wherever it is, and started again: the numbers of an undisturbed one, bit for bit."""
+"""A cell that is killed at any point and started again gives the numbers of an undisturbed one, bit for bit."""
 
 import json
 import random
@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 KILLED = -signal.SIGKILL
 CELL = [
     *(o for o in TINY if not o.startswith(("train.steps", "train.validations", "efficiency."))),
-    "attention=ssa",  # it samples in training: a generator that goes on wrongly would show
+    "attention=ssa",  # it samples in training, so that a wrong random state would show
     "efficiency.phases=[forward]",
     "efficiency.lengths=[32]",
     "efficiency.rounds=3",
-    "efficiency.budget=300",  # never spent, however busy the machine is
+    "efficiency.budget=300",  # more than a busy machine needs
     "task.contexts=[1]",
     "train.steps=40",
     "train.validations=2",
@@ -45,7 +45,7 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(text):
-    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; what was printed)."""
+    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; output)."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.helpers.killable_runs"],
         stdin=subprocess.PIPE,
@@ -56,16 +56,17 @@ def start(text):
 
     def call(results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
         results.mkdir(exist_ok=True)
-        said = results / "said"
-        said.write_text("")
-        overrides = [f"results={results}", *CELL, f"data.path={text}"]
-        print(
-            json.dumps({"overrides": overrides, "patch": patch, "said": str(said), "seconds": seconds}),
-            file=process.stdin,
-            flush=True,
-        )
+        output = results / "output"
+        output.write_text("")
+        job = {
+            "overrides": [f"results={results}", *CELL, f"data.path={text}"],
+            "patch": patch,
+            "output": str(output),
+            "seconds": seconds,
+        }
+        print(json.dumps(job), file=process.stdin, flush=True)
         code, took = json.loads(process.stdout.readline())
-        return code, took, said.read_text()
+        return code, took, output.read_text()
 
     yield call
     process.stdin.close()
@@ -73,17 +74,17 @@ def start(text):
 
 
 @pytest.fixture(scope="module")
-def whole(start, tmp_path_factory) -> Path:
+def undisturbed(start, tmp_path_factory) -> Path:
     """The results of a run that nothing disturbed."""
-    results = tmp_path_factory.mktemp("whole")
-    code, _, said = start(results)
-    assert code == 0, said
-    assert "continues" not in said
+    results = tmp_path_factory.mktemp("undisturbed")
+    code, _, output = start(results)
+    assert code == 0, output
+    assert "continues" not in output
     return results
 
 
 def numbers(results: Path) -> dict[str, Any]:
-    """All of the cell's numbers but times."""
+    """All numbers of the cell except times."""
     [record] = [r for p, r in all_records(results) if p.parent.parent.name == "quality"]
     assert isinstance(record, Record)
     found = {name: record.result[name] for name in ("metrics", "tables", "trivial", "model", "data")}
@@ -92,9 +93,9 @@ def numbers(results: Path) -> dict[str, Any]:
 
 
 def files(results: Path) -> list[str]:
-    """What lies in the folders of cells and in the cache, but what a killed process could not take away by itself."""
-    cells = [p.relative_to(results) for p in results.glob("runs/*/*/*") if p.parts[-3] != "checks" or p.name[0] != "."]
-    return sorted(map(str, cells)) + sorted(p.name for p in (results / "cache").iterdir() if ".making-" not in p.name)
+    """All files of cells and of the cache, without those of a cache entry whose making was killed."""
+    cells = [str(path.relative_to(results)) for path in results.glob("runs/*/*/*")]
+    return sorted(cells) + sorted(path.name for path in (results / "cache").iterdir() if ".making-" not in path.name)
 
 
 BEFORE = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: die() if {3} else real(*a, **k)"
@@ -113,12 +114,12 @@ at.replace = replace
 
 
 def replacing(pattern: str, time: int = 1, after: bool = False) -> str:
-    """Dies before or after the `time`th rename to such a path."""
+    """A patch that kills the process before or after the `time`th rename to a path of this pattern."""
     return REPLACE.format(pattern=f"*/{pattern}", time=time, after=after)
 
 
 PLACES = {
-    "before data is prepared": BEFORE.format("tasks", "windowed", "tokenise", "True"),
+    "before data is prepared": BEFORE.format("tasks.common", "windowed_text", "tokenise", "True"),
     "while a vocabulary is made": AFTER.format("tasks.data", "tokens", "_train", "True"),
     "before the cache is in place": replacing("cache/tokens-*"),
     "after the cache is in place": replacing("cache/tokens-*", after=True),
@@ -132,16 +133,16 @@ PLACES = {
     "def write(path, content):\n seen.append(0); real(path, content)\n"
     " os.fsync = lambda file: (os.ftruncate(file, 1000), die()) if len(seen) == 9 else None\n"
     "checkpoint.write_atomically = write",
-    "in validation": BEFORE.format("cab", "train", "evaluate", "a[2] == 'validation'"),
-    "before the test": BEFORE.format("cab", "cell", "evaluate", "True"),
+    "in validation": BEFORE.format("cab.quality", "train", "evaluate", "a[2] == 'validation'"),
+    "before the test": BEFORE.format("cab.quality", "cell", "evaluate", "True"),
     "before the record": replacing("quality/*/result.json"),
     "after the record": replacing("quality/*/result.json", after=True),
-    "before measuring": BEFORE.format("cab", "efficiency", "sweep", "True"),
+    "before measuring": BEFORE.format("cab.efficiency", "cell", "sweep", "True"),
     "while measuring": AFTER.format("cab.efficiency", "sweep", "interleave", "True"),
     "before the record of costs": replacing("efficiency/*"),
     "after the record of costs": replacing("efficiency/*", after=True),
 }
-GOES_ON = (
+RESUMES = (
     "after the first checkpoint",
     "before a later checkpoint",
     "within a checkpoint",
@@ -155,27 +156,27 @@ QUICK = ("before a later checkpoint", "within a checkpoint", "before the record"
 @pytest.mark.parametrize(
     "place", [pytest.param(p, marks=() if p in QUICK else pytest.mark.slow, id=p.replace(" ", "-")) for p in PLACES]
 )
-def test_killed_at_a_place(start, whole, tmp_path, place):
+def test_killed_at_a_place(start, undisturbed, tmp_path, place):
     if not any(word in place for word in ("data", "vocabulary", "cache")):
-        shutil.copytree(whole / "cache", tmp_path / "cache")
+        shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     if "checks" not in place:
-        shutil.copytree(whole / "runs" / "checks", tmp_path / "runs" / "checks")
-    code, _, said = start(tmp_path, PLACES[place])
-    assert code == KILLED, said
-    code, _, said = start(tmp_path)
-    assert code == 0, said
-    assert "damaged" not in said
-    assert ("continues at step" in said) == (place in GOES_ON)
-    assert numbers(tmp_path) == numbers(whole)
-    assert files(tmp_path) == files(whole)
+        shutil.copytree(undisturbed / "runs" / "checks", tmp_path / "runs" / "checks")
+    code, _, output = start(tmp_path, PLACES[place])
+    assert code == KILLED, output
+    code, _, output = start(tmp_path)
+    assert code == 0, output
+    assert "damaged" not in output
+    assert ("continues at step" in output) == (place in RESUMES)
+    assert numbers(tmp_path) == numbers(undisturbed)
+    assert files(tmp_path) == files(undisturbed)
 
 
 @pytest.mark.parametrize("changed", ["code", "torch", "data"])
-def test_what_was_begun_with_other_code_or_data_begins_anew(start, whole, text, tmp_path, changed):
-    shutil.copytree(whole / "cache", tmp_path / "cache")
-    shutil.copytree(whole / "runs" / "checks", tmp_path / "runs" / "checks")
-    code, _, said = start(tmp_path, PLACES["before a later checkpoint"])
-    assert code == KILLED, said
+def test_a_checkpoint_of_other_code_or_data_is_not_used(start, undisturbed, text, tmp_path, changed):
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    shutil.copytree(undisturbed / "runs" / "checks", tmp_path / "runs" / "checks")
+    code, _, output = start(tmp_path, PLACES["before a later checkpoint"])
+    assert code == KILLED, output
     path = text / "train" / "a.txt"
     before = path.read_text()
     patches = {
@@ -185,33 +186,33 @@ def test_what_was_begun_with_other_code_or_data_begins_anew(start, whole, text, 
     }
     try:
         path.write_text(before + " birds" if changed == "data" else before)
-        code, _, said = start(tmp_path, f"from cab.quality import cell\n{patches[changed]}")
+        code, _, output = start(tmp_path, f"from cab.quality import cell\n{patches[changed]}")
     finally:
         path.write_text(before)
-    assert code == 0, said
-    assert "it starts anew" in said
-    assert "continues at step" not in said
+    assert code == 0, output
+    assert "it starts from step 0" in output
+    assert "continues at step" not in output
     if changed != "data":
-        assert numbers(tmp_path) == numbers(whole)
+        assert numbers(tmp_path) == numbers(undisturbed)
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(start, whole, tmp_path):
-    """Killed again and again until it comes through, ten times in all; every time the same numbers."""
+def test_killed_at_random_moments(start, undisturbed, tmp_path):
+    """Killed ten times, and started again until it is done: every time the same numbers."""
     draw, kills, runs = random.Random(0), 0, 0
-    known = whole / "runs" / "checks"
+    known = undisturbed / "runs" / "checks"
     shutil.copytree(known, tmp_path / "first" / "runs" / "checks")
-    code, longest, said = start(tmp_path / "first")
-    assert code == 0, said
+    code, longest, output = start(tmp_path / "first")
+    assert code == 0, output
     while kills < 10:
         results, code = tmp_path / str(runs), KILLED
         shutil.copytree(known, results / "runs" / "checks")
         while code == KILLED:
-            code, took, said = start(results, seconds=draw.uniform(0, longest))
+            code, took, output = start(results, seconds=draw.uniform(0, longest))
             kills += code == KILLED
         longest = min(longest, 1.5 * took)  # the machine may be less busy now
-        assert code == 0, said
-        assert numbers(results) == numbers(whole)
-        assert files(results) == files(whole)
+        assert code == 0, output
+        assert numbers(results) == numbers(undisturbed)
+        assert files(results) == files(undisturbed)
         shutil.rmtree(results)
         runs += 1

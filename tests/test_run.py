@@ -1,4 +1,4 @@
-"""The command lines as a user meets them: what they record, skip, refuse, and say."""
+"""The commands that run cells, as a user calls them: records, skipped cells, refused requests and messages."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cab import ROOT, run
 from cab.efficiency import __main__ as efficiency
@@ -40,14 +41,12 @@ def cab(tmp_path, monkeypatch, capsys):
         flags = [o for o in overrides if o.startswith("-")]
         arguments = ["cab.run", *flags, f"results={tmp_path}", *tiny, *(o for o in overrides if o not in flags)]
         monkeypatch.setattr(sys, "argv", arguments)
-        run.exit_codes[:] = [0]
         try:
-            run.main()
-            code = max(run.exit_codes)
+            code = run.command()
         except SystemExit as end:
             code = end.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     call.results = tmp_path
     return call
@@ -57,7 +56,7 @@ def records(results: Path, kind: str):
     return [record for path, record in all_records(results) if path.parent.parent.name == kind]
 
 
-def test_a_cell_is_trained_measured_recorded_and_then_skipped(cab):
+def test_a_cell_is_trained_measured_recorded_and_then_done(cab):
     code, out, err = cab("attention=lightning", "attention.block=16")
     assert (code, err) == (0, "")
     [quality], [cost] = records(cab.results, "quality"), records(cab.results, "efficiency")
@@ -85,7 +84,7 @@ def test_a_cell_is_trained_measured_recorded_and_then_skipped(cab):
     before = [path.stat().st_mtime_ns for path, _ in all_records(cab.results)]
     code, out, _ = cab("attention=lightning", "attention.block=16")
     assert code == 0
-    assert "recorded before" in out
+    assert "(already done)" in out
     assert [path.stat().st_mtime_ns for path, _ in all_records(cab.results)] == before
     cab("attention=lightning", "attention.block=16", "rerun=true")
     assert [path.stat().st_mtime_ns for path, _ in all_records(cab.results)] != before
@@ -115,7 +114,7 @@ def test_recall_runs_in_every_pattern(cab, pattern):
     assert quality.result["data"]["real"] is False
 
 
-def test_a_sweep_goes_on_after_a_cell_that_cannot_be(cab):
+def test_a_sweep_continues_after_a_cell_that_cannot_be_built(cab):
     code, _, err = cab("-m", "model.heads=3,2", "attention=none", "measure=false")
     assert code == 2
     assert err.startswith("error: ")
@@ -124,17 +123,15 @@ def test_a_sweep_goes_on_after_a_cell_that_cannot_be(cab):
     assert record.config["model"]["heads"] == 2
 
 
-def test_an_impossible_combination_is_a_recorded_row_and_no_failure(cab):
+def test_an_unsupported_combination_is_recorded_and_no_failure(cab):
     code, out, _ = cab("attention=vanilla", "attention._target_=helpers.failing_attentions.OnlyCross", "measure=false")
     assert code == 0
     [record] = records(cab.results, "quality")
     assert record.status == "unsupported"
     assert "noncausal_cross" in record.reason
     assert "unsupported" in out
-    assert (
-        "recorded before"
-        in cab("attention=vanilla", "attention._target_=helpers.failing_attentions.OnlyCross", "measure=false")[1]
-    )
+    _, out, _ = cab("attention=vanilla", "attention._target_=helpers.failing_attentions.OnlyCross", "measure=false")
+    assert "(already done)" in out
 
 
 @pytest.mark.parametrize(
@@ -148,9 +145,9 @@ def test_a_failed_training_is_recorded_and_the_exit_code_says_so(cab, kind, stat
     assert record.status == status
     assert record.reason
     assert status in out
-    assert record.result["model"]["core_parameters"] > 0  # what is known is kept
+    assert record.result["model"]["core_parameters"] > 0  # of the part that went well
     _, out, _ = cab("attention=vanilla", f"attention._target_=helpers.failing_attentions.{kind}", "measure=false")
-    assert ("recorded before" in out) == (status != "error")  # an error is tried again
+    assert ("already done" in out) == (status != "error")  # an error is tried again
 
 
 def test_measuring_survives_a_family_that_breaks(cab):
@@ -170,7 +167,7 @@ def test_a_damaged_record_runs_again_and_nothing_else_is_lost(cab):
     other = {"none": "vanilla", "vanilla": "none"}[name]
     code, out, _ = cab(f"attention={other}", "measure=false")
     assert code == 0
-    assert f"{damaged}: not whole JSON" in out
+    assert f"{damaged}: not valid JSON" in out
     assert damaged.with_name("result.json.damaged-1").exists()
     assert read_record(damaged).status == "ok"
     assert good.read_bytes() == before
@@ -209,11 +206,11 @@ BAD = {
 def test_bad_input_ends_in_a_short_clear_message(cab, override):
     code, out, err = cab(override, "attention.block=16") if "attention" not in override else cab(override)
     assert code not in (0, None)
-    said = out + err
-    assert "Traceback" not in said
-    assert len(said.splitlines()) < 20
+    printed = out + err
+    assert "Traceback" not in printed
+    assert len(printed.splitlines()) < 20
     for words in BAD[override]:
-        assert any(word in said for word in words.split("|")), said
+        assert any(word in printed for word in words.split("|")), printed
     assert not records(cab.results, "quality")
 
 
@@ -236,24 +233,24 @@ def test_a_folder_that_cannot_be_written(cab, tmp_path):
 
 def test_efficiency_of_several_families_in_one_process(tmp_path, capsys):
     overrides = [f"results={tmp_path}", *TINY, "pattern=causal_self", "task=lm"]
-    assert efficiency.main([*overrides, "attention=vanilla,none"]) == 0
+    assert efficiency.main([*overrides, "attention=vanilla,none,none"]) == 0
     found = records(tmp_path, "efficiency")
     assert sorted(record.cell["attention"] for record in found) == ["none", "vanilla"]
     assert "none 0." in capsys.readouterr().out
     assert efficiency.main([*overrides, "attention=vanilla,none"]) == 0
-    assert capsys.readouterr().out.count("recorded before") >= 2
+    assert capsys.readouterr().out.count("already done") >= 2
     assert efficiency.main([*overrides, "attention=vanilla,nonne"]) == 2
     assert "nonne" in capsys.readouterr().err
 
 
-def test_decoding_says_tokens_per_second_and_state():
+def test_decoding_shows_tokens_per_second_and_state():
     rows = [
         {"subject": name, "phase": "decode", "length": n, "batch": 4, "status": "ok", "seconds": [seconds] * 5,
          "state_bytes": 4 * 2_000_000, "reason": ""}
         for n in (64, 128) for name, seconds in (("vanilla", 0.002), ("none", 0.001))
     ]  # fmt: skip
     record = Record("efficiency", "ok", cell={"attention": "none"}, identity={}, result={"measurements": rows})
-    lines = efficiency_lines(record, before=False)
+    lines = efficiency_lines(record, False)
     assert "decoding step, batch 4: 0.50 (0.50 to 0.50) of vanilla's time at 128; cheaper at all" in lines[0]
     assert lines[1].endswith("decoding step, batch 4: 4,000 tokens/s after 128, state 2 MB a sequence")
 
@@ -263,6 +260,17 @@ def test_a_level_that_a_family_does_not_have_is_a_row(tmp_path, capsys):
     [record] = records(tmp_path, "efficiency")
     assert record.status == "unsupported"
     assert "unsupported" in capsys.readouterr().out
+
+
+def test_efficiency_is_measured_with_the_given_threads(tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        overrides = [f"results={tmp_path}", *TINY, "attention=none", "efficiency.level=mixer"]
+        assert efficiency.main([*overrides, f"device.threads={threads + 1}"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    [record] = records(tmp_path, "efficiency")
+    assert record.identity["threads"] == record.provenance["device"]["threads"] == threads + 1
 
 
 def test_the_real_command_from_another_folder(tmp_path):
@@ -277,7 +285,7 @@ def test_the_real_command_from_another_folder(tmp_path):
 
 
 def test_only_the_command_lines_import_hydra():
-    """A library user of cells, measuring or records does not pay for the command line."""
+    """A user of the library does not import the command line."""
     heavy = ("hydra", "pandas", "wandb", "matplotlib", "datasets", "lightning_fabric")
     modules = "cab.store.record, cab.efficiency.efficiency_length, cab.efficiency.sweep, attentions.slots, tasks.lm"
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"

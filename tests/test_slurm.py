@@ -208,7 +208,7 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
     again = launch()
     code, out, err = again.end()
     assert (code, err) == (0, "")
-    assert out.count("recorded before") == 3
+    assert out.count("already done") == 3
     assert out.count("done; ") == 3
     assert sum("continues at step 5 of 12" in again.log(number) for number in range(3)) == 3
     assert numbers(tmp_path) == numbers(undisturbed)

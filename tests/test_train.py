@@ -166,7 +166,7 @@ def test_a_checkpoint_of_other_code_or_data_is_not_continued(tmp_path, monkeypat
     whole, _ = run(path, settings(), origin="before")
     again, _ = run(path, settings(), origin="after")
     assert without_time(again.curve) == without_time(whole.curve)
-    assert "starts anew" in capsys.readouterr().out
+    assert "starts from step 0" in capsys.readouterr().out
     run(path, settings(), origin="after")
     assert "continues at step" in capsys.readouterr().out
 

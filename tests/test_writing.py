@@ -1,4 +1,4 @@
-"""A full disk, and a folder that may not be written: one clear line, nothing damaged, and the same command goes on."""
+"""A full disk or a read-only folder: one clear line, nothing is damaged, and the same command resumes."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from cab.quality import train
 from cab.store import lock
 
 CELL = "attention=none", "measure=false", "task.contexts=[1]"
-TODO = "free some space, or choose another folder with results=; the same command goes on where this one ended\n"
+ADVICE = "free some space, or choose another folder with results=; the same command resumes where this one ended\n"
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def left_over(results: Path) -> list[str]:
     return sorted(path.name for path in results.glob("runs/quality/*/*"))
 
 
-@pytest.mark.parametrize("room", [4, 40])  # kB: for nothing, and for less than a checkpoint
+@pytest.mark.parametrize("room", [4, 40])  # kB: nothing fits, or less than a checkpoint
 def test_a_full_disk(cab, disk, room):  # noqa: F811
     cab(*CELL)
     (disk / "filler").write_bytes(bytes((1 << 20) - (room << 10)))
@@ -57,7 +57,7 @@ def test_a_full_disk(cab, disk, room):  # noqa: F811
         code, _, err = cab(*flags, *CELL, f"results={disk}")
         assert code == 2
         assert err.startswith(f"error: {disk}/runs/")
-        assert err.endswith(f": No space left on device: {TODO}")
+        assert err.endswith(f": No space left on device: {ADVICE}")
         assert err.count("\n") == 1
     assert left_over(disk) == ["lock"]
     (disk / "filler").unlink()
@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_at_some_moment(cab, monkeypatch, name):  # noqa: F8
     code, _, err = cab(*CELL)
     assert code == 2
     [folder] = cab.results.glob("runs/quality/*")
-    assert err == f"error: {folder / name}: No space left on device: {TODO}"
+    assert err == f"error: {folder / name}: No space left on device: {ADVICE}"
     assert not records(cab.results, "quality")
     assert left_over(cab.results) == (["lock"] if name == "checkpoint.pt" else ["checkpoint.pt", "lock"])
     monkeypatch.setattr(os, "replace", replace)
@@ -97,11 +97,11 @@ def test_a_folder_that_may_not_be_written(cab, readonly):  # noqa: F811
     for flags in ((), ("-m",)):
         code, out, err = cab(*flags, *CELL, f"results={readonly}")  # nothing to write
         assert (code, err) == (0, "")
-        assert "recorded before" in out
+        assert "already done" in out
         code, _, err = cab(*flags, *CELL, f"results={readonly}", "seed=1")
         assert code == 2
         assert err.startswith(f"error: {readonly}/")
-        assert err.endswith(f": Read-only file system: {TODO}")
+        assert err.endswith(f": Read-only file system: {ADVICE}")
         assert err.count("\n") == 1
     assert sorted(cab.results.rglob("*")) == before
 
@@ -113,5 +113,5 @@ def test_the_same_without_a_mount(cab, monkeypatch):  # noqa: F811
     monkeypatch.setattr(lock.os, "open", refuse)
     code, _, err = cab(*CELL)
     assert code == 2
-    assert err.endswith(f": Read-only file system: {TODO}")
+    assert err.endswith(f": Read-only file system: {ADVICE}")
     assert err.count("\n") == 1

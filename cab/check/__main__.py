@@ -1,9 +1,9 @@
 """Measured support: `python -m cab.check [attention=vanilla,lightning,...] [pattern=causal_self,...] [results=DIR]`.
 
 Runs the battery (see cab.check.battery) on every family in every pattern, prints the matrix, and writes it to
-<results>/leaderboard: checks.csv, checks.png, checks.svg; or, given any override but results= and rerun=, to
-selected-checks.*, so that a part never stands for the whole. Without attention= all families of conf/attention are
-examined. What was examined before with the same options and source is not examined again (rerun=true does).
+<results>/leaderboard as checks.csv, checks.png and checks.svg. A selection, made by any override but results= and
+rerun=, is written to selected-checks.* instead. Without attention= all families of conf/attention are checked. A family
+whose check is done with the same options and source is not checked again (rerun=true does).
 """
 
 import argparse
@@ -23,7 +23,7 @@ from cab.report.check_matrix import matrix, write
 
 
 def compose_subjects(overrides: Sequence[str]) -> tuple[list[Subject], list[Pattern], Path, bool]:
-    """From the overrides of a command line: families, patterns, the results folder, and whether to examine anew."""
+    """From the overrides of a command line: families, patterns, the results folder, and whether to check again."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
@@ -70,13 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = []
         for subject in subjects:
             for pattern in patterns:
-                record, before = checked(subject, pattern, results, rerun)
-                took = "known" if before else f"{record.provenance['seconds']:.1f} s"
+                outcome = checked(subject, pattern, results, rerun)
+                record = outcome.record
+                took = "already done" if outcome.was_done else f"{record.provenance['seconds']:.1f} s"
                 print(f"  {subject.name}, {pattern}: {record.status} ({took})", flush=True)
                 records.append(record)
         print(f"\n{matrix(records)}\n")
-        whole = all(override.partition("=")[0] in ("results", "rerun") for override in overrides)
-        stem = results / "leaderboard" / ("checks" if whole else "selected-checks")
+        complete = all(override.partition("=")[0] in ("results", "rerun") for override in overrides)
+        stem = results / "leaderboard" / ("checks" if complete else "selected-checks")
         print(f"files: {', '.join(map(str, write(records, stem)))}")
         return FAILED if any(record.status == "failed_check" for record in records) else 0
 

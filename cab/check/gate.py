@@ -1,18 +1,16 @@
 """Whether a family may be trained and measured in a pattern: the battery's verdict, kept as a record of kind `checks`.
 
-Before a cell is trained or measured, `gate` asks here; a family that fails in the cell's pattern gives a record with
-status failed_check and no numbers. A control (see attentions.base) may fail dependence and nothing else.
+`gate` is asked before a cell is trained or measured. A family that fails in the cell's pattern gives a record with
+status failed_check and no numbers. A control (see attentions.base) may fail `dependence` and nothing else.
 
-A family's YAML may have a mapping `check:` with options so small that inputs of two dozen tokens cross several of its
-blocks. Families that derive their sizes from the design length shrink by themselves and need none.
+A family's YAML may have a mapping `check:` of options that are small enough for two dozen tokens to cross several of
+its blocks. Families that derive their sizes from the design length need none.
 """
 
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +22,18 @@ from cab.check.battery import Battery, Finding, checks
 from cab.config import Request
 from cab.store.failure import failure
 from cab.store.fingerprint import fingerprint
-from cab.store.provenance import provenance
-from cab.store.record import Record, Status, find_record, identity_hash
+from cab.store.identity import CellKey
+from cab.store.provenance import Clock, provenance
+from cab.store.record import Record, Status
+from cab.store.store import Outcome, Store
 
-_known: dict[str, Record] = {}
-"""Records of this process, by hash: another results folder needs no other answer."""
+_examined: dict[str, Record] = {}
+"""Records made by this process, by hash: they hold for other results folders too."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A family with its options, and with small ones."""
+    """A family with its options, and with the small options of `check:`."""
 
     name: str
     family: Family
@@ -49,14 +49,17 @@ def gate(request: Request) -> tuple[Status, str]:
     """ok if the request's family may be trained and measured in its pattern; else the status to record, and why."""
     subject = Subject(request.attention, request.family, request.small, request.resolved["attention"])
     try:
-        record, _ = checked(subject, request.pattern, request.results)
-    except (RuntimeError, MemoryError) as error:  # says nothing about the family, and is not kept
+        record = checked(subject, request.pattern, request.results).record
+    except (RuntimeError, MemoryError) as error:  # not the family's fault, and not recorded as a check
         return failure(error)
     return record.status, record.reason
 
 
-def checked(subject: Subject, pattern: Pattern, results: Path, rerun: bool = False) -> tuple[Record, bool]:
-    """The record of a family in a pattern, and whether it was there already; examined and written if there is none."""
+def checked(subject: Subject, pattern: Pattern, results: Path, rerun: bool = False) -> Outcome:
+    """The record of a family in a pattern; examines the family and writes the record if there is none.
+
+    Waits while another process examines the same.
+    """
     identity = {
         "attention": {"name": subject.name, **subject.options},
         "small": subject.small.keywords,
@@ -65,17 +68,22 @@ def checked(subject: Subject, pattern: Pattern, results: Path, rerun: bool = Fal
         "source": fingerprint(subject.family.func, Battery),
         "torch": torch.__version__,
     }
-    name = identity_hash(identity)
-    if not rerun and (record := find_record(results, "checks", name)):
-        return record, True
-    if rerun or name not in _known:
-        _known[name] = _examined(subject, pattern, identity)
-    _known[name].write(results)
-    return _known[name], False
+    key = CellKey("checks", {"attention": subject.name, "pattern": str(pattern)}, identity)
+    store = Store(results, rerun)
+    if record := store.state(key).record:
+        return Outcome(record, was_done=True)
+    with store.claim(key, wait="the same family is being checked by") as state:
+        if state.record:
+            return Outcome(state.record, was_done=True)
+        if rerun or key.hash not in _examined:
+            _examined[key.hash] = _examine(subject, pattern, key)
+        record = _examined[key.hash]
+        store.write(record)
+    return Outcome(record, was_done=False)
 
 
-def _examined(subject: Subject, pattern: Pattern, identity: dict[str, Any]) -> Record:
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+def _examine(subject: Subject, pattern: Pattern, key: CellKey) -> Record:
+    clock = Clock()
     findings: list[Finding] = []
     status: Status = "ok"
     try:
@@ -85,28 +93,28 @@ def _examined(subject: Subject, pattern: Pattern, identity: dict[str, Any]) -> R
         status, reason = failure(error)
     except ValueError as error:
         status, reason = "failed_check", f"cannot be built for the battery: {error}"
-    options = [f"attention.{key}={json.dumps(value)}" for key, value in subject.options.items() if key[0] != "_"]
+    options = [f"attention.{name}={json.dumps(value)}" for name, value in subject.options.items() if name[0] != "_"]
     overrides = [f"attention={subject.name}", *options, f"pattern={pattern}"]
     return Record(
         kind="checks",
         status=status,
         reason=reason,
-        cell={"attention": subject.name, "pattern": str(pattern)},
-        identity=identity,
+        cell=key.cell,
+        identity=key.identity,
         config={"attention": subject.options, "check": subject.small.keywords},
         result={
-            "declared": identity["declared"],
+            "declared": key.identity["declared"],
             "control": subject.control,
             "checks": [_row(finding, subject.control) for finding in findings],
         },
-        provenance=provenance("cab.check", overrides, torch.device("cpu"), started, time.monotonic() - clock),
+        provenance=provenance("cab.check", overrides, torch.device("cpu"), clock),
     )
 
 
 def examine(family: Family, pattern: Pattern, small: Family | None = None) -> list[Finding]:
-    """All checks of the pattern. A check that the family answers with an error has failed.
+    """The findings of all checks of the pattern. A check in which the family raises an error has failed.
 
-    Raises Unsupported, ValueError for options that cannot be, and what says nothing about the family: out of memory.
+    Raises Unsupported, ValueError for options that do not fit, and errors that are not the family's fault (memory).
     """
     kind: Any = family.func
     if pattern not in kind.support:
@@ -125,15 +133,15 @@ def examine(family: Family, pattern: Pattern, small: Family | None = None) -> li
 
 
 def verdict(findings: Sequence[Finding], control: bool) -> tuple[Status, str]:
-    """ok, or failed_check with what failed; a control is ok if it fails no more than dependence."""
+    """ok, or failed_check with what failed. A control is ok if it fails nothing but `dependence`."""
     failed = [finding for finding in findings if not (finding.passed or (control and finding.check == "dependence"))]
     if not failed:
         return "ok", "" if all(finding.passed for finding in findings) else "control: fails dependence, as it must"
-    said: dict[str, list[str]] = {}
+    checks_by_detail: dict[str, list[str]] = {}
     for finding in failed:
         figure = "" if math.isnan(finding.worst) else f" ({finding.worst:.1e})"
-        said.setdefault(finding.detail, []).append(finding.check + figure)
-    return "failed_check", "; ".join(f"{', '.join(names)}: {detail}" for detail, names in said.items())
+        checks_by_detail.setdefault(finding.detail, []).append(finding.check + figure)
+    return "failed_check", "; ".join(f"{', '.join(names)}: {detail}" for detail, names in checks_by_detail.items())
 
 
 def _row(finding: Finding, control: bool) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """Efficiency cells: `python -m cab.efficiency attention=vanilla,lightning pattern=causal_self [task=lm ...]`.
 
 Measures time, memory, FLOPs, parameters and decoding state of several families in one process, in rounds with the
-baselines vanilla and eager (see cab.efficiency.sweep), and writes one record per family. The task and size choose the
-shape; cost does not depend on data or seed. `cab.run` does the same for its one family.
+baselines vanilla and eager (see cab.efficiency.sweep), and writes one record per family. The task and size determine
+the shape; efficiency does not depend on data or seed. `cab.run` does the same for its one family.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from cab.command import FAILED, command_line, compose_one, expand
+from cab.command import ExitCode, cell_exit_code, command_line, compose_one, expand
 from cab.config import Request
 from cab.efficiency.cell import efficiency_cells
 from cab.errors import UserError
@@ -23,30 +23,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m cab.efficiency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "overrides", nargs="*", help="as in cab.run -m; what differs in attention= only is measured in turns"
+        "overrides", nargs="*", help="as in cab.run -m; cells that differ in attention= only are measured in turns"
     )
     overrides = parser.parse_args(arguments).overrides
 
     def work() -> int:
         if (count := distributed.world()) > 1:
             raise UserError(
-                f"started as {count} processes: cost is that of one device, start it without torchrun or srun"
+                f"started as {count} processes: efficiency is measured by one; use neither torchrun nor srun"
             )
-        together: dict[tuple[str, ...], list[Request]] = {}
+        groups: dict[tuple[str, ...], list[Request]] = {}
         for chosen in expand(overrides):
-            rest = tuple(one for one in chosen if not one.startswith("attention="))
-            together.setdefault(rest, []).append(compose_one(chosen))
-        failed = False
-        for rest, requests in together.items():
+            rest = tuple(override for override in chosen if not override.startswith("attention="))
+            groups.setdefault(rest, []).append(compose_one(chosen))
+        exit_code = ExitCode()
+        for rest, requests in groups.items():
             families = ",".join(request.attention for request in requests)
-            found = efficiency_cells(requests, "cab.efficiency", [f"attention={families}", *rest])
-            for request, (record, before) in zip(requests, found, strict=True):
-                if not before:
+            outcomes = efficiency_cells(requests, "cab.efficiency", [f"attention={families}", *rest])
+            for request, outcome in zip(requests, outcomes, strict=True):
+                record = outcome.record
+                if not outcome.was_done:
                     mirror_costs(request, record)
                 title = f"{record.cell['attention']} · {record.cell['pattern']}"
-                print("\n".join([title, *efficiency_lines(record, before)]), flush=True)
-                failed |= record.status not in ("ok", "unsupported")
-        return FAILED if failed else 0
+                print("\n".join([title, *efficiency_lines(record, outcome.was_done)]), flush=True)
+                exit_code.record(cell_exit_code(record))
+        return exit_code.worst
 
     return command_line(work)
 

@@ -1,13 +1,11 @@
-"""Efficiency cells: the costs of families of one shape and pattern, measured in turns with the baselines.
+"""Efficiency cells: time, memory, FLOPs and state of families of one shape and pattern, measured beside the baselines.
 
-Waits for whoever measures the same or uses the device, measures in one process (see cab.efficiency.sweep), writes one
-record per family, and mirrors it. Cost does not depend on data or seed.
+All families of one call are measured in one process, in rounds with the baselines (see cab.efficiency.sweep), and each
+gets a record of its own. Efficiency does not depend on data or seed.
 """
 
-import contextlib
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -21,84 +19,85 @@ from cab.config import Request
 from cab.efficiency.plan import Plan
 from cab.efficiency.sweep import sweep
 from cab.errors import UserError
-from cab.machine import chosen_precision, gemm_gflops, resolve_device, set_allocator
-from cab.store.identity import efficiency_cell, efficiency_identity, recorded
-from cab.store.lock import LOCK, measuring, waited_for
-from cab.store.provenance import provenance
-from cab.store.record import Record, Status, identity_hash, record_path, remove_unfinished
+from cab.machine import chosen_precision, gemm_gflops, resolve_device, set_allocator, set_threads
+from cab.store.identity import efficiency_key
+from cab.store.lock import measuring
+from cab.store.provenance import Clock, provenance
+from cab.store.record import Record, Status
+from cab.store.store import Outcome, Store
 
 BASELINES: dict[str, Family] = {"vanilla": partial(Vanilla), "eager": partial(Eager)}
 
 
-def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequence[str]) -> list[tuple[Record, bool]]:
-    """One record per request, in order, and whether it was there already. The requests differ in their family only.
+def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequence[str]) -> list[Outcome]:
+    """The records of requests that differ in their family only, in the same order. Measures those that are not done.
 
     Waits while another process measures one of them, or anything else on the same device of this machine.
     """
+    set_threads(requests[0].device.threads)
     device, allocator = resolve_device(requests[0].device.name), set_allocator()
-    identities = {request.attention: efficiency_identity(request, device, allocator) for request in requests}
-    records: dict[str, Record] = {}
-    measured: list[Record] = []
-
-    def look() -> list[Request]:
-        for request in requests:
-            if known := recorded(request, "efficiency", identities[request.attention]):
-                records[request.attention] = known
-        return [request for request in requests if request.attention not in records]
-
-    if pending := look():
-        with contextlib.ExitStack() as locks:
-            for name in sorted(identity_hash(identities[request.attention]) for request in pending):  # all in one order
-                path = record_path(requests[0].results, "efficiency", name).with_name(LOCK)
-                locks.enter_context(waited_for(path, "the same is being measured by"))
-                remove_unfinished(path.parent)
-            locks.enter_context(measuring(device))
-            if pending := look():
-                measured = _measured(pending, device, allocator, module, overrides)
-    for request, record in zip(pending, measured, strict=True):
-        records[request.attention] = record
-    return [(records[request.attention], records[request.attention] not in measured) for request in requests]
+    store = Store(requests[0].results, requests[0].rerun)
+    keys = {request.attention: efficiency_key(request, device, allocator) for request in requests}
+    outcomes: dict[str, Outcome] = {}
+    with ExitStack() as claims:
+        for name in sorted(keys, key=lambda name: keys[name].hash):  # in the same order in every process: no deadlock
+            state = store.state(keys[name])
+            if state.record is None:
+                state = claims.enter_context(store.claim(keys[name], wait="the same is being measured by"))
+            if state.record is not None:
+                outcomes[name] = Outcome(state.record, was_done=True)
+        missing = {request.attention: request for request in requests if request.attention not in outcomes}
+        if missing:
+            claims.enter_context(measuring(device))
+            for name, record in _measure(missing, device, allocator, module, overrides).items():
+                store.write(record)
+                outcomes[name] = Outcome(record, was_done=False)
+    return [outcomes[request.attention] for request in requests]
 
 
-def _measured(
-    requests: Sequence[Request], device: torch.device, allocator: str, module: str, overrides: Sequence[str]
-) -> list[Record]:
-    """Measures the families and writes a record of each."""
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    refused = {r.attention: answer for r in requests if (answer := gate(r))[0] != "ok"}
-    if len(refused) < len(requests):
-        families = BASELINES | {r.attention: r.family for r in requests if r.attention not in refused}
-        plan = make_plan(requests[0], device, families=len(requests) - len(refused))
+def _measure(
+    requests: dict[str, Request], device: torch.device, allocator: str, module: str, overrides: Sequence[str]
+) -> dict[str, Record]:
+    """Measures the families, given by name, together; returns their records."""
+    clock = Clock()
+    verdicts = {name: gate(request) for name, request in requests.items()}
+    families: dict[str, Family] = {
+        name: request.family for name, request in requests.items() if verdicts[name][0] == "ok"
+    }
+    rows: list[dict[str, Any]] = []
+    gemm = 0.0
+    if families:
+        plan = make_plan(next(iter(requests.values())), device, families=len(families))
         gemm = gemm_gflops(device, torch.bfloat16 if plan.precision == "bfloat16" else torch.float32)
-        rows = [row.to_dict() for row in sweep(families, plan, lambda line: print(f"  {line}", flush=True))]
-    records = []
-    for request in requests:
+        found = sweep(BASELINES | families, plan, lambda line: print(f"  {line}", flush=True))
+        rows = [row.to_dict() for row in found]
+    records = {}
+    for name, request in requests.items():
         result: dict[str, Any] = {}
-        if request.attention in refused:
-            status, reason = refused[request.attention]
-        else:
-            own = [row for row in rows if row["subject"] in (request.attention, *BASELINES)]
-            status, reason = summary([row for row in own if row["subject"] == request.attention])
-            result = {"measurements": own, "gemm_gflops": gemm, "allocator": allocator}
-        record = Record(
+        status, reason = verdicts[name]
+        if status == "ok":
+            status, reason = summary([row for row in rows if row["subject"] == name])
+            measurements = [row for row in rows if row["subject"] in (name, *BASELINES)]
+            result = {"measurements": measurements, "gemm_gflops": gemm, "allocator": allocator}
+        key = efficiency_key(request, device, allocator)
+        records[name] = Record(
             kind="efficiency",
             status=status,
             reason=reason,
-            cell=efficiency_cell(request, device),
-            identity=efficiency_identity(request, device, allocator),
+            cell=key.cell,
+            identity=key.identity,
             config=request.resolved,
             result=result,
-            provenance=provenance(module, overrides, device, started, time.monotonic() - clock),
+            provenance=provenance(module, overrides, device, clock),
         )
-        record.write(request.results)
-        records.append(record)
     return records
 
 
 def make_plan(request: Request, device: torch.device, families: int) -> Plan:
-    """The sweep for this many families; phases without meaning in the pattern are left out."""
+    """The sweep for this many families. Leaves out phases that the pattern does not have; raises UserError for values
+    that do not fit."""
     wanted = request.efficiency
-    phases = tuple(p for p in wanted.phases if request.pattern.causal or p in ("forward", "train"))
+    phases = tuple(phase for phase in wanted.phases if request.pattern.causal or phase in ("forward", "train"))
     if not phases:
         raise UserError(f"efficiency.phases={wanted.phases}: {request.pattern} has forward and train only")
     return Plan(
@@ -117,7 +116,7 @@ def make_plan(request: Request, device: torch.device, families: int) -> Plan:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> tuple[Status, str]:
-    """ok if anything was measured; else the first reason why not."""
+    """The status and reason of a family's record: ok if anything was measured, else why its first row was not."""
     if any(row["status"] == "ok" for row in rows):
         return "ok", ""
     first = rows[0]

@@ -1,16 +1,12 @@
 """One quality cell: builds the model, trains it, evaluates it, and writes its record last.
 
-Whatever happens after the request has been understood becomes a record: a combination that cannot be built, a loss that
-is not finite, memory that runs out, an error. Only an impossible request (UserError) leaves none.
+Every way to end becomes a record: a combination that is not supported, a loss that is not finite, memory that runs out,
+an error. Exceptions are a request that cannot be met (UserError) and a folder that cannot be written (OSError).
 """
 
-import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,103 +21,114 @@ from cab.machine import chosen_precision, resolve_device
 from cab.quality import distributed
 from cab.quality.tracker import Tracker
 from cab.quality.train import Trained, evaluate, train
-from cab.store import checkpoint
+from cab.store.checkpoint import Checkpoint
 from cab.store.failure import cannot_write, failure
 from cab.store.fingerprint import fingerprint
-from cab.store.identity import quality_identity, recorded, same_data
-from cab.store.lock import Busy, cell_lock
-from cab.store.provenance import provenance
-from cab.store.record import RECORD, Record, Status, identity_hash, record_path, remove_unfinished
+from cab.store.identity import quality_key
+from cab.store.provenance import Clock, provenance
+from cab.store.record import Record, Status
+from cab.store.store import Outcome, Store
 from tasks.base import Source, Task
 
 EXCESS_LIMIT = 0.10
-"""CAB's rule: an attention may add at most this share of the backbone's parameters, where nothing can be solved for."""
+"""CAB's rule: the share of the backbone's parameters that an attention may add where no `hidden` makes up for it."""
 
 
-def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> tuple[Record, bool]:
-    """The cell's record, and whether it was there already.
+def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> Outcome:
+    """The record of the cell, which is trained and evaluated if it is not done.
 
-    Raises UserError for a request that cannot be met, Busy if another process is at it.
+    Raises UserError for a request that cannot be met, and Busy if another process runs the cell.
     """
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    clock = Clock()
     device = resolve_device(request.device.name)
     with user_errors():
         task = request.build_task()
         source = task.prepare()
-    identity = quality_identity(request, device)
-    path = record_path(request.results, "quality", identity_hash(identity)).with_name(checkpoint.NAME)
-    if known := _known(request, identity, source):
-        if path.exists():
-            with suppress(Busy), cell_lock(path.parent):
-                _remove_left(path)
-        return known, True
-    with cell_lock(path.parent):
-        if known := _known(request, identity, source):  # of another process, meanwhile
-            return known, True
-        remove_unfinished(path.parent)
-        _remove_left(path)
-        cell = {
-            "attention": request.attention,
-            "pattern": str(request.pattern),
-            "task": request.task,
-            "size": request.size,
-            "seed": request.seed,
-        }
-        tracker = Tracker(request.tracking, cell, request.resolved, path.parent.name, request.results)
-        result: dict[str, Any] = {"data": {"source": request.data.source, **asdict(source)}}
-        status: Status = "ok"
-        reason = ""
-        try:
-            kept = checkpoint.Checkpoint(path, _origin(request, task, source))
-            status, reason = _train_and_evaluate(request, task, device, kept, tracker, result)
-        except UserError:
-            raise
-        except Exception as error:
-            if cannot_write(error):
-                raise
-            status, reason = failure(error)
-            if status == "error":
-                traceback.print_exc()
+    key = quality_key(request, device)
+    store = Store(request.results, request.rerun)
+    if record := store.state(key, source.content).record:
+        store.remove_old_checkpoint(key)
+        return Outcome(record, was_done=True)
+    with store.claim(key, source.content) as state:
+        if state.record:
+            return Outcome(state.record, was_done=True)
+        tracker = Tracker(request.tracking, key.cell, request.resolved, key.hash, request.results)
+        checkpoint = store.checkpoint(key, _origin(request, task, source))
+        status, reason, result = _run(request, task, source, device, checkpoint, tracker)
         record = Record(
             kind="quality",
             status=status,
             reason=reason,
-            cell=cell,
-            identity=identity,
+            cell=key.cell,
+            identity=key.identity,
             config=request.resolved,
             result=result,
-            provenance=provenance(module, overrides, device, started, time.monotonic() - clock),
+            provenance=provenance(module, overrides, device, clock),
         )
-        record.write(request.results)
-        path.unlink(missing_ok=True)
+        store.write(record)
     tracker.finish(record)
-    return record, False
-
-
-def _known(request: Request, identity: dict[str, Any], source: Source) -> Record | None:
-    """The record of the cell, if it is of this data."""
-    if (known := recorded(request, "quality", identity)) and not same_data(known, source.content):
-        print("the data changed since this cell was recorded: it runs again")
-        return None
-    return known
+    return Outcome(record, was_done=False)
 
 
 def _origin(request: Request, task: Task, source: Source) -> str:
-    """What a checkpoint must share with the run that goes on from it: the code that trains, torch, data."""
+    """What a checkpoint has in common with the run that resumes from it: the code that trains, torch and the data."""
     return f"{fingerprint(request.family.func, type(task), train)} {torch.__version__} {source.content}"
 
 
-def _remove_left(path: Path) -> None:
-    """A checkpoint older than the record: its run was killed right after it wrote that, and nothing goes on from it."""
-    record = path.with_name(RECORD)
-    if path.exists() and record.exists() and path.stat().st_mtime_ns <= record.stat().st_mtime_ns:
-        path.unlink()
+def _run(
+    request: Request, task: Task, source: Source, device: torch.device, checkpoint: Checkpoint, tracker: Tracker
+) -> tuple[Status, str, dict[str, Any]]:
+    """Status, reason and result of the record. The result of a cell that failed is what was known by then."""
+    result: dict[str, Any] = {"data": {"source": request.data.source, **asdict(source)}}
+    try:
+        model, result["model"] = build_model(request, task)
+        status, reason = gate(request)
+        if status != "ok":
+            return status, reason, result
+        precision = chosen_precision(request.device.precision, device)
+        fabric = distributed.fabric_alone(device, precision)
+        wrapped = fabric.setup_module(model)
+        if distributed.world() == 1:
+            trained = train(wrapped, task, request.training, fabric, checkpoint, tracker.log)
+        else:
+            trained = _train_together(request, task, model, wrapped, device.type, precision, checkpoint, tracker)
+        result |= {"curve": trained.curve, "training": _speed(trained, request)}
+        if trained.status != "ok":
+            return trained.status, trained.reason, result
+        test = evaluate(wrapped, task, "test", fabric.to_device)
+        result |= {
+            "metrics": test.metrics,
+            "headline": task.metrics[0].name,
+            "better": {metric.name: metric.better for metric in task.metrics},
+            "trivial": asdict(task.trivial()),
+            "tables": test.tables,
+        }
+        return "ok", "", result
+    except UserError:
+        raise
+    except Exception as error:
+        if cannot_write(error):
+            raise
+        status, reason = failure(error)
+        if status == "error":
+            traceback.print_exc()
+        return status, reason, result
+
+
+def _speed(trained: Trained, request: Request) -> dict[str, Any]:
+    steps = request.training.steps
+    return {
+        "steps": steps,
+        "seconds": trained.seconds,
+        "examples_per_second": steps * request.training.batch / trained.seconds,
+        "processes": distributed.world(),
+    }
 
 
 def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]]:
-    """The model with its initial weights, and the record's facts about it.
+    """The model with its initial weights, and what the record says about it.
 
-    Raises Unsupported where the family cannot fill the slots, UserError where an option's value cannot be.
+    Raises Unsupported if the family cannot fill the slots, UserError for an option whose value does not fit.
     """
     slots = Slots(request.family, request.pattern)
     torch.manual_seed(request.seed)
@@ -141,48 +148,6 @@ def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]
     return model, facts
 
 
-def _train_and_evaluate(
-    request: Request,
-    task: Task,
-    device: torch.device,
-    kept: checkpoint.Checkpoint,
-    tracker: Tracker,
-    result: dict[str, Any],
-) -> tuple[Status, str]:
-    """Fills `result` step by step, so that what is known of a failed cell is kept."""
-    model, result["model"] = build_model(request, task)
-    status, reason = gate(request)
-    if status != "ok":
-        return status, reason
-    precision = chosen_precision(request.device.precision, device)
-    fabric = distributed.fabric_alone(device, precision)
-    wrapped = fabric.setup_module(model)
-    if distributed.world() == 1:
-        trained = train(wrapped, task, request.training, fabric, kept, tracker.log)
-    else:
-        trained = _train_together(request, task, model, wrapped, device.type, precision, kept, tracker)
-    examples = request.training.steps * request.training.batch
-    result["curve"] = trained.curve
-    result["training"] = {
-        "steps": request.training.steps,
-        "seconds": trained.seconds,
-        "examples_per_second": examples / trained.seconds,
-        "processes": distributed.world(),
-    }
-    if trained.status != "ok":
-        return trained.status, trained.reason
-    test = evaluate(wrapped, task, "test", fabric.to_device)
-    trivial = task.trivial()
-    result |= {
-        "metrics": test.metrics,
-        "headline": task.metrics[0].name,
-        "better": {metric.name: metric.better for metric in task.metrics},
-        "trivial": asdict(trivial),
-        "tables": test.tables,
-    }
-    return "ok", ""
-
-
 def _train_together(
     request: Request,
     task: Task,
@@ -190,16 +155,16 @@ def _train_together(
     alone: nn.Module,
     kind: str,
     precision: str,
-    kept: checkpoint.Checkpoint,
+    checkpoint: Checkpoint,
     tracker: Tracker,
 ) -> Trained:
-    """Tells the other processes what to train, and trains with them."""
+    """Trains together with the other processes, on devices of this kind; `alone` is set up for this process only."""
     distributed.tell((request, kind, precision))
     try:
         fabric = distributed.fabric_together(kind, precision)
-        return train(fabric.setup_module(model), task, request.training, fabric, kept, tracker.log, alone)
+        return train(fabric.setup_module(model), task, request.training, fabric, checkpoint, tracker.log, alone)
     except Exception as error:
         distributed.part(kind)
         if distributed.lost(error):
-            raise RuntimeError("another process of this cell ended: what it said is in the output") from error
+            raise RuntimeError("another process of this cell ended: its message is in the output") from error
         raise

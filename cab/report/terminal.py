@@ -78,4 +78,4 @@ def number(value: Any) -> str:
 
 
 def _line(what: str, text: str, before: bool = False) -> str:
-    return f"  {what:<10}{text}{' (recorded before)' if before else ''}"
+    return f"  {what:<10}{text}{' (already done)' if before else ''}"

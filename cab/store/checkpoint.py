@@ -1,4 +1,4 @@
-"""Checkpoints of a training that is under way: atomic, digested, and never used when damaged or of another origin."""
+"""Checkpoints: written atomically, with a digest, and never used when damaged or of another origin."""
 
 import hashlib
 import io
@@ -10,48 +10,51 @@ import torch
 
 from cab.store.record import set_aside, write_atomically
 
-NAME = "checkpoint.pt"
-_DIGEST = hashlib.sha256().digest_size
+CHECKPOINT = "checkpoint.pt"
+"""The file in a cell's folder."""
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file: digest of the rest, digest of the origin, state."""
+    """A file of three parts: SHA-256 of the other two, SHA-256 of the origin, the state."""
 
     path: Path
     origin: str
-    """What decides the training beside the cell itself: the code and the content of the data."""
+    """What a training depends on besides the cell's identity: the code and the content of the data."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Tensors, numbers, text, and lists and dicts of these."""
+        """Writes a state of tensors, numbers, text, and lists and dicts of these."""
         buffer = io.BytesIO()
-        buffer.write(self._mark())
+        buffer.write(self._origin_digest())
         torch.save(state, buffer)
         content = buffer.getvalue()
         write_atomically(self.path, hashlib.sha256(content).digest() + content)
 
     def load(self) -> dict[str, Any] | None:
-        """The state, its tensors on the CPU, or None if there is none. A damaged file is set aside and named, one of
-        another origin is named and written over; then training starts anew."""
+        """The state with its tensors on the CPU, or None if the training has to start from step 0.
+
+        Prints why if there is a file: a damaged one is renamed, one of another origin will be overwritten.
+        """
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
             return None
-        digest, content = content[:_DIGEST], content[_DIGEST:]
+        digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
-            print(f"warning: {self.path}: damaged; set aside as {set_aside(self.path).name}, training starts anew")
+            print(f"warning: {self.path}: damaged; renamed to {set_aside(self.path).name}, training starts from step 0")
             return None
-        if content[:_DIGEST] != self._mark():
-            print("the code or the data changed since this training was interrupted: it starts anew")
+        if content[:_DIGEST_BYTES] != self._origin_digest():
+            print("the code or the data changed since this training was interrupted: it starts from step 0")
             return None
-        return torch.load(io.BytesIO(content[_DIGEST:]), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content[_DIGEST_BYTES:]), map_location="cpu", weights_only=True)
 
-    def _mark(self) -> bytes:
+    def _origin_digest(self) -> bytes:
         return hashlib.sha256(self.origin.encode()).digest()
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of torch's generators of this process, to be kept with a checkpoint."""
+    """The states of this process's random generators, for a checkpoint."""
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -59,11 +62,13 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Sets what `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def seed_process(seed: int, rank: int, step: int) -> None:
-    """Another stream for each of several processes, and a new one where a training goes on without its states."""
+    """Seeds the random generators of one of several processes, for a training that begins or resumes at this step
+    without their states."""
     torch.manual_seed(int.from_bytes(hashlib.sha256(repr((seed, rank, step)).encode()).digest()[:8], "big"))

@@ -1,4 +1,4 @@
-"""What a failure is called in a record."""
+"""How an error is recorded."""
 
 import errno
 
@@ -6,11 +6,11 @@ from attentions.base import Unsupported
 from cab.store.record import Status
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Full, over a quota, or not allowed."""
+"""The disk is full, over a quota or read-only, or the user has no permission."""
 
 
 def failure(error: Exception) -> tuple[Status, str]:
-    """Status and one line of reason."""
+    """The status and the one-line reason of a record."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Unsupported):
         return "unsupported", text
@@ -23,5 +23,5 @@ def failure(error: Exception) -> tuple[Status, str]:
 
 
 def cannot_write(error: BaseException) -> bool:
-    """Whether a folder is full, or may not be written: nothing that a record should say of its cell."""
+    """Whether a file cannot be written. Such an error is never recorded: it has nothing to do with the cell."""
     return isinstance(error, OSError) and error.errno in NOT_WRITABLE

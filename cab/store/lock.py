@@ -1,9 +1,9 @@
-"""Locks between processes: one for each cell, and one for each device that times are taken on.
+"""Locks between processes: one for each cell, and one for each device that is used for timing.
 
-The kernel releases a lock when its holder ends, however it ends, so that none is ever left over; the file stays and
-means nothing. Locks hold between the machines that share a file system where that passes flock on: local ones do, NFS
-since version 4 or with lockd, Lustre if mounted with `flock`. Where it says that it cannot, that is said in a line and
-the work is done all the same: records are written at once, so that the worst is a cell that ran twice.
+The kernel releases a lock when the process that holds it ends, so that none is ever left over; the file stays and has
+no meaning. Machines that share a file system see each other's locks if it supports flock: NFS since version 4 or with
+lockd, Lustre if mounted with `flock`. Where it does not, a warning is printed and the work is done without a lock:
+records are written atomically, so that at worst a cell runs twice.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 MACHINE = Path("/tmp")
-"""Where all users of a machine meet: not $TMPDIR, which differs between them, and between the jobs of a cluster."""
+"""A folder that all users of a machine share. $TMPDIR differs between users, and between the jobs of a cluster."""
 LOCK = "lock"
 """The file in a cell's folder."""
 POLL_SECONDS = 0.2
@@ -31,52 +31,61 @@ class Busy(Exception):
 
 
 @contextlib.contextmanager
-def cell_lock(folder: Path) -> Iterator[None]:
-    """Takes the lock of the cell with this folder, which is made. Raises Busy at once if another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _opened(folder / LOCK) as file:
-        if not _take(file, folder / LOCK):
-            raise Busy(_holder(file))
-        yield
+def locked(path: Path, wait: str = "") -> Iterator[None]:
+    """Holds the lock in this file, which is made.
 
-
-@contextlib.contextmanager
-def waited_for(path: Path, why: str) -> Iterator[None]:
-    """Takes a lock; while another process has it, one line says why this one waits."""
+    While another process has it: raises Busy or, given `wait`, prints it once together with who that is, and waits.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _opened(path) as file:
-        said = False
-        while not _take(file, path):
-            if not said:
-                print(f"  waits: {why} {_holder(file)}", flush=True)
-            said = True
+        taken = _take(file, path)
+        if not taken and not wait:
+            raise Busy(_written_name(file))
+        if not taken:
+            print(f"  waits: {wait} {_written_name(file)}", flush=True)
+        while not taken:
             time.sleep(POLL_SECONDS)
+            taken = _take(file, path)
         yield
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the lock in this file, or None. Does not wait and writes nothing."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:  # no such file: nobody has ever taken it
+        return None
+    try:
+        return None if _flock(file, fcntl.LOCK_SH) else _written_name(file)
+    except OSError:  # no locks here
+        return None
+    finally:
+        os.close(file)
 
 
 @contextlib.contextmanager
 def measuring(device: torch.device) -> Iterator[None]:
-    """Nobody else on this machine takes times on the device meanwhile; other work goes on beside it."""
+    """Keeps other processes on this machine from timing on the device at the same time; waits for one that does."""
     name = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else device.type
     path = MACHINE / f"cab-measures-on-{name}"
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(waited_for(path, f"times are being taken on this {device.type} by"))
+            stack.enter_context(locked(path, f"times are being taken on this {device.type} by"))
         except OSError as error:
-            print(f"warning: {path}: {error.strerror}; another process may take times as well", file=sys.stderr)
+            print(f"warning: {path}: {error.strerror}; another process may time at the same time", file=sys.stderr)
         yield
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """Open for everyone who may write there; never through a link that somebody has laid."""
+    """The file's descriptor. All users may open the file; a symbolic link is refused."""
     flags = os.O_RDWR | os.O_NOFOLLOW
     try:
-        file = os.open(path, flags)  # first, as Linux lets nobody create a file that a colleague has in /tmp
+        file = os.open(path, flags)  # without O_CREAT, which Linux refuses for another user's file in /tmp
     except FileNotFoundError:
         file = os.open(path, flags | os.O_CREAT, 0o666)
         if path.parent == MACHINE:
-            with contextlib.suppress(PermissionError):  # a colleague's, made in this moment
+            with contextlib.suppress(PermissionError):  # another user has made it just now
                 os.fchmod(file, 0o666)
     try:
         yield file
@@ -85,29 +94,40 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _take(file: int, path: Path) -> bool:
+    """Whether this process now has the lock; without support for locks it always has."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        while not _flock(file, fcntl.LOCK_EX):
+            if not _flock(file, fcntl.LOCK_SH):
+                return False
+            fcntl.flock(file, fcntl.LOCK_UN)  # nobody has it: `holder` of another process looked at it just now
+            time.sleep(0.001)
     except OSError as error:
-        print(f"warning: {path}: no locks here ({error.strerror}); two processes may do the same", file=sys.stderr)
+        print(f"warning: {path}: no locks here ({error.strerror}); another process may run the same", file=sys.stderr)
         return True
     since = datetime.now().astimezone().isoformat(" ", "seconds")
-    with contextlib.suppress(OSError):  # a full disk: it only says who
+    with contextlib.suppress(OSError):  # a full disk; the text only says who has it
         os.ftruncate(file, 0)
         os.pwrite(file, f"{_user()} on {socket.gethostname()}, process {os.getpid()}, since {since}".encode(), 0)
     return True
 
 
-def _holder(file: int) -> str:
+def _flock(file: int, operation: int) -> bool:
+    try:
+        fcntl.flock(file, operation | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _written_name(file: int) -> str:
+    """What the holder of a lock has written into its file."""
     with contextlib.suppress(OSError):
-        if said := os.pread(file, 500, 0).decode(errors="replace").strip():
-            return said
+        return os.pread(file, 500, 0).decode(errors="replace").strip() or "another process"
     return "another process"
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container without that user
+    except (KeyError, OSError):  # a container that does not know the user
         return f"user {os.getuid()}"

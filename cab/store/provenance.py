@@ -5,7 +5,9 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -18,10 +20,20 @@ from cab.machine import device_name
 LIBRARIES = ("torch", "numpy", "lightning-fabric", "hydra-core", "datasets", "tokenizers")
 
 
-def provenance(
-    module: str, overrides: Sequence[str], device: torch.device, started: str, seconds: float
-) -> dict[str, Any]:
-    """The record's `provenance`. `started` is an ISO time, `seconds` the wall time of the cell."""
+class Clock:
+    """The wall time of a cell, from when it is made."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+def provenance(module: str, overrides: Sequence[str], device: torch.device, clock: Clock) -> dict[str, Any]:
+    """The `provenance` of a record that is written now."""
     return {
         "command": command(module, overrides),
         "git": git(),
@@ -33,13 +45,13 @@ def provenance(
             "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
             "system": platform.platform(),
         },
-        "started": started,
-        "seconds": round(seconds, 3),
+        "started": clock.started,
+        "seconds": round(clock.seconds, 3),
     }
 
 
 def command(module: str, overrides: Sequence[str]) -> str:
-    """What to type to get this record again."""
+    """The command line that makes this record again."""
     return shlex.join(["python", "-m", module, *overrides])
 
 
@@ -50,15 +62,15 @@ def versions() -> dict[str, str]:
 
 @cache
 def git() -> dict[str, Any]:
-    """Revision of the checkout and whether files differ from it; empty where there is no git."""
+    """Revision of the checkout, and whether files differ from it; empty without git."""
 
-    def ask(*arguments: str) -> str:
+    def run(*arguments: str) -> str:
         return subprocess.run(
             ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
 
     try:
-        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+        return {"revision": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"warning: git says nothing about this checkout ({error}); the record has no revision", file=sys.stderr)
+        print(f"warning: git fails in this checkout ({error}); the record has no revision", file=sys.stderr)
         return {}

@@ -1,4 +1,4 @@
-"""Records: one result.json per finished cell, written last and at once. Every table is built from these files alone.
+"""Records: one result.json per finished cell, written last and atomically. Every table is built from these files alone.
 
 Layout     <results>/runs/<kind>/<hash>/result.json, kind "quality", "efficiency" or "checks"
 Hash       SHA-256 (16 hex digits) of `identity` and `science_version`: what decides the numbers, and nothing else
@@ -15,7 +15,7 @@ Fields, schema 1:
   config           the whole resolved configuration
   result           quality: metrics, headline, better, trivial, tables, curve, model, training, data
                    efficiency: measurements (see cab.efficiency.plan), gemm_gflops, allocator
-                   checks: checks (see cab.check.battery)
+                   checks: declared, control, checks (see cab.check.gate)
                    {} where the status is not ok and nothing was measured
   provenance       command, git, versions, device, started, seconds
 """
@@ -38,12 +38,12 @@ SCIENCE_VERSION = 2
 Kind = Literal["quality", "efficiency", "checks"]
 Status = Literal["ok", "unsupported", "failed_check", "out_of_memory", "diverged", "timeout", "error"]
 FINAL: tuple[Status, ...] = ("ok", "unsupported", "out_of_memory", "diverged")
-"""A cell that ended so is done; running it again would give the same. `timeout` and `error` are tried again, and so is
-`failed_check`: whether a family passes depends on its source, and the answer is kept (see cab.check.gate)."""
+"""A cell that ended so is done: running it again would give the same. `timeout` and `error` are tried again. So is
+`failed_check`: whether a family passes depends on its source, which does not identify a quality or efficiency cell."""
 
 
 class DamagedRecord(Exception):
-    """A file that is not a whole, unedited record of this schema. The message says why."""
+    """A file that is not a complete, unedited record of this schema. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Record:
 
     @property
     def final(self) -> bool:
-        return self.status in FINAL
+        """Whether the cell is done. A check always is: the source of the family identifies it."""
+        return self.kind == "checks" or self.status in FINAL
 
     def write(self, results: Path) -> Path:
         """Writes the file atomically and durably; returns its path."""
@@ -82,7 +83,7 @@ def read_record(path: Path) -> Record:
         digest = content.pop("digest", None) if isinstance(content, dict) else None
         own = _digest(content)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, a number of thousands of digits
-        raise DamagedRecord(f"not whole JSON ({error})") from error
+        raise DamagedRecord(f"not valid JSON ({error})") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise DamagedRecord("not a record")
     if content["schema"] != SCHEMA:
@@ -101,23 +102,8 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def find_record(results: Path, kind: Kind, name: str) -> Record | None:
-    """The record of this hash, or None. A damaged one is renamed, so that its cell runs again, and reported."""
-    path = record_path(results, kind, name)
-    try:
-        return read_record(path)
-    except FileNotFoundError:
-        return None
-    except DamagedRecord as error:
-        print(f"warning: {path}: {error}; set aside as {set_aside(path).name}, the cell runs again")
-        return None
-
-
 def all_records(results: Path) -> Iterator[tuple[Path, Record | DamagedRecord]]:
-    """Every cell's result.json in order of path, the damaged ones as their error. Changes nothing.
-
-    Checks are left out: they say whether a cell may run, they are not cells.
-    """
+    """Every quality and efficiency record in order of path, a damaged one as its error. Changes nothing."""
     for path in sorted(results.glob("runs/*/*/result.json")):
         if path.parent.parent.name == "checks":
             continue
@@ -140,7 +126,7 @@ def identity_hash(identity: Mapping[str, Any], science_version: int = SCIENCE_VE
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a file that cannot be trusted to <name>.damaged-<n>; nothing is deleted."""
+    """Renames a damaged file to <name>.damaged-<n> and returns the new path."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
@@ -168,9 +154,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """What `write_atomically` left when its process was killed. Only for who holds the folder's lock."""
-    for left in folder.glob(".*.*"):
-        left.unlink(missing_ok=True)
+    """Removes the files of a `write_atomically` that was killed. Only for the process that holds the folder's lock."""
+    for path in folder.glob(".*.*"):
+        path.unlink(missing_ok=True)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

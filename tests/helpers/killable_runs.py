@@ -1,8 +1,8 @@
-"""Runs `cab.run` in children of a process that has imported all that takes long, and kills them. For tests/test_resume.
+"""Runs `cab.run` in children of a process that has imported the slow modules, and kills them. For tests/test_resume.
 
-A line of JSON on stdin asks for a child: `overrides`, `patch` (lines of Python before it begins) and `seconds` after
-which it gets SIGKILL, or null. The answer is a line: how it ended (as os.waitstatus_to_exitcode) and after how long.
-What it printed is appended to the file `said`.
+A line of JSON on stdin starts a child: `overrides`, `patch` (lines of Python to run first), `output` (a file that its
+output is appended to) and `seconds` after which it gets SIGKILL, or null. The answer is a line: its exit code (as of
+os.waitstatus_to_exitcode) and how long it ran.
 """
 
 import json
@@ -25,16 +25,15 @@ from tasks import lm  # noqa: F401
 DIE = "import os, signal; die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
 
 
-def child(overrides: list[str], patch: str, said: str) -> None:
-    log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def child(overrides: list[str], patch: str, output: str) -> None:
+    log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = ["cab.run", *overrides]
     code = 99
     try:
         exec(DIE + patch, {})
-        run.main()
-        code = max(run.exit_codes)
+        code = run.command()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -42,16 +41,16 @@ def child(overrides: list[str], patch: str, said: str) -> None:
 
 
 for line in sys.stdin:
-    asked = json.loads(line)
+    job = json.loads(line)
     start = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        lock.MACHINE = Path(asked["said"]).parent
+        lock.MACHINE = Path(job["output"]).parent
         train.CHECKPOINT_SECONDS = 0.0
-        child(asked["overrides"], asked["patch"], asked["said"])
+        child(job["overrides"], job["patch"], job["output"])
     status = None
-    if asked["seconds"] is not None:
-        while time.monotonic() - start < asked["seconds"] and status is None:
+    if job["seconds"] is not None:
+        while time.monotonic() - start < job["seconds"] and status is None:
             time.sleep(0.002)
             found, ended = os.waitpid(pid, os.WNOHANG)
             status = ended if found else None

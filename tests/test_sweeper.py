@@ -1,6 +1,7 @@
-"""A relaunched sweep: what is done is said and not started again, what is left is run, and nothing else."""
+"""A sweep that is launched again: cells that are done are printed and not launched, all others run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from test_run import TINY
 
 from cab import run
 from cab.config import load
-from cab.machine import set_allocator, set_threads
-from cab.store.identity import efficiency_identity, quality_identity
+from cab.machine import set_allocator
+from cab.store.identity import efficiency_key, quality_key
 from cab.store.record import Record, all_records, read_record
+from cab.store.store import Store
 from tasks.lm import LanguageModelling
 
 
@@ -36,10 +38,9 @@ def sweep(tmp_path, monkeypatch, capsys):
     def call(*overrides: str):
         batches.clear()
         monkeypatch.setattr(sys, "argv", ["cab.run", "-m", f"results={tmp_path}", *TINY, *overrides])
-        run.exit_codes[:] = [0]
-        run.main()
+        code = run.command()
         call.batches = list(batches)
-        return max(run.exit_codes), capsys.readouterr().out, [cell for batch in batches for cell in batch]
+        return code, capsys.readouterr().out, [cell for batch in batches for cell in batch]
 
     return call
 
@@ -51,18 +52,29 @@ def quick(monkeypatch):
     def write(config: DictConfig) -> int:
         choices = HydraConfig.get().runtime.choices
         request = load(config, choices["attention"], choices["task"])
-        set_threads(request.device.threads)
-        cell = {"attention": request.attention, "seed": request.seed}
         cpu = torch.device("cpu")
         content = request.build_task().prepare().content
         result = {"data": {"content": content}, "headline": "bits_per_byte", "metrics": {"bits_per_byte": 1.0}}
-        Record("quality", "ok", cell, quality_identity(request, cpu), result=result).write(request.results)
+        keys = [quality_key(request, cpu)]
         if request.measure:
-            identity = efficiency_identity(request, cpu, set_allocator())
-            Record("efficiency", "ok", cell, identity).write(request.results)
+            keys.append(efficiency_key(request, cpu, set_allocator()))
+        store = Store(request.results, request.rerun)
+        for key in keys:
+            with store.claim(key):
+                store.write(Record(key.kind, "ok", key.cell, key.identity, result=result))
         return 0
 
     monkeypatch.setattr(run, "run_cell", write)
+
+
+@pytest.fixture
+def text(tmp_path_factory) -> Path:
+    """Local data."""
+    folder = tmp_path_factory.mktemp("text")
+    for split in ("train", "validation", "test"):
+        (folder / split).mkdir()
+        (folder / split / "a.txt").write_text(f"the {split} cat sat on the mat. " * 200)
+    return folder
 
 
 def paths(results: Path) -> list[Path]:
@@ -70,7 +82,7 @@ def paths(results: Path) -> list[Path]:
 
 
 def change(path: Path, **changes) -> Record:
-    """The record written anew with other fields."""
+    """Writes the record with other fields."""
     content = json.loads(path.read_text())
     fields = {name: value for name, value in content.items() if name not in ("hash", "digest")}
     record = Record(**(fields | changes))
@@ -78,49 +90,49 @@ def change(path: Path, **changes) -> Record:
     return record
 
 
-def test_what_is_done_is_said_and_the_launcher_is_not_called(sweep, tmp_path):
-    asked = "attention=none,vanilla", "measure=false", "seed=0,1"
-    code, out, cells = sweep(*asked)
+def test_done_cells_are_printed_and_the_launcher_is_not_called(sweep, tmp_path):
+    overrides = "attention=none,vanilla", "measure=false", "seed=0,1"
+    code, out, cells = sweep(*overrides)
     assert (code, len(cells), len(paths(tmp_path))) == (0, 4, 4)
-    assert "recorded before" not in out
+    assert "already done" not in out
     before = {path: path.stat().st_mtime_ns for path in paths(tmp_path)}
-    code, out, cells = sweep(*asked)
+    code, out, cells = sweep(*overrides)
     assert (code, cells, sweep.batches) == (0, [], [])
     assert {path: path.stat().st_mtime_ns for path in paths(tmp_path)} == before
     lines = out.splitlines()
-    assert lines[-1] == "4 of 4 cells were there already, 0 to run; rerun=true runs all"
+    assert lines[-1] == "4 of 4 cells are done, 0 to run; rerun=true runs all again"
     for name, seed in (("none", 0), ("none", 1), ("vanilla", 0), ("vanilla", 1)):
         [line] = [line for line in lines if line.startswith(f"{name} · causal_self · lm · smoke · seed {seed}: ")]
         [record] = [
             read_record(p) for p in before if (c := read_record(p).cell)["attention"] == name and c["seed"] == seed
         ]
-        assert f"bits per byte {record.result['metrics']['bits_per_byte']:.4g} (recorded before)" in line
+        assert f"bits per byte {record.result['metrics']['bits_per_byte']:.4g} (already done)" in line
 
 
 def test_only_what_is_missing_runs(sweep, quick, tmp_path):
-    asked = "attention=none,vanilla", "measure=false", "seed=0,1"
-    sweep(*asked)
+    overrides = "attention=none,vanilla", "measure=false", "seed=0,1"
+    sweep(*overrides)
     [gone] = [
         p for p in paths(tmp_path) if read_record(p).cell | {"attention": "none", "seed": 1} == read_record(p).cell
     ]
     gone.unlink()
-    code, out, cells = sweep(*asked)
+    code, out, cells = sweep(*overrides)
     assert (code, cells) == (0, ["attention=none measure=False seed=1"])
-    assert "3 of 4 cells were there already, 1 to run" in out
+    assert "3 of 4 cells are done, 1 to run" in out
     assert gone.exists()
-    assert len(sweep(*asked, "rerun=true")[2]) == 4
-    assert len(sweep(*asked[:2], "seed=0,1,2", "hydra.sweeper.max_batch_size=1")[2]) == 2
+    assert len(sweep(*overrides, "rerun=true")[2]) == 4
+    assert len(sweep(*overrides[:2], "seed=0,1,2", "hydra.sweeper.max_batch_size=1")[2]) == 2
     assert [len(batch) for batch in sweep.batches] == [1, 1]
 
 
 def test_a_value_that_depends_on_the_seed_is_that_of_each_seed(sweep, quick):
-    asked = "attention=none", "measure=false", "train.warmup=${seed}", "seed=1,2,3"
-    sweep(*asked)
-    assert sweep(*asked)[2] == []
+    overrides = "attention=none", "measure=false", "train.warmup=${seed}", "seed=1,2,3"
+    sweep(*overrides)
+    assert sweep(*overrides)[2] == []
     assert len(sweep("attention=none", "measure=false", "train.warmup=1", "seed=1,2,3")[2]) == 2
 
 
-def test_measurements_belong_to_a_cell_that_wants_them(sweep, quick):
+def test_efficiency_belongs_to_a_cell_that_wants_it(sweep, quick):
     sweep("attention=none", "measure=false", "seed=0,1")
     code, _, cells = sweep("attention=none", "seed=0,1")
     assert (code, len(cells)) == (0, 2)
@@ -128,35 +140,49 @@ def test_measurements_belong_to_a_cell_that_wants_them(sweep, quick):
     assert len(sweep("attention=none", "seed=0,1", "efficiency.rounds=4")[2]) == 2
 
 
-def test_endings_that_are_tried_again_and_those_that_are_not(sweep, quick, tmp_path):
-    asked = "attention=none", "measure=false", "seed=0,1,2,3"
-    sweep(*asked)
-    ends = ["error", "timeout", "diverged", "unsupported"]
-    names = {}
-    for path, status in zip(paths(tmp_path), ends, strict=True):
-        names[status] = change(path, status=status, reason="as it was").cell["seed"]
-    code, out, cells = sweep(*asked)
-    assert {int(cell[-1]) for cell in cells} == {names["error"], names["timeout"]}
+def test_statuses_that_are_final_and_those_that_run_again(sweep, quick, tmp_path):
+    overrides = "attention=none", "measure=false", "seed=0,1,2,3"
+    sweep(*overrides)
+    statuses = ["error", "timeout", "diverged", "unsupported"]
+    seeds = {}
+    for path, status in zip(paths(tmp_path), statuses, strict=True):
+        seeds[status] = change(path, status=status, reason="a reason").cell["seed"]
+    code, out, cells = sweep(*overrides)
+    assert {int(cell[-1]) for cell in cells} == {seeds["error"], seeds["timeout"]}
     assert code == 1  # a cell diverged, as when it was run
-    assert f"seed {names['diverged']}: diverged: as it was (recorded before)" in out
-    assert sweep(*asked)[1].count("(recorded before)") == 4
+    assert f"seed {seeds['diverged']}: diverged: a reason (already done)" in out
+    assert sweep(*overrides)[1].count("(already done)") == 4
 
 
-def test_other_data_means_another_run(sweep, quick, monkeypatch):
-    sweep("attention=none", "measure=false", "seed=0,1")
+def test_changed_data_means_another_run(sweep, quick, text):
+    overrides = "attention=none", "measure=false", "data=local", f"data.path={text}", "seed=0,1"
+    assert len(sweep(*overrides)[2]) == 2
+    assert sweep(*overrides)[2] == []
+    (text / "train" / "a.txt").write_text("a dog ran over the hill. " * 200)
+    assert len(sweep(*overrides)[2]) == 2
+    assert sweep(*overrides)[2] == []
+
+
+def test_data_is_prepared_once_for_all_cells(sweep, quick, monkeypatch):
+    sweep("attention=none,vanilla", "measure=false", "seed=0,1")
     prepared = []
     prepare = LanguageModelling.prepare
 
-    def changed(self):
+    def count(self):
         prepared.append(self.seed)
-        source = prepare(self)
-        return type(source)(source.description, source.real, "f" * 64, source.facts)
+        return prepare(self)
 
-    monkeypatch.setattr(LanguageModelling, "prepare", changed)
-    _, _, cells = sweep("attention=none", "measure=false", "seed=0,1")
-    assert len(cells) == 2
-    assert len(prepared) == 3  # once for both before, and by each cell for itself
-    assert sweep("attention=none", "measure=false", "seed=0,1")[2] == []
+    monkeypatch.setattr(LanguageModelling, "prepare", count)
+    assert sweep("attention=none,vanilla", "measure=false", "seed=0,1")[2] == []
+    assert len(prepared) == 1
+
+
+def test_data_that_is_gone_is_the_error_of_every_cell(sweep, text):
+    overrides = "attention=none", "measure=false", "data=local", f"data.path={text}", "seed=0,1"
+    sweep(*overrides)
+    shutil.rmtree(text)
+    code, _, cells = sweep(*overrides)
+    assert (code, len(cells)) == (2, 2)
 
 
 def test_a_pair_that_does_not_exist_is_left_out_of_a_sweep(sweep, quick, tmp_path):
@@ -168,11 +194,11 @@ def test_a_pair_that_does_not_exist_is_left_out_of_a_sweep(sweep, quick, tmp_pat
     assert (code, cells, out.count("left out: ")) == (2, [], 2)  # nothing at all to do is a mistake
 
 
-def test_a_cell_that_cannot_be_runs_and_says_so(sweep, tmp_path):
+def test_a_cell_with_a_wrong_value_is_launched_and_prints_the_error(sweep, tmp_path):
     sweep("attention=none", "measure=false")
     code, out, cells = sweep("attention=none", "measure=false", "model.heads=2,3")
     assert (code, len(cells)) == (2, 1)
-    assert "1 of 2 cells were there already" in out
+    assert "1 of 2 cells are done" in out
     code, _, cells = sweep("attention=none", "measure=false", "seed=0,one")
     assert (code, len(cells)) == (2, 1)
     assert len(paths(tmp_path)) == 1
@@ -192,8 +218,8 @@ def test_a_damaged_record_runs_again(sweep, quick, tmp_path):
 def test_a_sweep_from_another_folder(tmp_path):
     command = [sys.executable, "-m", "cab.run", "-m", f"results={tmp_path}/out", *TINY, "attention=none", "seed=0,1"]
     (tmp_path / "elsewhere").mkdir()
-    for said in ("bits per byte", "2 of 2 cells were there already, 0 to run"):
+    for text in ("bits per byte", "2 of 2 cells are done, 0 to run"):
         ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "elsewhere")
         assert (ran.returncode, ran.stderr) == (0, "")
-        assert said in ran.stdout
+        assert text in ran.stdout
     assert not list((tmp_path / "elsewhere").iterdir())
