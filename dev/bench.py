@@ -126,7 +126,7 @@ def measure(one: Sweep, device: torch.device) -> list[Measurement]:
         batch=one.batch,
         decode_batches=(one.batch,),
         rounds=one.rounds,
-        min_rounds=min(lengths.FEW, one.rounds),
+        min_rounds=min(lengths.MIN_SAMPLES_FOR_MEDIAN, one.rounds),
     )
     return sweep(families_of(one), plan, lambda line: print(f"  {line}", flush=True))
 
