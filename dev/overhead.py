@@ -22,7 +22,8 @@ from cab.command import command_line, compose_requests
 from cab.config import Request
 from cab.machine import set_allocator
 from cab.quality.cell import build_model
-from cab.quality.train import make_optimizer, train
+from cab.quality.state import make_optimizer
+from cab.quality.train import train
 from cab.store.checkpoint import Checkpoint
 from cab.store.lock import measuring
 from tasks.base import Task

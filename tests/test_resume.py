@@ -26,6 +26,7 @@ CELL = [
     "task.contexts=[1]",
     "train.steps=40",
     "train.validations=2",
+    "train.checkpoint_seconds=0",
     "task.vocabulary=300",  # a vocabulary that is learned and cached
     "device.threads=1",
     "data=local",
@@ -118,7 +119,7 @@ def replacing(pattern: str, time: int = 1, after: bool = False) -> str:
 
 
 PLACES = {
-    "before data is prepared": BEFORE.format("tasks", "windowed", "tokenise", "True"),
+    "before data is prepared": BEFORE.format("tasks.common", "windowed_text", "tokenise", "True"),
     "while a vocabulary is made": AFTER.format("tasks.data", "tokens", "_train", "True"),
     "before the cache is in place": replacing("cache/tokens-*"),
     "after the cache is in place": replacing("cache/tokens-*", after=True),
@@ -132,11 +133,11 @@ PLACES = {
     "def write(path, content):\n seen.append(0); real(path, content)\n"
     " os.fsync = lambda file: (os.ftruncate(file, 1000), die()) if len(seen) == 9 else None\n"
     "checkpoint.write_atomically = write",
-    "in validation": BEFORE.format("cab", "train", "evaluate", "a[2] == 'validation'"),
-    "before the test": BEFORE.format("cab", "cell", "evaluate", "True"),
+    "in validation": BEFORE.format("cab.quality", "train", "evaluate", "a[2] == 'validation'"),
+    "before the test": BEFORE.format("cab.quality", "cell", "evaluate", "True"),
     "before the record": replacing("quality/*/result.json"),
     "after the record": replacing("quality/*/result.json", after=True),
-    "before measuring": BEFORE.format("cab", "efficiency", "sweep", "True"),
+    "before measuring": BEFORE.format("cab.efficiency", "cell", "sweep", "True"),
     "while measuring": AFTER.format("cab.efficiency", "sweep", "interleave", "True"),
     "before the record of costs": replacing("efficiency/*"),
     "after the record of costs": replacing("efficiency/*", after=True),

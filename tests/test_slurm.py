@@ -27,7 +27,14 @@ SWEEP = [
     "attention._target_=helpers.waiting_attention.Held",
 ]
 SWEEP += ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32", "measure=false"]
-SWEEP += ["train.steps=12", "train.batch=2", "train.warmup=2", "train.validations=1", "task.validation_windows=2"]
+SWEEP += [
+    "train.checkpoint_seconds=0",
+    "train.steps=12",
+    "train.batch=2",
+    "train.warmup=2",
+    "train.validations=1",
+    "task.validation_windows=2",
+]
 SWEEP += ["task.test_windows=4", "wandb.mode=disabled", "device.threads=1"]
 PATIENCE_SECONDS = 400
 """For anything that is waited for; on two quiet cores none takes more than 90."""

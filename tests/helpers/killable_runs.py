@@ -47,7 +47,6 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         lock.MACHINE = Path(asked["said"]).parent
-        train.CHECKPOINT_SECONDS = 0.0
         child(asked["overrides"], asked["patch"], asked["said"])
     status = None
     if asked["seconds"] is not None:
