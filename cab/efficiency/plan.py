@@ -1,8 +1,6 @@
-"""The plan of a sweep, its measurements, and predictions of time and memory at longer lengths."""
+"""What a sweep measures, and one row of its result."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from math import log
 from typing import Any
 
 import torch
@@ -10,9 +8,6 @@ import torch
 from attentions.base import Pattern, Shape
 from cab.efficiency.subjects import LEVELS, PHASES, PRECISIONS
 from cab.errors import UserError
-
-Point = tuple[int, float]
-"""A length and the cost measured there."""
 
 
 @dataclass(frozen=True)
@@ -88,30 +83,3 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def extrapolate(points: Sequence[Point], length: int, default_power: float = 1.0) -> float:
-    """Predicts the cost at a longer length by the power law through the last two points, of power 1 to 3.
-
-    With one point the power is `default_power`. Without points the prediction is 0, so that a first length is tried.
-    """
-    if not points:
-        return 0.0
-    last_length, last_cost = points[-1]
-    power = default_power
-    if len(points) > 1:
-        length_before, cost_before = points[-2]
-        if last_cost > 0 and cost_before > 0:
-            power = min(3.0, max(1.0, log(last_cost / cost_before) / log(last_length / length_before)))
-    return last_cost * (length / last_length) ** power
-
-
-def eager_bytes(plan: Plan, phase: str, length: int, batch: int) -> int:
-    """Predicts the peak memory of softmax attention written out, whose scores are B x H x N x N in float32.
-
-    Three copies are alive at once: scores, scaled or masked scores, softmax. In training each layer keeps one more for
-    the backward pass. Decoding starts with a prompt that is computed in the same way.
-    """
-    scores = 4 * batch * plan.shape.heads * length**2
-    saved_for_backward = plan.shape.depth if phase == "train" and plan.level == "stack" else 0
-    return scores * (3 + saved_for_backward)
