@@ -124,7 +124,7 @@ def without_time(curve):
 
 @pytest.mark.parametrize("kill_at", [1, 20, 33, 59])
 def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, kill_at):
-    expected, model = run(tmp_path / "undisturbed.pt", settings(**EVERY_STEP))
+    expected, model = run(tmp_path / "undisturbed.pt", settings())
 
     def kill(point):
         if point["step"] == kill_at:
@@ -133,7 +133,7 @@ def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, ki
     with pytest.raises(Killed):
         run(tmp_path / "killed.pt", settings(**EVERY_STEP), kill)
     logged = []
-    resumed, other = run(tmp_path / "killed.pt", settings(**EVERY_STEP), lambda point: logged.append(point["step"]))
+    resumed, other = run(tmp_path / "killed.pt", settings(), lambda point: logged.append(point["step"]))
     assert logged[0] == kill_at  # the point that was lost, and nothing before it
     assert without_time(resumed.curve) == without_time(expected.curve)
     for name, tensor in model.state_dict().items():
@@ -142,10 +142,10 @@ def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, ki
 
 
 def test_a_checkpoint_between_two_points_keeps_the_losses_since_the_last_one(tmp_path):
-    training = settings(steps=150, **EVERY_STEP)  # a point in 3 steps
+    training = settings(steps=150)  # a point in 3 steps
     expected, _ = run(tmp_path / "undisturbed.pt", training)
     with pytest.raises(Killed):
-        run(tmp_path / "killed.pt", training, killed_at=38)
+        run(tmp_path / "killed.pt", settings(steps=150, **EVERY_STEP), killed_at=38)
     assert Checkpoint(tmp_path / "killed.pt", "this code").load()["step"] == 38
     assert 38 not in [point["step"] for point in expected.curve]
     resumed, _ = run(tmp_path / "killed.pt", training)
@@ -165,7 +165,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_training_starts_anew(tmp_pa
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    again, _ = run(path, settings(**EVERY_STEP))
+    again, _ = run(path, settings())
     assert without_time(again.curve) == without_time(expected.curve)
     assert f"{path}: damaged" in capsys.readouterr().out
     assert path.with_name("checkpoint.pt.damaged-1").read_bytes() == content
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_other_code_or_data_is_not_continued(tmp_path, capsys):
     again, _ = run(path, settings(**EVERY_STEP), origin="after")
     assert without_time(again.curve) == without_time(expected.curve)
     assert "starts anew" in capsys.readouterr().out
-    run(path, settings(**EVERY_STEP), origin="after")
+    run(path, settings(), origin="after")
     assert "continues at step" in capsys.readouterr().out
 
 
