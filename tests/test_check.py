@@ -30,6 +30,8 @@ FUTURE = {"leak", "truncation", "decode"}
 FAULTS = {
     "LeaksByOne": (CS, FUTURE),
     "LeaksInTraining": (CS, {"leak"}),
+    "LeaksAfterSteps": (CS, FUTURE),
+    "LeaksByMany": (CS, {"leak"}),
     "LeaksByStatistics": (CS, FUTURE),
     "LeaksByMembership": (CS, FUTURE),
     "PoolsFutureQueries": (CC, FUTURE),
