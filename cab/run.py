@@ -15,14 +15,18 @@ from omegaconf import DictConfig, open_dict
 from cab import ROOT
 from cab.command import cell_exit_code, command_line, exit_code, title
 from cab.config import load
-from cab.quality.distributed import check, join
+from cab.quality.distributed import check_request, init_process_group, is_rank_zero
 
 sys.path.append(str(ROOT))  # Hydra finds hydra_plugins there, whatever the working directory is
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
 def main(config: DictConfig) -> int:
-    code = command_line(lambda: run_cell(config) if join() else help_out())
+    def work() -> int:
+        init_process_group()
+        return run_cell(config) if is_rank_zero() else work_for_rank_zero()
+
+    code = command_line(work)
     exit_code.record(code)
     return code
 
@@ -52,7 +56,7 @@ def run_cell(config: DictConfig) -> int:
     from cab.store.store import wants_efficiency
 
     set_threads(request.device.threads)
-    check(request)
+    check_request(request)
     make_plan(request, resolve_device(request.device.name), families=1)  # raises UserError before the training
     start = time.monotonic()
     print(title(request))
@@ -75,12 +79,13 @@ def run_cell(config: DictConfig) -> int:
     return cell_exit_code(*records)
 
 
-def help_out() -> int:
-    """The work of a process other than rank 0, where `torchrun` or `srun` started several; returns an exit code."""
-    from cab.quality.worker import lend
+def work_for_rank_zero() -> int:
+    """What ranks other than 0 do; returns an exit code."""
+    from cab.quality.worker import run_worker
 
-    return lend()
+    return run_worker()
 
 
 if __name__ == "__main__":
-    sys.exit(command() if join() else help_out())
+    init_process_group()
+    sys.exit(command() if is_rank_zero() else work_for_rank_zero())

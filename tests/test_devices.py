@@ -132,20 +132,23 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "6", "SLURM_PROCID": "5", "SLURM_STEP_TASKS_PER_
 
 
 def test_how_many_processes_there_are():
-    assert (distributed.world({}), distributed.rank({})) == (1, 0)
-    assert (distributed.world(TORCHRUN), distributed.rank(TORCHRUN), distributed._on_this_node(TORCHRUN)) == (4, 3, 2)
-    assert (distributed.world(SRUN), distributed.rank(SRUN), distributed._on_this_node(SRUN)) == (6, 5, 2)
+    def sizes(environment):
+        return [of(environment) for of in (distributed.world_size, distributed.rank, distributed.local_world_size)]
+
+    assert (distributed.world_size({}), distributed.rank({})) == (1, 0)
+    assert sizes(TORCHRUN) == [4, 3, 2]
+    assert sizes(SRUN) == [6, 5, 2]
     batch_script = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}  # srun has not been called in it
-    assert (distributed.world(batch_script), distributed.rank(batch_script)) == (1, 0)
+    assert (distributed.world_size(batch_script), distributed.rank(batch_script)) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.batch=6", "train.batch=6 cannot be cut over 4 processes: use a multiple of 4"),
+        ("train.batch=6", "train.batch=6 cannot be divided over 4 processes: use a multiple of 4"),
         ("train.micro_batch=8", None),
         ("train.micro_batch=4", "train.micro_batch=4 does not divide the 6 examples"),
-        ("device.name=cuda:1", "device=cuda:1: 4 processes take one device each: use cuda"),
+        ("device.name=cuda:1", "device=cuda:1: 4 processes use one device each: use cuda"),
     ],
 )
 def test_what_cannot_be_cut_is_one_line(monkeypatch, override, words):
@@ -154,9 +157,9 @@ def test_what_cannot_be_cut_is_one_line(monkeypatch, override, words):
     micro = ["train.micro_batch=null"] if "micro" not in override else []
     request = compose_one(["train.batch=24", "train.steps=6", "train.warmup=2", *micro, override])
     if words is None:
-        return distributed.check(request)
+        return distributed.check_request(request)
     with pytest.raises(UserError, match=f"^{words}") as error:
-        distributed.check(request)
+        distributed.check_request(request)
     assert "\n" not in str(error.value)
     return None
 
@@ -177,10 +180,10 @@ def cells(results: Path) -> dict[str, dict]:
     return {f"{r.cell['attention']} {r.cell['seed']}": r for _, r in all_records(results)}
 
 
-def torchrun(results: Path, *arguments: str, program: tuple[str, ...] = ("-m", "cab.run")):
+def torchrun(results: Path, *arguments: str):
     """Two processes; returns the exit code and what they said."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
-    command += [str(free_port()), *program]
+    command += [str(free_port()), "-m", "cab.run"]
     command += [*(a for a in arguments if a == "-m"), f"results={results}", *TINY]
     command += [a for a in arguments if a != "-m"]
     environment = os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
@@ -218,7 +221,7 @@ def test_a_sweep_of_two_processes_records_once_what_one_records(tmp_path):
     assert "already done" in said or "1 of 1 cells are done" in said
     code, said = torchrun(tmp_path / "two", "attention=none", "train.batch=3")
     assert code != 0
-    assert said.count("error: train.batch=3 cannot be cut over 2 processes") == 1
+    assert said.count("error: train.batch=3 cannot be divided over 2 processes") == 1
 
 
 @pytest.mark.slow
@@ -234,13 +237,13 @@ def test_a_process_that_fails_ends_the_cell_with_an_error(tmp_path, kind):
 
 @pytest.mark.slow
 def test_a_cell_whose_process_was_killed_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    cell = ["attention=vanilla", "attention._target_=attentions_that_fail_in_one_process.SecondIsKilled"]
-    often = (str(HERE / "helpers" / "frequent_checkpoints.py"),)
-    code, said = torchrun(tmp_path / "cut", *cell, program=often)
+    cell = ["attention=vanilla", "attention._target_=helpers.failing_processes.SecondIsKilled"]
+    cell += ["train.checkpoint_seconds=0"]
+    code, said = torchrun(tmp_path / "cut", *cell)
     assert code != 0, said
     assert not cells(tmp_path / "cut")
     monkeypatch.setenv("SPARED", "1")
-    code, said = torchrun(tmp_path / "cut", *cell, program=often)
+    code, said = torchrun(tmp_path / "cut", *cell)
     assert code == 0, said
     assert "continues at step 4 of 6" in said
     code, said = torchrun(tmp_path / "whole", *cell)

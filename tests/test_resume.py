@@ -26,6 +26,7 @@ CELL = [
     "task.contexts=[1]",
     "train.steps=40",
     "train.validations=2",
+    "train.checkpoint_seconds=0",
     "task.vocabulary=300",  # a vocabulary that is learned and cached
     "device.threads=1",
     "data=local",

@@ -86,9 +86,9 @@ def _run(
         if status != "ok":
             return status, reason, result
         precision = chosen_precision(request.device.precision, device)
-        fabric = distributed.fabric_alone(device, precision)
+        fabric = distributed.single_process_fabric(device, precision)
         wrapped = fabric.setup_module(model)
-        if distributed.world() == 1:
+        if distributed.world_size() == 1:
             trained = train(wrapped, task, request.training, fabric, checkpoint, tracker.log)
         else:
             trained = _train_together(request, task, model, wrapped, device.type, precision, checkpoint, tracker)
@@ -121,7 +121,7 @@ def _speed(trained: Trained, request: Request) -> dict[str, Any]:
         "steps": steps,
         "seconds": trained.seconds,
         "examples_per_second": steps * request.training.batch / trained.seconds,
-        "processes": distributed.world(),
+        "processes": distributed.world_size(),
     }
 
 
@@ -158,13 +158,13 @@ def _train_together(
     checkpoint: Checkpoint,
     tracker: Tracker,
 ) -> Trained:
-    """Trains together with the other processes, on devices of this kind; `alone` is set up for this process only."""
-    distributed.tell((request, kind, precision))
+    """Tells the other ranks what to train, and trains with them."""
+    distributed.broadcast(distributed.TrainingJob(request, kind, precision))
     try:
-        fabric = distributed.fabric_together(kind, precision)
+        fabric = distributed.multi_process_fabric(kind, precision)
         return train(fabric.setup_module(model), task, request.training, fabric, checkpoint, tracker.log, alone)
     except Exception as error:
-        distributed.part(kind)
-        if distributed.lost(error):
-            raise RuntimeError("another process of this cell ended: its message is in the output") from error
+        distributed.abort(kind)
+        if distributed.is_peer_failure(error):
+            raise RuntimeError("another process of this cell ended: see its error in the output") from error
         raise

@@ -1,4 +1,4 @@
-"""A program for tests/test_devices.py: one of several processes, each of which trains small models as the first says.
+"""A program for tests/test_devices.py: one of several processes, each of which trains small models as rank 0 says.
 
     python tests/helpers/distributed_program.py FOLDER
 
@@ -6,18 +6,19 @@ It is started once per process, with the variables that `torchrun` sets. Everyth
 more than rounding stands out.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
 import torch
-from test_train import Echo, settings
+from test_train import Echo, Killed, KilledAtStep, settings
 from torch import nn
 
 from attentions.base import Attention, Pattern, Shape
 from attentions.routing import Routing
 from attentions.vanilla import Vanilla
 from cab.quality import distributed
-from cab.quality import train as train_module
+from cab.quality.train import train
 from cab.store.checkpoint import Checkpoint
 from tasks.base import Data
 
@@ -57,52 +58,35 @@ CASES = {
 }
 
 
-class Killed(Exception):
-    pass
-
-
-def run(name: str, folder: Path, together: bool) -> dict[str, object]:
+def run(name: str, folder: Path, together: bool, killed_at: int | None = None) -> dict[str, object]:
     """The curve and the weights of one case, and what is left of its random numbers."""
     family, dropout, micro_batch = CASES[name]
     torch.manual_seed(0)
     device = torch.device("cpu")
     model = Net(family, dropout)
-    alone = distributed.fabric_alone(device, "float32")
-    fabric = distributed.fabric_together("cpu", "float32") if together else alone
-    task = Echo(Pattern.CAUSAL_SELF, SHAPE, Data(), 0, Path())
-    training = settings(steps=12, micro_batch=micro_batch, validations=2)
+    alone = distributed.single_process_fabric(device, "float32")
+    fabric = distributed.multi_process_fabric("cpu", "float32") if together else alone
+    task = Echo(Pattern.CAUSAL_SELF, SHAPE, Data(), 0, Path()) if killed_at is None else KilledAtStep(killed_at)
+    training = settings(steps=12, micro_batch=micro_batch, validations=2, checkpoint_seconds=0.0)
     wrapped = fabric.setup_module(model)
-    kept = Checkpoint(folder / f"{name}.pt", "")
-    trained = train_module.train(wrapped, task, training, fabric, kept, lambda point: None, alone.setup_module(model))
+    checkpoint = Checkpoint(folder / f"{name}.pt", "")
+    trained = train(wrapped, task, training, fabric, checkpoint, lambda point: None, alone.setup_module(model))
     return {"curve": trained.curve, "weights": model.state_dict(), "random": torch.get_rng_state()}
 
 
 def run_and_be_killed(folder: Path) -> dict[str, object]:
-    """Every process stops in the midst of the training, without a word to the others, and then starts again."""
-    step = train_module.optimizer_step
-
-    def last_step(model, task, training, fabric, optimizer, number, move):
-        if number == KILLED_AT:
-            raise Killed
-        return step(model, task, training, fabric, optimizer, number, move)
-
-    train_module.optimizer_step = last_step
-    try:
-        run("cut", folder, together=True)
-    except Killed:
-        pass
-    finally:
-        train_module.optimizer_step = step
-    if distributed.rank() == 0:
+    """Every process stops in the middle of the training, without a message to the others, and then starts again."""
+    with contextlib.suppress(Killed):
+        run("cut", folder, together=True, killed_at=KILLED_AT)
+    if distributed.is_rank_zero():
         (folder / "left.pt").write_bytes((folder / "cut.pt").read_bytes())
     return run("cut", folder, together=True)
 
 
 if __name__ == "__main__":
-    train_module.CHECKPOINT_SECONDS, train_module.LOOK = 0.0, 1
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    distributed.join()
+    distributed.init_process_group()
     found = {name: run(name, folder, together=True) for name in CASES if name != "cut"}
     found["cut"] = run_and_be_killed(folder)
     torch.save(found, folder / f"found-{distributed.rank()}.pt")

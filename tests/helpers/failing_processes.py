@@ -15,7 +15,7 @@ class _Fails(Vanilla):
         self.steps += 1
 
     def forward(self, x, memory=None, valid=None, memory_valid=None):
-        if self.steps == 4 and distributed.world() > 1 and distributed.rank() == self.rank:
+        if self.steps == 4 and distributed.world_size() > 1 and distributed.rank() == self.rank:
             self.fail()
         return super().forward(x, memory, valid, memory_valid)
 

@@ -46,7 +46,6 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         lock.MACHINE = Path(job["output"]).parent
-        train.CHECKPOINT_SECONDS = 0.0
         child(job["overrides"], job["patch"], job["output"])
     status = None
     if job["seconds"] is not None:

@@ -48,6 +48,26 @@ class LeaksAtLength(LeaksByOne):
         return super().extra(x, memory, valid, memory_valid) * (x.shape[1] > 100)
 
 
+class LeaksAfterSteps(LeaksByOne):
+    """Only once its statistics have moved."""
+
+    steps = 0
+
+    def after_step(self) -> None:
+        self.steps += 1
+
+    def extra(self, x, memory, valid, memory_valid):
+        return super().extra(x, memory, valid, memory_valid) * (self.steps > 0)
+
+
+class LeaksByMany(Adds):
+    """Only if at least three tokens of the sequence are large."""
+
+    def extra(self, x, memory, valid, memory_valid):
+        large = (x if valid is None else zero_padding(x, valid)).abs().amax(-1) > 6
+        return (large.sum(1) >= 3)[:, None, None] * x
+
+
 class LeaksByStatistics(Adds):
     """The mean over the whole sequence, as a normalisation over the wrong axis has it."""
 
