@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.reference import some_valid
-from helpers.reference_block_transformer import block_transformer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.block_transformer import block_transformer
+from reference.common import some_valid
 from test_slots import Conv, EncoderDecoder, UNet
 
 from attentions import block_transformer as subject

@@ -5,10 +5,10 @@ from math import log2
 
 import pytest
 import torch
-from helpers.reference import some_valid
-from helpers.reference_fit import fit, layers_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.fit import fit, layers_of
 from test_slots import LAYERED, Conv
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode

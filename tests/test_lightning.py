@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from helpers.reference import alibi, decayed, lightning_layer, some_valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.lightning import alibi, decayed, lightning_layer
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions.base import Pattern, Shape, core_parameters

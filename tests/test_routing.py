@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers.reference import some_valid
-from helpers.reference_routing import grouped, nearest, norm, routing_layer, windowed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.routing import grouped, nearest, norm, routing_layer, windowed
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions.base import Pattern, Shape, Unsupported, after_step

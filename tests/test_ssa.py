@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from helpers.reference import softmax_layer, some_valid
-from helpers.reference_ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_ensemble, ssa_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_ensemble, ssa_layer
+from reference.vanilla import softmax_layer
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
