@@ -1,15 +1,15 @@
 """A cell that is killed, wherever it is, and started again: the numbers of an undisturbed one, bit for bit."""
 
-import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import killable_runs
 from test_run import TINY
 
 from cab.store.record import Record, all_records
@@ -27,6 +27,7 @@ CELL = [
     "train.steps=40",
     "train.validations=2",
     "task.vocabulary=300",  # a vocabulary that is learned and cached
+    "train.checkpoint_seconds=0",
     "device.threads=1",
     "data=local",
 ]
@@ -43,42 +44,32 @@ def text(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def start(text):
-    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; what was printed)."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.killable_runs"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; its output)."""
+    return partial(run_cell, text)
 
-    def call(results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
-        results.mkdir(exist_ok=True)
-        said = results / "said"
-        said.write_text("")
-        overrides = [f"results={results}", *CELL, f"data.path={text}"]
-        print(
-            json.dumps({"overrides": overrides, "patch": patch, "said": str(said), "seconds": seconds}),
-            file=process.stdin,
-            flush=True,
-        )
-        code, took = json.loads(process.stdout.readline())
-        return code, took, said.read_text()
 
-    yield call
-    process.stdin.close()
-    process.wait()
+def run_cell(text: Path, results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
+    results.mkdir(exist_ok=True)
+    output = results / "output"
+    patch = f"import pathlib\nfrom cab.store import lock\nlock.MACHINE = pathlib.Path({str(results)!r})\n{patch}"
+    begin = time.monotonic()
+    process = killable_runs.start([f"results={results}", *CELL, f"data.path={text}"], patch, output)
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, time.monotonic() - begin, output.read_text()
 
 
 @pytest.fixture(scope="module")
-def whole(start, tmp_path_factory) -> Path:
+def whole(text, tmp_path_factory) -> Path:
     """The results of a run that nothing disturbed."""
     results = tmp_path_factory.mktemp("whole")
-    code, _, said = start(results)
-    assert code == 0, said
-    assert "continues" not in said
+    code, _, output = run_cell(text, results)
+    assert code == 0, output
+    assert "continues" not in output
     return results
 
 
@@ -97,17 +88,17 @@ def files(results: Path) -> list[str]:
     return sorted(map(str, cells)) + sorted(p.name for p in (results / "cache").iterdir() if ".making-" not in p.name)
 
 
-BEFORE = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: die() if {3} else real(*a, **k)"
-AFTER = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: (real(*a, **k), die() if {3} else None)[0]"
+BEFORE = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: kill() if {3} else real(*a, **k)"
+AFTER = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: (real(*a, **k), kill() if {3} else None)[0]"
 REPLACE = """
 import os as at; from fnmatch import fnmatch
 real, seen = at.replace, []
 def replace(source, target):
     if fnmatch(str(target), {pattern!r}): seen.append(0)
     now = fnmatch(str(target), {pattern!r}) and len(seen) == {time}
-    if now and not {after}: die()
+    if now and not {after}: kill()
     real(source, target)
-    if now: die()
+    if now: kill()
 at.replace = replace
 """
 
@@ -118,7 +109,7 @@ def replacing(pattern: str, time: int = 1, after: bool = False) -> str:
 
 
 PLACES = {
-    "before data is prepared": BEFORE.format("tasks", "windowed", "tokenise", "True"),
+    "before data is prepared": BEFORE.format("tasks.common", "windowed_text", "tokenise", "True"),
     "while a vocabulary is made": AFTER.format("tasks.data", "tokens", "_train", "True"),
     "before the cache is in place": replacing("cache/tokens-*"),
     "after the cache is in place": replacing("cache/tokens-*", after=True),
@@ -130,10 +121,10 @@ PLACES = {
     "within a checkpoint": "import os; from cab.store import checkpoint\n"
     "real = checkpoint.write_atomically; seen = []\n"
     "def write(path, content):\n seen.append(0); real(path, content)\n"
-    " os.fsync = lambda file: (os.ftruncate(file, 1000), die()) if len(seen) == 9 else None\n"
+    " os.fsync = lambda file: (os.ftruncate(file, 1000), kill()) if len(seen) == 9 else None\n"
     "checkpoint.write_atomically = write",
-    "in validation": BEFORE.format("cab", "train", "evaluate", "a[2] == 'validation'"),
-    "before the test": BEFORE.format("cab", "cell", "evaluate", "True"),
+    "in validation": BEFORE.format("cab.quality", "train", "evaluate", "a[2] == 'validation'"),
+    "before the test": BEFORE.format("cab.quality", "cell", "evaluate", "True"),
     "before the record": replacing("quality/*/result.json"),
     "after the record": replacing("quality/*/result.json", after=True),
     "before measuring": BEFORE.format("cab", "efficiency", "sweep", "True"),
@@ -160,12 +151,12 @@ def test_killed_at_a_place(start, whole, tmp_path, place):
         shutil.copytree(whole / "cache", tmp_path / "cache")
     if "checks" not in place:
         shutil.copytree(whole / "runs" / "checks", tmp_path / "runs" / "checks")
-    code, _, said = start(tmp_path, PLACES[place])
-    assert code == KILLED, said
-    code, _, said = start(tmp_path)
-    assert code == 0, said
-    assert "damaged" not in said
-    assert ("continues at step" in said) == (place in GOES_ON)
+    code, _, output = start(tmp_path, PLACES[place])
+    assert code == KILLED, output
+    code, _, output = start(tmp_path)
+    assert code == 0, output
+    assert "damaged" not in output
+    assert ("continues at step" in output) == (place in GOES_ON)
     assert numbers(tmp_path) == numbers(whole)
     assert files(tmp_path) == files(whole)
 
@@ -174,8 +165,8 @@ def test_killed_at_a_place(start, whole, tmp_path, place):
 def test_what_was_begun_with_other_code_or_data_begins_anew(start, whole, text, tmp_path, changed):
     shutil.copytree(whole / "cache", tmp_path / "cache")
     shutil.copytree(whole / "runs" / "checks", tmp_path / "runs" / "checks")
-    code, _, said = start(tmp_path, PLACES["before a later checkpoint"])
-    assert code == KILLED, said
+    code, _, output = start(tmp_path, PLACES["before a later checkpoint"])
+    assert code == KILLED, output
     path = text / "train" / "a.txt"
     before = path.read_text()
     patches = {
@@ -185,12 +176,12 @@ def test_what_was_begun_with_other_code_or_data_begins_anew(start, whole, text, 
     }
     try:
         path.write_text(before + " birds" if changed == "data" else before)
-        code, _, said = start(tmp_path, f"from cab.quality import cell\n{patches[changed]}")
+        code, _, output = start(tmp_path, f"from cab.quality import cell\n{patches[changed]}")
     finally:
         path.write_text(before)
-    assert code == 0, said
-    assert "it starts anew" in said
-    assert "continues at step" not in said
+    assert code == 0, output
+    assert "it starts anew" in output
+    assert "continues at step" not in output
     if changed != "data":
         assert numbers(tmp_path) == numbers(whole)
 
@@ -201,16 +192,16 @@ def test_killed_at_random_moments(start, whole, tmp_path):
     draw, kills, runs = random.Random(0), 0, 0
     known = whole / "runs" / "checks"
     shutil.copytree(known, tmp_path / "first" / "runs" / "checks")
-    code, longest, said = start(tmp_path / "first")
-    assert code == 0, said
+    code, longest, output = start(tmp_path / "first")
+    assert code == 0, output
     while kills < 10:
         results, code = tmp_path / str(runs), KILLED
         shutil.copytree(known, results / "runs" / "checks")
         while code == KILLED:
-            code, took, said = start(results, seconds=draw.uniform(0, longest))
+            code, took, output = start(results, seconds=draw.uniform(0, longest))
             kills += code == KILLED
         longest = min(longest, 1.5 * took)  # the machine may be less busy now
-        assert code == 0, said
+        assert code == 0, output
         assert numbers(results) == numbers(whole)
         assert files(results) == files(whole)
         shutil.rmtree(results)

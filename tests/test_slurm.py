@@ -24,7 +24,7 @@ KILLED, CANCELLED, OVER_MEMORY, OVER_TIME, PREEMPTED, UNDISTURBED = range(SEEDS)
 SWEEP = [
     f"seed={','.join(map(str, range(SEEDS)))}",
     "attention=vanilla",
-    "attention._target_=helpers.waiting_attention.Held",
+    "attention._target_=helpers.waiting_attention.Waiting",
 ]
 SWEEP += ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32", "measure=false"]
 SWEEP += ["train.steps=12", "train.batch=2", "train.warmup=2", "train.validations=1", "task.validation_windows=2"]
@@ -116,7 +116,7 @@ class Sweep:
         self.hold = results / "hold"
         self.files = [(results / f"launcher.{name}") for name in ("out", "err")]
         command = [sys.executable, "-m", "cab.run", "-m", f"results={results}", *SWEEP, *SLURM, *overrides]
-        env = environment(slurm_cluster.environment(slurm), CAB_HELD=str(self.hold))
+        env = environment(slurm_cluster.environment(slurm), WAIT_FOLDER=str(self.hold))
         with self.files[0].open("w") as out, self.files[1].open("w") as err:
             self.process = subprocess.Popen(command, cwd=results, stdout=out, stderr=err, env=env)
 
@@ -136,7 +136,7 @@ class Sweep:
 
     def held(self, number):
         """The process id of a job that waits."""
-        return int(until(lambda: text(self.hold / f"{number}.here")))
+        return int(until(lambda: text(self.hold / f"{number}.waiting")))
 
     def end(self):
         """Exit code, output and errors."""

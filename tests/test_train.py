@@ -82,7 +82,7 @@ class Echo(Task):
 
 def settings(**changes) -> Training:
     plain = {"steps": 60, "batch": 4, "lr": 1e-2, "warmup": 3, "weight_decay": 0.1, "betas": [0.9, 0.95], "clip": 1.0}
-    return Training(**(plain | {"final_lr": 0.1, "validations": 3} | changes))
+    return Training(**(plain | {"final_lr": 0.1, "validations": 3, "checkpoint_seconds": 0.0} | changes))
 
 
 def task() -> Echo:
@@ -106,8 +106,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("kill_at", [1, 20, 33, 59])
-def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, monkeypatch, kill_at):
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, kill_at):
     whole, model = run(tmp_path / "whole.pt", settings())
 
     def kill(point):
@@ -126,7 +125,6 @@ def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, mo
 
 
 def test_a_checkpoint_between_two_points_keeps_the_losses_since_the_last_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(train_module, "POINTS", 4)  # one in 15 steps
     whole, _ = run(tmp_path / "whole.pt", settings())
     assert [point["step"] for point in whole.curve if "validation" not in point]
@@ -146,8 +144,7 @@ def test_a_checkpoint_between_two_points_keeps_the_losses_since_the_last_one(tmp
     assert without_time(rest.curve) == without_time(whole.curve)
 
 
-def test_a_damaged_checkpoint_is_named_set_aside_and_training_starts_anew(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+def test_a_damaged_checkpoint_is_named_set_aside_and_training_starts_anew(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
     whole, _ = run(path, settings())
     content = bytearray(path.read_bytes())
@@ -160,8 +157,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_training_starts_anew(tmp_pa
     assert path.with_name("checkpoint.pt.damaged-1").read_bytes() == content
 
 
-def test_a_checkpoint_of_other_code_or_data_is_not_continued(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+def test_a_checkpoint_of_other_code_or_data_is_not_continued(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
     whole, _ = run(path, settings(), origin="before")
     again, _ = run(path, settings(), origin="after")

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 from test_run import cab, records  # noqa: F401
 
-from cab.quality import train
 from cab.store import lock
 
-CELL = "attention=none", "measure=false", "task.contexts=[1]"
+CELL = "attention=none", "measure=false", "task.contexts=[1]", "train.checkpoint_seconds=0"
 TODO = "free some space, or choose another folder with results=; the same command goes on where this one ended\n"
-
-
-@pytest.fixture(autouse=True)
-def checkpoint_at_every_point(monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
 
 
 def mounted(folder: Path, *arguments: str) -> Iterator[Path]:

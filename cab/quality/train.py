@@ -33,7 +33,6 @@ LOG_LINES = 10
 """Lines per training in a log that is no terminal."""
 POINTS = 50
 """Points of the loss curve."""
-CHECKPOINT_SECONDS = 20.0
 LOOK = 10
 """Steps after which several processes agree on whether a checkpoint is due; one process looks at every step."""
 
@@ -126,7 +125,7 @@ def train(
             started = time.monotonic()
         if step == training.steps or (fabric.world_size > 1 and step % LOOK):
             continue
-        if fabric.broadcast(time.monotonic() - saved > CHECKPOINT_SECONDS):
+        if fabric.broadcast(time.monotonic() - saved >= training.checkpoint_seconds):
             losses, random = _of_all(summed.item(), fabric), _of_all(checkpoint.random_state(fabric.device), fabric)
             seconds += time.monotonic() - started
             if first:

@@ -1,9 +1,9 @@
-"""A program for tests/test_devices.py: one of several processes, each of which trains small models as the first says.
+"""A program for tests/test_devices.py: one of several processes that train small models together.
 
     python tests/helpers/distributed_program.py FOLDER
 
-It is started once per process, with the variables that `torchrun` sets. Everything is float64, so that what differs by
-more than rounding stands out.
+It is started once per process, with the variables that `torchrun` sets. Everything is float64, so that a difference
+beyond rounding stands out.
 """
 
 import sys
@@ -17,17 +17,20 @@ from attentions.base import Attention, Pattern, Shape
 from attentions.routing import Routing
 from attentions.vanilla import Vanilla
 from cab.quality import distributed
-from cab.quality import train as train_module
+from cab.quality.train import train
 from cab.store.checkpoint import Checkpoint
 from tasks.base import Data
 
 SHAPE = Shape(8, 2, 1, 0, 6)
 DROPOUT = 0.2
-KILLED_AT = 7
+STEPS = 24
+INTERRUPTED_AT = 17
+CHECKPOINT_AT = 10
+"""The last checkpoint before that: several processes write one every ten steps at most."""
 
 
 class Net(nn.Module):
-    """`odd` is used by some rows, and so by some batches and in some processes only; `idle` never."""
+    """`odd` is used by some rows, and so in some batches and in some processes only; `idle` never."""
 
     def __init__(self, family: type[Attention], dropout: float) -> None:
         super().__init__()
@@ -52,57 +55,59 @@ CASES = {
     "plain": (Vanilla, 0.0, None),
     "micro": (Vanilla, 0.0, 1),
     "routing": (Routing, 0.0, 1),
-    "whole": (Vanilla, DROPOUT, None),
-    "cut": (Vanilla, DROPOUT, None),
+    "undisturbed": (Vanilla, DROPOUT, None),
+    "interrupted": (Vanilla, DROPOUT, None),
 }
+"""Family, dropout, micro_batch."""
 
 
-class Killed(Exception):
+class Interrupted(Exception):
     pass
 
 
-def run(name: str, folder: Path, together: bool) -> dict[str, object]:
-    """The curve and the weights of one case, and what is left of its random numbers."""
+class InterruptedEcho(Echo):
+    def batch(self, split, ids):
+        if split == "train" and ids[0] >= INTERRUPTED_AT * settings().batch:
+            raise Interrupted
+        return super().batch(split, ids)
+
+
+def run(name: str, folder: Path, together: bool, task: type[Echo] = Echo) -> dict[str, object]:
+    """The curve and the weights of one case, and the state of its random numbers."""
     family, dropout, micro_batch = CASES[name]
     torch.manual_seed(0)
     device = torch.device("cpu")
     model = Net(family, dropout)
     alone = distributed.fabric_alone(device, "float32")
     fabric = distributed.fabric_together("cpu", "float32") if together else alone
-    task = Echo(Pattern.CAUSAL_SELF, SHAPE, Data(), 0, Path())
-    training = settings(steps=12, micro_batch=micro_batch, validations=2)
-    wrapped = fabric.setup_module(model)
-    kept = Checkpoint(folder / f"{name}.pt", "")
-    trained = train_module.train(wrapped, task, training, fabric, kept, lambda point: None, alone.setup_module(model))
+    training = settings(steps=STEPS, micro_batch=micro_batch, validations=2)
+    trained = train(
+        fabric.setup_module(model),
+        task(Pattern.CAUSAL_SELF, SHAPE, Data(), 0, Path()),
+        training,
+        fabric,
+        Checkpoint(folder / f"{name}.pt", ""),
+        lambda point: None,
+        alone.setup_module(model),
+    )
     return {"curve": trained.curve, "weights": model.state_dict(), "random": torch.get_rng_state()}
 
 
-def run_and_be_killed(folder: Path) -> dict[str, object]:
-    """Every process stops in the midst of the training, without a word to the others, and then starts again."""
-    step = train_module.optimizer_step
-
-    def last_step(model, task, training, fabric, optimizer, number, move):
-        if number == KILLED_AT:
-            raise Killed
-        return step(model, task, training, fabric, optimizer, number, move)
-
-    train_module.optimizer_step = last_step
+def run_with_an_interruption(folder: Path) -> dict[str, object]:
+    """All processes stop in the midst of the training, and then start again."""
     try:
-        run("cut", folder, together=True)
-    except Killed:
+        run("interrupted", folder, together=True, task=InterruptedEcho)
+    except Interrupted:
         pass
-    finally:
-        train_module.optimizer_step = step
     if distributed.rank() == 0:
-        (folder / "left.pt").write_bytes((folder / "cut.pt").read_bytes())
-    return run("cut", folder, together=True)
+        (folder / "checkpoint.pt").write_bytes((folder / "interrupted.pt").read_bytes())
+    return run("interrupted", folder, together=True)
 
 
 if __name__ == "__main__":
-    train_module.CHECKPOINT_SECONDS, train_module.LOOK = 0.0, 1
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     distributed.join()
-    found = {name: run(name, folder, together=True) for name in CASES if name != "cut"}
-    found["cut"] = run_and_be_killed(folder)
-    torch.save(found, folder / f"found-{distributed.rank()}.pt")
+    results = {name: run(name, folder, together=True) for name in CASES if name != "interrupted"}
+    results["interrupted"] = run_with_an_interruption(folder)
+    torch.save(results, folder / f"results-{distributed.rank()}.pt")
