@@ -6,6 +6,7 @@ It is started once per process, with the variables that `torchrun` sets. Everyth
 beyond rounding stands out.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -95,10 +96,8 @@ def run(name: str, folder: Path, together: bool, task: type[Echo] = Echo) -> dic
 
 def run_with_an_interruption(folder: Path) -> dict[str, object]:
     """All processes stop in the midst of the training, and then start again."""
-    try:
+    with contextlib.suppress(Interrupted):
         run("interrupted", folder, together=True, task=InterruptedEcho)
-    except Interrupted:
-        pass
     if distributed.rank() == 0:
         (folder / "checkpoint.pt").write_bytes((folder / "interrupted.pt").read_bytes())
     return run("interrupted", folder, together=True)
