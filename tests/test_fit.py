@@ -291,7 +291,7 @@ def test_depth_is_split_into_alternating_stages(depth):
     assert local[-1] == (depth > 2)
 
 
-def test_the_issue_layout_is_that_of_depth_5():
+def test_the_default_layout_at_depth_5():
     assert split_depth(5) == "(1)1(1)1(1)"
 
 
