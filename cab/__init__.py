@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cab.quality.distributed import world
+from cab.quality.distributed import world_size
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -15,5 +15,5 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Also before: of several processes, each would tell at length that a search for parameters without gradient, which some
 # models need, has found none.
-if world() > 1:
+if world_size() > 1:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

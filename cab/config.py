@@ -38,7 +38,7 @@ OmegaConf.register_new_resolver("cab.root", lambda: str(ROOT), replace=True)
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """How a model is trained. `micro_batch`, `validations` and `checkpoint_seconds` do not change the result."""
+    """How a model is trained. The options after `final_lr` do not change the result, only how it is reached."""
 
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -53,7 +53,7 @@ class Training:
     """Examples per forward pass; null = the whole batch."""
     validations: int = Field(default=5, ge=1)
     checkpoint_seconds: float = Field(default=20.0, ge=0)
-    """Time between two checkpoints; 0 = a checkpoint after every step."""
+    """Time between checkpoints; 0 = one after every step."""
 
     def __post_init__(self) -> None:
         if self.warmup >= self.steps:
@@ -62,11 +62,8 @@ class Training:
             raise ValueError(f"micro_batch={self.micro_batch} must divide batch={self.batch}")
 
     def identity(self) -> dict[str, Any]:
-        return {
-            key: value
-            for key, value in asdict(self).items()
-            if key not in ("micro_batch", "validations", "checkpoint_seconds")
-        }
+        excluded = ("micro_batch", "validations", "checkpoint_seconds")
+        return {key: value for key, value in asdict(self).items() if key not in excluded}
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -15,14 +15,18 @@ from omegaconf import DictConfig, open_dict
 from cab import ROOT
 from cab.command import FAILED, command_line, exit_codes
 from cab.config import load
-from cab.quality.distributed import check, join
+from cab.quality.distributed import check_request, init_process_group, is_rank_zero
 
 sys.path.append(str(ROOT))  # for hydra_plugins, wherever the command is typed
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")
 def main(config: DictConfig) -> int:
-    code = command_line(lambda: run_cell(config) if join() else help_out())
+    def work() -> int:
+        init_process_group()
+        return run_cell(config) if is_rank_zero() else work_for_rank_zero()
+
+    code = command_line(work)
     exit_codes.append(code)
     return code
 
@@ -44,7 +48,7 @@ def run_cell(config: DictConfig) -> int:
     from cab.store.lock import Busy
 
     set_threads(request.device.threads)
-    check(request)
+    check_request(request)
     make_plan(request, resolve_device(request.device.name), families=1)  # what is wrong with it is said before training
     clock = time.monotonic()
     print(title(request))
@@ -68,16 +72,17 @@ def run_cell(config: DictConfig) -> int:
     return FAILED if failed else 0
 
 
-def help_out() -> int:
-    """What the other processes do where `torchrun` or `srun` started several; returns an exit code."""
-    from cab.quality.worker import lend
+def work_for_rank_zero() -> int:
+    """What ranks other than 0 do; returns an exit code."""
+    from cab.quality.worker import run_worker
 
-    return lend()
+    return run_worker()
 
 
 if __name__ == "__main__":
-    if join():
+    init_process_group()
+    if is_rank_zero():
         main()
     else:
-        exit_codes.append(help_out())
+        exit_codes.append(work_for_rank_zero())
     sys.exit(max(exit_codes))

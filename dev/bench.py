@@ -1,23 +1,23 @@
-"""The project's own targets of speed and memory, measured: `python -m dev.bench [--device auto] [--out FOLDER]`.
+"""Measures the project's targets of speed and memory: `python -m dev.bench [--device auto] [--out FOLDER]`.
 
-Operations, a layer, whole stacks of about 5 M core parameters and decoding, in causal_self, float32, each against
-vanilla (the fused kernel) in the same rounds; growth exponents from sweeps of their own without vanilla. Prints the
-table of targets and writes it (bench.md), with every measurement behind it (bench.csv). Takes about 15 minutes on two
-cores, and says little on a machine that does other work meanwhile.
+Measures operations, a layer, whole stacks of about 5 M core parameters and decoding in causal_self and float32, each
+against vanilla (the fused kernel) in the same rounds. Growth exponents come from separate sweeps without vanilla.
+Prints the table of targets and writes it to bench.md, and all measurements to bench.csv. Takes about 15 minutes on two
+idle cores; other load makes the results useless.
 
-`floor` is what the matrix products alone would take at the speed of one large product in the same run, over vanilla's
-measured time. A family whose products are hidden in a fused kernel or an own backward has none.
+`floor` is the time that the matrix products alone would take at the speed of one large product in the same run, divided
+by vanilla's measured time. A family whose products are in a fused kernel or a custom backward pass has none.
 """
 
 import argparse
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -28,7 +28,7 @@ from attentions.slots import Family
 from attentions.vanilla import Vanilla
 from cab import ROOT
 from cab.command import command_line, compose_requests
-from cab.efficiency import efficiency_length as lengths
+from cab.efficiency import efficiency_length as statistics
 from cab.efficiency.plan import Measurement, Plan
 from cab.efficiency.sweep import sweep
 from cab.machine import device_name, gemm_gflops, resolve_device, set_allocator
@@ -38,8 +38,9 @@ from cab.store.record import write_atomically
 
 HEADS_OF_64 = Shape(dim=512, heads=8, depth=6, hidden=0, length=1024)
 FIVE_MILLION = Shape(dim=256, heads=4, depth=5, hidden=1536, length=1024)
-BATCH = 16
-"""Of decoding. The lengths in shapes are replaced by those of the sweep."""
+"""The lengths in shapes are replaced by those of the sweep."""
+DECODE_BATCH = 16
+LONG = (2048, 4096, 8192, 16384, 32768)
 
 
 @dataclass(frozen=True)
@@ -60,25 +61,24 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Target:
-    """At most `bound`; a speed-up at least."""
+    """The figure should be at most `bound`, a speed-up at least."""
 
     sweep: str
     family: str
     figure: Literal["time", "memory", "speed-up", "growth"]
     bound: float
     length: int = 0
-    """0: all lengths of the sweep (growth)."""
+    """0 for growth, which is over all lengths of the sweep."""
 
 
-FAR = (2048, 4096, 8192, 16384, 32768)
 SWEEPS = {
     "op": Sweep("operation", ("lightning", "routing", "ssa"), "mixer", HEADS_OF_64, (1024, 8192, 16384)),
-    "op growth": Sweep("operation", ("lightning", "routing"), "mixer", HEADS_OF_64, FAR, vanilla=False, budget=90),
+    "op growth": Sweep("operation", ("lightning", "routing"), "mixer", HEADS_OF_64, LONG, vanilla=False, budget=90),
     "layer": Sweep("attention layer", ("lightning",), "attention", HEADS_OF_64, (1024, 8192), budget=120),
     "stack": Sweep("stack", ("fit", "block_transformer"), "stack", FIVE_MILLION, (1024, 2048, 8192)),
-    "stack growth": Sweep("stack", ("fit",), "stack", FIVE_MILLION, FAR, vanilla=False, budget=120),
+    "stack growth": Sweep("stack", ("fit",), "stack", FIVE_MILLION, LONG, vanilla=False, budget=120),
     "decode": Sweep(
-        "stack", ("block_transformer",), "stack", FIVE_MILLION, (1024,), "decode", BATCH, rounds=20, budget=60
+        "stack", ("block_transformer",), "stack", FIVE_MILLION, (1024,), "decode", DECODE_BATCH, rounds=20, budget=60
     ),
 }
 TARGETS = (
@@ -106,87 +106,116 @@ TARGETS = (
 )
 
 
-def families_of(one: Sweep) -> dict[str, Family]:
-    """With the options of their YAML files."""
-    named = ",".join(one.families)
-    found: dict[str, Family] = {r.attention: r.family for r in compose_requests([f"attention={named}"])}
-    return ({"vanilla": Family(Vanilla)} if one.vanilla else {}) | found
-
-
-def measure(one: Sweep, device: torch.device) -> list[Measurement]:
-    """The rows of one sweep."""
-    plan = Plan(
-        pattern=Pattern.CAUSAL_SELF,
-        level=one.level,
-        phases=(one.phase,),
-        lengths=one.lengths,
-        shape=one.shape,
-        device=device,
-        budget_seconds=one.budget,
-        batch=one.batch,
-        decode_batches=(one.batch,),
-        rounds=one.rounds,
-        min_rounds=min(lengths.FEW, one.rounds),
+def measure(plan: Sweep, device: torch.device) -> list[Measurement]:
+    """The rows of one sweep, of families with the options of their YAML files."""
+    requests = compose_requests([f"attention={','.join(plan.families)}"])
+    families: dict[str, Family] = {request.attention: request.family for request in requests}
+    if plan.vanilla:
+        families["vanilla"] = Family(Vanilla)
+    return sweep(
+        families,
+        Plan(
+            pattern=Pattern.CAUSAL_SELF,
+            level=plan.level,
+            phases=(plan.phase,),
+            lengths=plan.lengths,
+            shape=plan.shape,
+            device=device,
+            budget_seconds=plan.budget,
+            batch=plan.batch,
+            decode_batches=(plan.batch,),
+            rounds=plan.rounds,
+            min_rounds=min(statistics.MIN_SAMPLES_FOR_MEDIAN, plan.rounds),
+        ),
+        lambda line: print(f"  {line}", flush=True),
     )
-    return sweep(families_of(one), plan, lambda line: print(f"  {line}", flush=True))
 
 
-def outcome(target: Target, rows: Sequence[Measurement], gemm: float) -> dict[str, Any]:
-    """One line of the table. `rows` are those of the target's sweep."""
-    one = SWEEPS[target.sweep]
-    own = [row for row in rows if row.subject == target.family and target.length in (0, row.length)]
-    base = next((row for row in rows if row.subject == "vanilla" and row.length == target.length), None)
+def outcome(target: Target, plan: Sweep, rows: Sequence[Measurement], gemm: float) -> dict[str, str]:
+    """One line of the table. `plan` and `rows` are those of the target's sweep, `gemm` is in GFLOP/s."""
     line = {
-        "what": f"{target.family}, {one.title}",
+        "what": f"{target.family}, {plan.title}",
         "figure": target.figure,
-        "length": f"{target.length:,}" if target.length else f"{one.lengths[0]:,} to {one.lengths[-1]:,}",
+        "length": f"{target.length:,}" if target.length else f"{plan.lengths[0]:,} to {plan.lengths[-1]:,}",
         "target": f"{'at least' if target.figure == 'speed-up' else 'at most'} {target.bound:.3g}",
+        "measured": "not measured",
+        "met": "-",
+        "floor": "-",
     }
-    missing = [row for row in (own if base is None else [*own, base]) if row.status != "ok"]
-    if missing or not own:
-        return line | {"measured": missing[0].reason if missing else "not measured", "met": "-", "floor": "-"}
-    low: float | None
-    high: float | None
-    if target.figure == "growth":
-        found = lengths.growth([row.length for row in own], [row.seconds for row in own], points=len(own))
-        if found is None:
-            return line | {"measured": "too few lengths", "met": "-", "floor": "-"}
-        value, low, high = found.exponent, found.low, found.high
-    elif target.figure == "memory":
-        assert base is not None
-        value, low, high = (own[0].peak_bytes or 0) / (base.peak_bytes or 1), None, None
-    else:
-        dicts = [row.to_dict() for row in rows if row.length == target.length]
-        [ratio] = lengths.ratios(dicts, target.family, "vanilla", one.phase, one.batch)
-        value, low, high = ratio.ratio, ratio.low, ratio.high
-        if target.figure == "speed-up":
-            value, low, high = 1 / value, high and 1 / high, low and 1 / low
+    own = [row for row in rows if row.subject == target.family and target.length in (0, row.length)]
+    vanilla = [row for row in rows if row.subject == "vanilla" and row.length == target.length]
+    failed = [row for row in own + vanilla if row.status != "ok"]
+    if failed or not own:
+        return line | {"measured": failed[0].reason} if failed else line
+    value, low, high = _figure(target, plan, own, vanilla)
     met = value >= target.bound if target.figure == "speed-up" else value <= target.bound
-    spread = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
-    floor = "-"
-    if target.figure == "time" and base is not None and own[0].flops:
-        floor = f"{own[0].flops / gemm / 1e9 / lengths.middle(base.seconds):.2g}"
-    return line | {"measured": f"{value:.3g}{spread}", "met": "yes" if met else "no", "floor": floor}
+    line["measured"] = f"{value:.3g}" if low is None else f"{value:.3g} ({low:.3g} to {high:.3g})"
+    line["met"] = "yes" if met else "no"
+    if target.figure == "time" and own[0].flops:
+        line["floor"] = f"{own[0].flops / gemm / 1e9 / statistics.middle(vanilla[0].seconds):.2g}"
+    return line
 
 
-def page(lines: Sequence[dict[str, Any]], device: torch.device, gemm: tuple[float, float], call: str) -> str:
+def _figure(
+    target: Target, plan: Sweep, own: Sequence[Measurement], vanilla: Sequence[Measurement]
+) -> tuple[float, float | None, float | None]:
+    """The target's figure and its interval, if it has one."""
+    if target.figure == "growth":
+        growth = statistics.growth([row.length for row in own], [row.seconds for row in own], points=len(own))
+        assert growth is not None
+        return growth.exponent, growth.low, growth.high
+    if target.figure == "memory":
+        return (own[0].peak_bytes or 0) / (vanilla[0].peak_bytes or 1), None, None
+    rows = [own[0].to_dict(), vanilla[0].to_dict()]
+    [ratio] = statistics.ratios(rows, target.family, "vanilla", plan.phase, plan.batch)
+    if target.figure == "time":
+        return ratio.ratio, ratio.low, ratio.high
+    return 1 / ratio.ratio, ratio.high and 1 / ratio.high, ratio.low and 1 / ratio.low
+
+
+def page(lines: Sequence[dict[str, str]], device: torch.device, gemm: tuple[float, float], call: str) -> str:
     """bench.md."""
     code = git()
     revision = code.get("revision", "unknown") + (" with changes" if code.get("dirty") else "")
-    return (
-        "# Targets of speed and memory\n\n"
-        f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, float32, {datetime.now(UTC):%Y-%m-%d}, revision {revision}. A large product ran "
-        f"at {gemm[0]:.0f} GFLOP/s before and {gemm[1]:.0f} after.\n\n"
-        f"    {call}\n\n"
-        "Causal self-attention, forward and backward (decoding: a step at batch "
-        f"{BATCH}). Time, memory (peak above what was there before) and speed-up are against vanilla in the same "
-        "rounds, with a 95% interval: operations and layer with 8 heads of 64, B = 1; stacks with 5 layers, D = 256, "
-        "at vanilla's core parameters (5.3 M). Growth is the exponent of time in length. `floor`: the products alone "
-        "at the speed of the large one, over vanilla's time.\n\n"
-        + tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
-        + "\n"
-    )
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"""\
+# Targets of speed and memory
+
+{device_name(device)}, {torch.get_num_threads()} threads, {versions}, float32, {datetime.now(UTC):%Y-%m-%d}, revision
+{revision}. A large matrix product ran at {gemm[0]:.0f} GFLOP/s before and {gemm[1]:.0f} after.
+
+    {call}
+
+Causal self-attention, forward and backward; decoding is one step at batch {DECODE_BATCH}. Time, memory (peak above what
+was allocated before) and speed-up are against vanilla in the same rounds, with a 95% interval. Operations and layer
+have 8 heads of 64 and batch 1; stacks have 5 layers, D = 256 and vanilla's core parameters (5.3 M). Growth is the
+exponent of time in length. `floor` is the matrix products alone at the speed of the large one, over vanilla's time.
+
+{tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)}
+"""
+
+
+def run_bench(
+    sweeps: Mapping[str, Sweep], targets: Sequence[Target], device: torch.device, folder: Path, call: str
+) -> None:
+    """Measures all sweeps, prints the page and writes bench.md and bench.csv."""
+    set_allocator()
+    with measuring(device):
+        gemm_before = gemm_gflops(device, torch.float32)
+        start = time.monotonic()
+        rows: dict[str, list[Measurement]] = {}
+        for name, plan in sweeps.items():
+            print(f"{name} ({time.monotonic() - start:.0f} s)", flush=True)
+            rows[name] = measure(plan, device)
+        gemm = (gemm_before, gemm_gflops(device, torch.float32))
+    lines = [outcome(target, sweeps[target.sweep], rows[target.sweep], max(gemm)) for target in targets]
+    text = page(lines, device, gemm, call)
+    table = pd.DataFrame([{"sweep": name} | asdict(row) for name, found in rows.items() for row in found])
+    table["seconds"] = [" ".join(f"{second:.6g}" for second in each) for each in table["seconds"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "bench.csv", table.to_csv(index=False).encode())
+    write_atomically(folder / "bench.md", text.encode())
+    print(f"{text}\n{folder / 'bench.csv'}\n{folder / 'bench.md'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,27 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench", help="folder to write to")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    call = command("dev.bench", sys.argv[1:] if arguments is None else arguments)
 
     def work() -> int:
-        device = resolve_device(given.device)
-        set_allocator()
-        with measuring(device):
-            first = gemm_gflops(device, torch.float32)
-            clock = time.monotonic()
-            found: dict[str, list[Measurement]] = {}
-            for name, one in SWEEPS.items():
-                print(f"{name} ({time.monotonic() - clock:.0f} s)", flush=True)
-                found[name] = measure(one, device)
-            gemm = (first, gemm_gflops(device, torch.float32))
-        lines = [outcome(target, found[target.sweep], max(gemm)) for target in TARGETS]
-        table = pd.DataFrame([{"sweep": name} | asdict(row) for name, rows in found.items() for row in rows])
-        table["seconds"] = [" ".join(f"{second:.6g}" for second in each) for each in table["seconds"]]
-        given.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(given.out / "bench.csv", table.to_csv(index=False).encode())
-        text = page(lines, device, gemm, command("dev.bench", sys.argv[1:] if arguments is None else arguments))
-        write_atomically(given.out / "bench.md", text.encode())
-        print(text + f"\n{given.out / 'bench.csv'}\n{given.out / 'bench.md'}")
+        run_bench(SWEEPS, TARGETS, resolve_device(options.device), options.out, call)
         return 0
 
     return command_line(work)

@@ -1,11 +1,11 @@
-"""A SLURM of one node, in a folder of its own: `python dev/slurm_cluster.py up [FOLDER]`, `... down [FOLDER]`.
+"""A SLURM cluster of one node in its own folder: `python dev/slurm_cluster.py up [FOLDER]`, `... down [FOLDER]`.
 
-For the tests marked slurm, and to try sweeps on. Nothing outside the folder is read or written, nothing needs systemd,
-cgroups or a database. One process watches over the daemons, which are its children, and over every job, which it
-inherits: when it ends, or is told to by a signal or by the end of its standard input, none of them is left.
+For the tests marked slurm, and to try sweeps. It reads and writes nothing outside the folder, and needs no systemd,
+cgroups or database. One process watches over the daemons, which are its children, and over all jobs, which it inherits.
+When it gets a signal or reaches the end of its standard input, it ends all of them.
 
-The partition `low` is the default one; a job in `high` takes its place, and the one in `low` is queued again. Memory is
-looked at once a second, and a job over its limit is killed.
+`low` is the default partition. A job in `high` preempts one in `low`, which is queued again. Memory is checked once a
+second, and a job over its limit is killed.
 """
 
 import argparse
@@ -21,20 +21,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "srun", "scancel", "scontrol", "sinfo", "squeue")
-SUBREAPER = 36
-"""PR_SET_CHILD_SUBREAPER: what a child leaves behind becomes a child of this process, not of process 1."""
+PR_SET_CHILD_SUBREAPER = 36
+"""Orphaned descendants become children of this process, not of process 1."""
 FOLDER = Path(tempfile.gettempdir()) / f"cab-slurm-{getpass.getuser()}"
 
 CONFIGURATION = """\
 ClusterName=cab
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={control}
-SlurmdPort={node}
+SlurmctldPort={slurmctld_port}
+SlurmdPort={slurmd_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -68,7 +67,7 @@ PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 Preemp
 
 
 def missing() -> list[str]:
-    """The programs of SLURM that this machine does not have."""
+    """The programs of SLURM that are not installed."""
     return [name for name in (*DAEMONS, *CLIENTS) if shutil.which(name, path=search_path()) is None]
 
 
@@ -77,35 +76,31 @@ def search_path() -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """With it, SLURM's commands speak to the cluster in this folder."""
+    """The environment in which SLURM's commands use the cluster in this folder."""
     return os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": search_path()}
 
 
-def _set_at_end_of_input(event: threading.Event) -> None:
-    os.read(0, 1)
-    event.set()
-
-
 def watch(folder: Path, cpus: int) -> None:
-    """Runs the cluster until a signal or the end of standard input, in the foreground."""
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    told = threading.Event()
+    """Runs the cluster in the foreground until a signal or the end of standard input."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda *_: stop.set())
     if stat.S_ISFIFO(os.fstat(0).st_mode):
-        threading.Thread(target=_set_at_end_of_input, args=(told,), daemon=True).start()
+        threading.Thread(target=_set_at_end_of_input, args=(stop,), daemon=True).start()
     configure(folder, cpus)
     daemons: list[subprocess.Popen[bytes]] = []
     try:
-        for command in commands(folder):
+        for command in daemon_commands(folder):
             with (folder / f"{command[0]}.out").open("wb") as out:
                 daemons.append(
                     subprocess.Popen(command, env=environment(folder), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
                 )
-        while not told.wait(1) and all(daemon.poll() is None for daemon in daemons):
-            reap([daemon.pid for daemon in daemons])
+        while not stop.wait(1) and all(daemon.poll() is None for daemon in daemons):
+            for pid in children() - {daemon.pid for daemon in daemons}:
+                os.waitpid(pid, os.WNOHANG)
     finally:
-        ask(folder, "scancel", "--me")
+        run_client(folder, "scancel", "--me")
         time.sleep(1)
         for daemon in reversed(daemons):
             daemon.terminate()
@@ -113,101 +108,92 @@ def watch(folder: Path, cpus: int) -> None:
                 daemon.wait(10)
             except subprocess.TimeoutExpired:
                 daemon.kill()
-        while left := children():
-            for pid in left:
+        while pids := children():  # killing one may orphan others
+            for pid in pids:
                 os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
-            reap([])
+                os.waitpid(pid, 0)
+
+
+def _set_at_end_of_input(event: threading.Event) -> None:
+    os.read(0, 1)
+    event.set()
 
 
 def configure(folder: Path, cpus: int) -> None:
+    """Creates the folders, the key and slurm.conf."""
     for name in ("munge", "state", "spool"):
         (folder / name).mkdir()
-    folder.chmod(0o711)  # munged wants its socket to be reachable for everyone
+    folder.chmod(0o711)  # munged requires that all users can reach its socket
     (folder / "munge").chmod(0o711)
     key = folder / "munge" / "key"
     key.touch(0o600)
     key.write_bytes(os.urandom(1024))
     with socket.socket() as one, socket.socket() as other:
-        for free in (one, other):
-            free.bind(("127.0.0.1", 0))
-        control, node = one.getsockname()[1], other.getsockname()[1]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-    host = socket.gethostname().partition(".")[0]
-    user = getpass.getuser()
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(**locals()))
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        slurmctld_port, slurmd_port = one.getsockname()[1], other.getsockname()[1]
+    configuration = CONFIGURATION.format(
+        folder=folder,
+        cpus=cpus,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        host=socket.gethostname().partition(".")[0],
+        user=getpass.getuser(),
+        slurmctld_port=slurmctld_port,
+        slurmd_port=slurmd_port,
+    )
+    (folder / "slurm.conf").write_text(configuration)
 
 
-def commands(folder: Path) -> list[list[str]]:
-    """The daemons, in the order in which they start; each stays in the foreground."""
-    munge = [
-        f"--{name}={folder}/munge/{name.partition('-')[0]}" for name in ("socket", "key-file", "pid-file", "log-file")
-    ]
-    return [
-        ["munged", "--foreground", *munge, f"--seed-file={folder}/munge/seed", "--num-threads=2"],
-        ["slurmctld", "-D"],
-        ["slurmd", "-D"],
-    ]
+def daemon_commands(folder: Path) -> list[list[str]]:
+    """The daemons in the order of their start; each stays in the foreground."""
+    munge = folder / "munge"
+    files = [f"--socket={munge}/socket", f"--key-file={munge}/key", f"--pid-file={munge}/pid"]
+    files += [f"--log-file={munge}/log", f"--seed-file={munge}/seed"]
+    return [["munged", "--foreground", "--num-threads=2", *files], ["slurmctld", "-D"], ["slurmd", "-D"]]
 
 
-def children() -> list[int]:
-    """Processes whose parent is this one."""
-    own = str(os.getpid())
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, (state, parent, *_) = path.parent.name, path.read_text().rpartition(")")[2].split()
-        except (OSError, ValueError):
-            continue
-        if parent == own and state != "Z":
-            found.append(int(pid))
-    return found
+def children() -> set[int]:
+    """The processes whose parent is this one, also those that have ended and were not waited for."""
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
-def reap(ours: Sequence[int]) -> None:
-    """Takes leave of children that have ended, but for these."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        pid = int(path.parent.name)
-        if pid not in ours:
-            try:
-                os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                continue
-
-
-def ask(folder: Path, *command: str, seconds: float = 20) -> subprocess.CompletedProcess[str]:
-    """A command of SLURM's; it never takes longer than this."""
+def run_client(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Runs one of SLURM's commands, for at most 20 seconds."""
     try:
-        return subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=seconds)
+        return subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=20)
     except subprocess.TimeoutExpired as error:
         return subprocess.CompletedProcess(command, 124, "", str(error))
 
 
 def start(folder: Path, cpus: int, stdin: int) -> subprocess.Popen[bytes]:
-    """The process that watches over a new cluster which takes jobs. Ended by the end of `stdin` if that is a pipe."""
+    """Starts a cluster and returns the process that watches over it, once it accepts jobs.
+
+    If `stdin` is a pipe, its end stops the cluster. Raises RuntimeError if the cluster does not start.
+    """
     with (folder / "watch.out").open("wb") as out:
         watcher = subprocess.Popen(
             [sys.executable, __file__, "watch", str(folder), f"--cpus={cpus}"],
             stdin=stdin,
             stdout=out,
             stderr=out,
-            start_new_session=True,  # whoever ends the group of the caller shall not end this before its children
+            start_new_session=True,  # a signal to the caller's process group must not end it before its children
         )
     for _ in range(100):
         if watcher.poll() is not None:
             break
-        if ask(folder, "srun", "--immediate=5", "--mem=10", "true").returncode == 0:
+        if run_client(folder, "srun", "--immediate=5", "--mem=10", "true").returncode == 0:
             return watcher
         time.sleep(0.2)
     watcher.terminate()
-    raise RuntimeError(f"the cluster does not start; {folder} has what its daemons said")
+    raise RuntimeError(f"the cluster does not start: see the output of its daemons in {folder}")
 
 
 def up(folder: Path, cpus: int) -> None:
-    if absent := missing():
+    absent = missing()
+    if absent:
         sys.exit(f"error: no {', '.join(absent)}; on Debian: apt-get install slurmctld slurmd slurm-client munge")
     if folder.exists():
-        sys.exit(f"error: {folder} is there already; down ends that cluster")
+        sys.exit(f"error: {folder} exists already; `down` ends that cluster")
     folder.mkdir(parents=True)
     watcher = start(folder, cpus, subprocess.DEVNULL)
     (folder / "pid").write_text(str(watcher.pid))
@@ -227,15 +213,17 @@ def down(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["up", "down", "watch"])
+    parser.add_argument("action", choices=["up", "down", "watch"])
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
-    parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="that the cluster says it has")
-    chosen = parser.parse_args()
-    folder = chosen.folder.absolute()
-    if chosen.what == "down":
+    parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="number of CPUs of the node")
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
+    if arguments.action == "up":
+        up(folder, arguments.cpus)
+    elif arguments.action == "down":
         down(folder)
     else:
-        {"up": up, "watch": watch}[chosen.what](folder, chosen.cpus)
+        watch(folder, arguments.cpus)
 
 
 if __name__ == "__main__":

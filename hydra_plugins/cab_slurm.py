@@ -1,13 +1,14 @@
-"""SLURM for sweeps: the jobs are those of hydra-submitit-launcher, sending them and waiting for them is done here.
+"""SLURM for sweeps. hydra-submitit-launcher defines the jobs; this launcher submits them and waits for them.
 
-Every cell is a job of one array. Shortly before its time is up a job gets SIGUSR2: it queues itself again, and goes on
-from the cell's checkpoint, as a preempted one does. A job that was killed, cancelled or over its memory leaves no
-answer: the others are waited for, it is named at the end, and the same command line runs it again.
+The cells are the jobs of one array. Shortly before its time limit a job gets SIGUSR2: it queues itself again and
+resumes from the cell's checkpoint, as it does after preemption. A job that was killed or cancelled, or exceeded its
+memory, leaves no result. The launcher waits for the other jobs and names the lost ones at the end; the same command
+runs them again.
 
-Whether a job is alive is asked of squeue, which every cluster has. (submitit asks sacct: without accounting it would
-wait for ever. And it takes the answers in order, so that the first lost job would end the wait for all.)
+The launcher asks squeue whether a job is active, as every cluster has it. (submitit asks sacct: without accounting it
+would wait for ever. It also takes the results in order, so that the first lost job would end the wait for all.)
 
-The folder has to be called hydra_plugins: Hydra takes launchers from nowhere else.
+Hydra finds launchers only in a folder named hydra_plugins.
 """
 
 import os
@@ -28,12 +29,14 @@ from omegaconf import DictConfig, OmegaConf
 if TYPE_CHECKING:
     from submitit import Job
 
-ASK_SECONDS = 10.0
-"""Between two questions to squeue. Answers are files, and looked for every second."""
+SQUEUE_SECONDS = 10.0
+"""Time between two calls of squeue. Results are files, which are checked every second."""
 GRACE_SECONDS = 30.0
-"""A job has to be out of the queue for so long before it counts as lost: a shared file system shows its answer late."""
-OVER = (
-    "GONE",
+"""A job is lost after so long outside the queue: a shared file system may show its result late."""
+FORGOTTEN = "GONE"
+"""The state of a job that squeue no longer lists."""
+FINISHED_STATES = (
+    FORGOTTEN,
     "BOOT_FAIL",
     "CANCELLED",
     "COMPLETED",
@@ -44,27 +47,30 @@ OVER = (
     "PREEMPTED",
     "TIMEOUT",
 )
-"""States after which nothing comes, unless the job is queued again within the grace. GONE: SLURM has forgotten it."""
+"""States without a further result, unless the job is queued again within the grace period."""
 
 
-class Cell:
-    """What a job calls: the cell, as often as its time is up and at most `timeouts` times more."""
+class RequeuedCell:
+    """What a job calls: runs the cell, and is queued again at most `requeues` times when the time limit is reached."""
 
-    def __init__(self, call: Any, timeouts: int) -> None:
-        self.call, self.timeouts = call, timeouts
+    def __init__(self, run: Any, requeues: int) -> None:
+        self.run, self.requeues = run, requeues
 
     def __call__(self, *arguments: Any) -> JobReturn:
-        returned: JobReturn = self.call(*arguments)
-        return returned
+        result: JobReturn = self.run(*arguments)
+        return result
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """What is to be called after the time was up. Ends the job after the last time, in a way that nothing takes for
-        an error of the cell: it leaves no record, and its checkpoint stays."""
+        """Called by submitit at the time limit; returns what to queue.
+
+        At the last time limit it ends the job with SystemExit, which is no error of the cell: the cell gets no record
+        and keeps its checkpoint.
+        """
         from submitit.helpers import DelayedSubmission
 
-        if not self.timeouts:
+        if not self.requeues:
             raise SystemExit("out of time once more than hydra.launcher.max_num_timeout")
-        return DelayedSubmission(Cell(self.call, self.timeouts - 1), *arguments)
+        return DelayedSubmission(RequeuedCell(self.run, self.requeues - 1), *arguments)
 
 
 class SlurmLauncher(Launcher):
@@ -74,40 +80,40 @@ class SlurmLauncher(Launcher):
         self.parameters = parameters
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Callable
+        from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as SubmititLauncher
 
-        call = Callable()
-        call.setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.cell = Cell(call, self.parameters["max_num_timeout"])
+        launcher = SubmititLauncher()
+        launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.cell = RequeuedCell(launcher, self.parameters["max_num_timeout"])
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from cab.command import FAILED, exit_codes
 
         jobs = self.submit(job_overrides, initial_job_idx)
         array = jobs[0].job_id.split("_")[0]
-        print(
-            f"cells sent to SLURM as job {array}: {len(jobs)}; what they print is in {jobs[0].paths.folder.parent}",
-            flush=True,
-        )
-        cells = {job.job_id: varying(own, job_overrides) for job, own in zip(jobs, job_overrides, strict=True)}
+        print(f"submitted {len(jobs)} cells as SLURM job {array}; output: {jobs[0].paths.folder.parent}", flush=True)
+        titles = {
+            job.job_id: varying_overrides(own, job_overrides) for job, own in zip(jobs, job_overrides, strict=True)
+        }
         try:
-            ends = wait(jobs, cells)
+            results = wait(jobs, titles)
         except KeyboardInterrupt:
-            print(f"job {array} goes on without this command; scancel {array} ends it", file=sys.stderr)
+            print(f"job {array} continues without this command; scancel {array} ends it", file=sys.stderr)
             raise SystemExit(FAILED) from None
-        returns = [end for end in ends.values() if isinstance(end, JobReturn)]
+        returns = [result for result in results.values() if isinstance(result, JobReturn)]
         exit_codes.extend(end.return_value for end in returns if end.status is JobStatus.COMPLETED)
-        if missing := [f"{name} ({end})" for name, end in ends.items() if isinstance(end, str)]:
+        lost = [f"{name} ({state})" for name, state in results.items() if isinstance(state, str)]
+        if lost:
             exit_codes.append(FAILED)
             print(
-                f"error: {len(missing)} of {len(jobs)} jobs ended without an answer: {', '.join(missing)}; the same"
-                " command runs their cells again, from the last checkpoint",
+                f"error: {len(lost)} of {len(jobs)} jobs ended without a result: {', '.join(lost)}; the same command"
+                " runs their cells again, from the last checkpoint",
                 file=sys.stderr,
             )
         return returns
 
     def submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> "list[Job[Any]]":
-        """A job for each cell, in their order. If SLURM does not take them, the command ends with one line."""
+        """Submits one job per cell and returns them in order. Ends the command with one line if SLURM refuses."""
         from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -118,9 +124,10 @@ class SlurmLauncher(Launcher):
             name: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
             for name, value in self.parameters.items()
         }
-        folder, timeouts = parameters.pop("submitit_folder"), parameters.pop("max_num_timeout")
-        executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts + 1)  # Cell counts them itself
-        common = {field.name for field in fields(BaseQueueConf)}  # what submitit has for every kind of cluster
+        folder, requeues = parameters.pop("submitit_folder"), parameters.pop("max_num_timeout")
+        # RequeuedCell counts the time limits, so that submitit's own count must not end the job first.
+        executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=requeues + 1)
+        common = {field.name for field in fields(BaseQueueConf)}  # parameters that submitit has for all clusters
         executor.update_parameters(**{k if k in common else f"slurm_{k}": v for k, v in parameters.items()})
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         try:
@@ -136,76 +143,80 @@ class SlurmLauncher(Launcher):
             refuse(" ".join(str(error).split()))
 
 
-def refuse(why: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
     from cab.command import REFUSED
 
-    print(f"error: {why}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     raise SystemExit(REFUSED)
 
 
-def varying(own: Sequence[str], all_overrides: Sequence[Sequence[str]]) -> str:
-    """What tells this cell from the others."""
+def varying_overrides(own: Sequence[str], all_overrides: Sequence[Sequence[str]]) -> str:
+    """The overrides that not all cells have."""
     return " ".join(one for one in own if not all(one in overrides for overrides in all_overrides))
 
 
-def wait(jobs: "Sequence[Job[Any]]", cells: Mapping[str, str]) -> dict[str, JobReturn | str]:
-    """Until every job has answered or is lost, and says so of each. Its answer, or the last state of a lost one."""
-    ends: dict[str, JobReturn | str] = {}
+def wait(jobs: "Sequence[Job[Any]]", titles: Mapping[str, str]) -> dict[str, JobReturn | str]:
+    """Waits until every job has a result or is lost, and prints a line for each.
+
+    Returns the result, or the last state of a lost job, by job id.
+    """
+    results: dict[str, JobReturn | str] = {}
     waiting = {job.job_id: job for job in jobs}
-    alive = dict.fromkeys(waiting, time.monotonic())  # when it was last seen so
-    asked = time.monotonic()
+    last_active = dict.fromkeys(waiting, time.monotonic())
+    last_squeue = time.monotonic()
     while waiting:
         time.sleep(1)
-        over: dict[str, JobReturn | str] = {name: answer(job) for name, job in waiting.items() if answered(job)}
-        if time.monotonic() - asked > ASK_SECONDS:
-            asked = time.monotonic()
-            over |= lost(waiting.keys() - over.keys(), alive)
-        for name, end in over.items():
+        ended: dict[str, JobReturn | str] = {name: result(job) for name, job in waiting.items() if has_result(job)}
+        if time.monotonic() - last_squeue > SQUEUE_SECONDS:
+            last_squeue = time.monotonic()
+            ended |= lost_jobs(waiting.keys() - ended.keys(), last_active)
+        for name, end in ended.items():
             del waiting[name]
-            print(f"  {name}  {cells[name]}  {how(end)}; {len(waiting)} to go", flush=True)
-        ends |= over
-    return ends
+            print(f"  {name}  {titles[name]}  {describe(end)}; {len(waiting)} to go", flush=True)
+        results |= ended
+    return results
 
 
-def how(end: JobReturn | str) -> str:
+def describe(end: JobReturn | str) -> str:
     if isinstance(end, str):
         return f"lost: {end}"
     return "done" if end.status is JobStatus.COMPLETED and not end.return_value else "failed"
 
 
-def answer(job: "Job[Any]") -> JobReturn | str:
-    """What the first task of a job that has answered gave; a state if that is an error outside of its cell."""
+def result(job: "Job[Any]") -> JobReturn | str:
+    """What the first task of a job returned, or "FAILED" for an error outside its cell."""
     from submitit.core.utils import UncompletedJobError
 
     try:
-        given: JobReturn = job.results()[0]
-        return given
+        returned: JobReturn = job.results()[0]
+        return returned
     except UncompletedJobError as error:
         print(error, file=sys.stderr)
         return "FAILED"
 
 
-def lost(names: Iterable[str], alive: dict[str, float]) -> dict[str, str]:
-    """The states of those of the jobs that are over without an answer. Brings `alive` up to date."""
-    if (states := queue()) is None:
+def has_result(job: "Job[Any]") -> bool:
+    """Whether all tasks of a job have written their result files."""
+    files = [job.task(number).paths.result_pickle for number in range(job.num_tasks)]
+    return all(file.name in os.listdir(file.parent) for file in files)  # listing refreshes the cache of NFS
+
+
+def lost_jobs(names: Iterable[str], last_active: dict[str, float]) -> dict[str, str]:
+    """The states of those of these jobs that have been inactive for too long. Updates `last_active`."""
+    queue = query_squeue()
+    if queue is None:
         return {}
     now = time.monotonic()
-    over = {name: states.get(name, "GONE") for name in names}
-    alive |= {name: now for name, state in over.items() if state not in OVER}
-    return {name: state for name, state in over.items() if now - alive[name] > GRACE_SECONDS}
+    states = {name: queue.get(name, FORGOTTEN) for name in names}
+    last_active |= {name: now for name, state in states.items() if state not in FINISHED_STATES}
+    return {name: state for name, state in states.items() if now - last_active[name] > GRACE_SECONDS}
 
 
-def answered(job: "Job[Any]") -> bool:
-    """Whether the file is there that every task of a job leaves when it comes to its end."""
-    files = [job.task(number).paths.result_pickle for number in range(job.num_tasks)]
-    return all(file.name in os.listdir(file.parent) for file in files)  # listing refreshes what NFS remembers
-
-
-def queue() -> dict[str, str] | None:
-    """The state of each job of this user that SLURM knows; None where it does not answer."""
+def query_squeue() -> dict[str, str] | None:
+    """The state of each of this user's jobs that SLURM lists; None if it does not respond."""
     command = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i %T"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(line.split() for line in said.splitlines())
+    return dict(line.split() for line in output.splitlines())

@@ -19,7 +19,7 @@ from cab import run
 from cab.check import __main__ as check_command
 from cab.check import gate as check
 from cab.check.battery import TOLERANCE, Battery, Finding, checks
-from cab.check.specimen import REAL, SMALL, specimens
+from cab.check.models import REAL, SMALL, models_under_test
 from cab.efficiency import __main__ as efficiency
 from cab.store.fingerprint import fingerprint
 from cab.store.record import all_records, find_record, read_record
@@ -100,16 +100,14 @@ def test_none_fails_dependence_only(pattern):
     assert check.verdict([Finding("leak", 1.0, "somewhere")], control=True)[0] == "failed_check"
 
 
-def test_models_are_redrawn_and_leave_no_trace():
-    made = specimens(partial(Vanilla), CS, SMALL)
-    assert [(specimen.level, specimen.draw) for specimen in made] == [
-        (a, b) for a in ("stack", "layer") for b in (0, 1)
-    ]
-    for specimen in made:
-        for name, parameter in specimen.module.named_parameters():
+def test_parameters_are_randomized_and_the_global_random_state_is_preserved():
+    models = models_under_test(partial(Vanilla), CS, SMALL)
+    assert [(model.level, model.seed) for model in models] == [(a, b) for a in ("stack", "layer") for b in (0, 1)]
+    for model in models:
+        for name, parameter in model.module.named_parameters():
             assert parameter.dtype == torch.float64
             assert parameter.std() > 0.02, name  # biases were 0, weights of norms 1
-        assert 0.05 < specimen(*specimen.inputs(2)).std() < 5
+        assert 0.05 < model(*model.inputs(2)).std() < 5
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -118,10 +116,10 @@ def test_models_are_redrawn_and_leave_no_trace():
 
 
 def test_real_options_longer_than_the_design_length_get_a_longer_design():
-    [specimen] = specimens(partial(FIT, group=300), CS, REAL)
-    assert specimen.module.shape.length == 512
+    [model] = models_under_test(partial(FIT, group=300), CS, REAL)
+    assert model.module.shape.length == 512
     with pytest.raises(ValueError, match="group=64"):
-        specimens(partial(FIT, group=64), CS, SMALL)
+        models_under_test(partial(FIT, group=64), CS, SMALL)
 
 
 def test_an_error_fails_its_check_and_unsupported_is_no_failure():

@@ -121,7 +121,7 @@ def test_another_number_of_processes_resumes_and_prints_it(pair, folder, capsys)
     checkpoint.write_bytes((folder / "checkpoint.pt").read_bytes())
     curve = distributed_program.run("interrupted", checkpoint.parent, together=False)["curve"]
     output = capsys.readouterr().out
-    step = distributed_program.CHECKPOINT_AT
+    step = distributed_program.KILLED_AT
     assert f"continues at step {step} of {distributed_program.STEPS}\n" in output
     assert "it was trained by 2 processes, now by 1: dropout is drawn anew\n" in output
     undisturbed = pair[0]["undisturbed"]["curve"]
@@ -134,20 +134,20 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "6", "SLURM_PROCID": "5", "SLURM_STEP_TASKS_PER_
 
 
 def test_world_size_and_rank():
-    assert (distributed.world({}), distributed.rank({})) == (1, 0)
-    assert (distributed.world(TORCHRUN), distributed.rank(TORCHRUN)) == (4, 3)
-    assert (distributed.world(SRUN), distributed.rank(SRUN)) == (6, 5)
+    assert (distributed.world_size({}), distributed.rank({})) == (1, 0)
+    assert (distributed.world_size(TORCHRUN), distributed.rank(TORCHRUN)) == (4, 3)
+    assert (distributed.world_size(SRUN), distributed.rank(SRUN)) == (6, 5)
     batch_script = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}  # srun has not been called in it
-    assert (distributed.world(batch_script), distributed.rank(batch_script)) == (1, 0)
+    assert (distributed.world_size(batch_script), distributed.rank(batch_script)) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("launcher", "here"),
     [
         (TORCHRUN, None),
-        (TORCHRUN | {"LOCAL_WORLD_SIZE": "3"}, "4 processes, 3 of them here"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "3"}, "4 processes, 3 on this node"),
         (SRUN, None),
-        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "4,2"}, "6 processes, 4 of them here"),
+        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "4,2"}, "6 processes, 4 on this node"),
     ],
 )
 def test_every_node_has_the_same_number_of_processes(monkeypatch, launcher, here):
@@ -155,27 +155,27 @@ def test_every_node_has_the_same_number_of_processes(monkeypatch, launcher, here
         monkeypatch.setenv(name, value)
     request = compose_one(["train.batch=24", "train.steps=6", "train.warmup=2", "train.micro_batch=null"])
     with pytest.raises(UserError, match=f"^{here}: ") if here else contextlib.nullcontext():
-        distributed.check(request)
+        distributed.check_request(request)
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.batch=6", "train.batch=6 cannot be cut over 4 processes: use a multiple of 4"),
+        ("train.batch=6", "train.batch=6 cannot be divided over 4 processes: use a multiple of 4"),
         ("train.micro_batch=8", None),
         ("train.micro_batch=4", "train.micro_batch=4 does not divide the 6 examples"),
-        ("device.name=cuda:1", "device=cuda:1: 4 processes take one device each: use cuda"),
+        ("device.name=cuda:1", "device=cuda:1: 4 processes use one device each: use cuda"),
     ],
 )
-def test_what_cannot_be_cut_is_one_line(monkeypatch, override, words):
+def test_a_request_that_cannot_be_divided_is_refused_in_one_line(monkeypatch, override, words):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     micro = ["train.micro_batch=null"] if "micro" not in override else []
     request = compose_one(["train.batch=24", "train.steps=6", "train.warmup=2", *micro, override])
     if words is None:
-        return distributed.check(request)
+        return distributed.check_request(request)
     with pytest.raises(UserError, match=f"^{words}") as error:
-        distributed.check(request)
+        distributed.check_request(request)
     assert "\n" not in str(error.value)
     return None
 
@@ -241,14 +241,14 @@ def test_a_sweep_of_two_processes_records_once_what_one_records(tmp_path):
     assert cells(tmp_path / "two") == two  # done, and not trained again
     code, output = torchrun(tmp_path / "two", "attention=none", "train.batch=3")
     assert code != 0
-    assert output.count("error: train.batch=3 cannot be cut over 2 processes") == 1
+    assert output.count("error: train.batch=3 cannot be divided over 2 processes") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["RaisesOnRank0", "RaisesOnRank1"])
 def test_a_process_that_fails_ends_the_cell_with_an_error(tmp_path, kind):
     family = f"attention._target_=helpers.failing_processes.{kind}"
-    code, output = torchrun(tmp_path, "attention=vanilla", family, "train.steps=16")
+    code, output = torchrun(tmp_path, "attention=vanilla", family)
     assert code != 0
     assert "RuntimeError: broken on purpose" in output
     [record] = cells(tmp_path).values()
@@ -258,7 +258,7 @@ def test_a_process_that_fails_ends_the_cell_with_an_error(tmp_path, kind):
 
 @pytest.mark.slow
 def test_a_cell_whose_process_was_killed_resumes_from_its_checkpoint(tmp_path, monkeypatch):
-    cell = ["attention=vanilla", "attention._target_=helpers.failing_processes.KilledOnRank1", "train.steps=16"]
+    cell = ["attention=vanilla", "attention._target_=helpers.failing_processes.KilledOnRank1"]
     cell += ["train.checkpoint_seconds=0"]
     code, output = torchrun(tmp_path / "killed", *cell)
     assert code != 0, output
@@ -266,7 +266,7 @@ def test_a_cell_whose_process_was_killed_resumes_from_its_checkpoint(tmp_path, m
     monkeypatch.setenv("NO_KILL", "1")
     code, output = torchrun(tmp_path / "killed", *cell)
     assert code == 0, output
-    assert "continues at step 10 of 16" in output
+    assert "continues at step 4 of 6" in output
     code, output = torchrun(tmp_path / "undisturbed", *cell)
     assert code == 0, output
     [resumed], [undisturbed] = (cells(tmp_path / name).values() for name in ("killed", "undisturbed"))

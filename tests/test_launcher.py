@@ -104,7 +104,7 @@ def ended(code=0, status=JobStatus.COMPLETED):
 def wait(clock, monkeypatch, jobs, states):
     """The result of waiting while squeue reports states(now)."""
     clock.jobs = jobs
-    monkeypatch.setattr(cab_slurm, "queue", lambda: states(clock.now))
+    monkeypatch.setattr(cab_slurm, "query_squeue", lambda: states(clock.now))
     return cab_slurm.wait(jobs, {job.job_id: f"seed={job.job_id}" for job in jobs})
 
 
@@ -148,16 +148,16 @@ def test_an_error_outside_of_the_cell_is_a_lost_job(clock, monkeypatch, tmp_path
 
 def test_states_are_read_from_squeue(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert cab_slurm.queue() is None
+    assert cab_slurm.query_squeue() is None
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 5_0 RUNNING; echo 5_1 PENDING\n")
     (tmp_path / "squeue").chmod(0o755)
-    assert cab_slurm.queue() == {"5_0": "RUNNING", "5_1": "PENDING"}
+    assert cab_slurm.query_squeue() == {"5_0": "RUNNING", "5_1": "PENDING"}
     (tmp_path / "squeue").write_text("#!/bin/sh\necho slurm_load_jobs error: Unable to contact controller; exit 1\n")
-    assert cab_slurm.queue() is None
+    assert cab_slurm.query_squeue() is None
 
 
 def test_a_cell_whose_time_is_up_goes_on_for_as_often_as_it_may():
-    cell = cab_slurm.Cell(lambda *arguments: arguments, timeouts=1)
+    cell = cab_slurm.RequeuedCell(lambda *arguments: arguments, requeues=1)
     assert cell(3, 4) == (3, 4)
     again = cell.checkpoint(3, 4)
     assert again.result() == (3, 4)

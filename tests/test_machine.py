@@ -65,9 +65,9 @@ def test_figures_of_the_machine():
 
 
 def test_memory_limit_of_a_job(tmp_path):
-    assert machine._cgroup_left(tmp_path) is None
+    assert machine.free_cgroup_memory(tmp_path) is None
     (tmp_path / "memory.current").write_text("300\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine._cgroup_left(tmp_path) is None
+    assert machine.free_cgroup_memory(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
-    assert machine._cgroup_left(tmp_path) == 700
+    assert machine.free_cgroup_memory(tmp_path) == 700

@@ -26,8 +26,8 @@ CELL = [
     "task.contexts=[1]",
     "train.steps=40",
     "train.validations=2",
-    "task.vocabulary=300",  # a vocabulary that is learned and cached
     "train.checkpoint_seconds=0",
+    "task.vocabulary=300",  # a vocabulary that is learned and cached
     "device.threads=1",
     "data=local",
 ]
@@ -127,7 +127,7 @@ PLACES = {
     "before the test": BEFORE.format("cab.quality", "cell", "evaluate", "True"),
     "before the record": replacing("quality/*/result.json"),
     "after the record": replacing("quality/*/result.json", after=True),
-    "before measuring": BEFORE.format("cab", "efficiency", "sweep", "True"),
+    "before measuring": BEFORE.format("cab.efficiency", "cell", "sweep", "True"),
     "while measuring": AFTER.format("cab.efficiency", "sweep", "interleave", "True"),
     "before the record of costs": replacing("efficiency/*"),
     "after the record of costs": replacing("efficiency/*", after=True),

@@ -27,8 +27,8 @@ SWEEP = [
     "attention._target_=helpers.waiting_attention.Waiting",
 ]
 SWEEP += ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32", "measure=false"]
-SWEEP += ["train.steps=12", "train.batch=2", "train.warmup=2", "train.validations=1", "task.validation_windows=2"]
-SWEEP += ["task.test_windows=4", "wandb.mode=disabled", "device.threads=1"]
+SWEEP += ["train.steps=12", "train.batch=2", "train.warmup=2", "train.validations=1", "train.checkpoint_seconds=0"]
+SWEEP += ["task.validation_windows=2", "task.test_windows=4", "wandb.mode=disabled", "device.threads=1"]
 LONGEST_WAIT_SECONDS = 400
 """For anything that a test waits for; on two quiet cores nothing takes more than 90."""
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
@@ -124,14 +124,14 @@ class Sweep:
     @property
     def job(self):
         """The number of the job array."""
-        return until(lambda: re.search(r"as job (\d+):", text(self.files[0])))[1]
+        return until(lambda: re.search(r"as SLURM job (\d+):", text(self.files[0])))[1]
 
     def log(self, number):
         """What a job has printed."""
         return text(self.results / "slurm" / f"{self.job}_{number}" / f"{self.job}_{number}_0_log.out")
 
     def command(self, *command):
-        done = slurm_cluster.ask(self.slurm, *command)
+        done = slurm_cluster.run_client(self.slurm, *command)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -193,7 +193,7 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
     lost = (KILLED, CANCELLED, OVER_MEMORY)
     assert code == 1
     assert err.count("\n") == 1
-    assert err.startswith("error: 3 of 6 jobs ended without an answer: ")
+    assert err.startswith("error: 3 of 6 jobs ended without a result: ")
     assert all(f"{sweep.job}_{number} (" in err for number in lost)
     assert f"{sweep.job}_{CANCELLED} (CANCELLED)" in err
     assert out.count("; 0 to go") == 1
@@ -221,8 +221,8 @@ def test_a_cluster_whose_owner_ends_leaves_no_process():
         pytest.skip(f"no {', '.join(absent)} on this machine")
     folder = Path(tempfile.mkdtemp(prefix="cab-slurm-"))
     watcher = slurm_cluster.start(folder, 1, subprocess.PIPE)
-    slurm_cluster.ask(folder, "sbatch", "--output=/dev/null", "--wrap=srun sleep 100")
-    until(lambda: "R" in slurm_cluster.ask(folder, "squeue", "--noheader", "--format=%t").stdout)
+    slurm_cluster.run_client(folder, "sbatch", "--output=/dev/null", "--wrap=srun sleep 100")
+    until(lambda: "R" in slurm_cluster.run_client(folder, "squeue", "--noheader", "--format=%t").stdout)
     assert any("slurmstepd" in line for line in until(lambda: processes(folder)))
     watcher.stdin.close()
     watcher.wait(60)

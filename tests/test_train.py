@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from attentions.base import Attention, Pattern, Shape
 from attentions.vanilla import Vanilla
 from cab.config import Training
-from cab.quality import train as train_module
-from cab.quality.train import evaluate, make_optimizer, train
+from cab.quality.state import make_optimizer
+from cab.quality.train import evaluate, train
 from cab.store import checkpoint
 from cab.store.checkpoint import Checkpoint
 from tasks.base import Data, Evaluation, Metric, Source, Task, Trivial
@@ -80,88 +80,102 @@ class Echo(Task):
         return Trivial("nothing", {"loss": 1.0})
 
 
+class Killed(Exception):
+    pass
+
+
+class KilledAtStep(Echo):
+    """Raises at a step, before that step changes anything."""
+
+    def __init__(self, step: int, batch: int = 4) -> None:
+        super().__init__(Pattern.CAUSAL_SELF, Shape(8, 2, 1, 0, 6), Data(), 0, Path())
+        self.first_example = step * batch
+
+    def batch(self, split, ids):
+        if split == "train" and ids[0] >= self.first_example:
+            raise Killed
+        return super().batch(split, ids)
+
+
+EVERY_STEP = {"checkpoint_seconds": 0.0}
+
+
 def settings(**changes) -> Training:
     plain = {"steps": 60, "batch": 4, "lr": 1e-2, "warmup": 3, "weight_decay": 0.1, "betas": [0.9, 0.95], "clip": 1.0}
-    return Training(**(plain | {"final_lr": 0.1, "validations": 3, "checkpoint_seconds": 0.0} | changes))
+    return Training(**(plain | {"final_lr": 0.1, "validations": 3} | changes))
 
 
 def task() -> Echo:
     return Echo(Pattern.CAUSAL_SELF, Shape(8, 2, 1, 0, 6), Data(), 0, Path())
 
 
-def run(path: Path, training: Training, log=lambda point: None, origin="this code"):
+def run(path: Path, training: Training, log=lambda point: None, origin="this code", killed_at=None):
     torch.manual_seed(0)
     fabric = Fabric(accelerator="cpu", devices=1)
     model = Net()
     wrapped = fabric.setup_module(model)
-    return train(wrapped, task(), training, fabric, Checkpoint(path, origin), log), model
+    echo = task() if killed_at is None else KilledAtStep(killed_at)
+    return train(wrapped, echo, training, fabric, Checkpoint(path, origin), log), model
 
 
 def without_time(curve):
     return [{key: value for key, value in point.items() if key != "seconds"} for point in curve]
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("kill_at", [1, 20, 33, 59])
 def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, kill_at):
-    whole, model = run(tmp_path / "whole.pt", settings())
+    expected, model = run(tmp_path / "undisturbed.pt", settings())
 
     def kill(point):
         if point["step"] == kill_at:
             raise Killed
 
     with pytest.raises(Killed):
-        run(tmp_path / "cut.pt", settings(), kill)
-    resumed_at = []
-    rest, other = run(tmp_path / "cut.pt", settings(), lambda point: resumed_at.append(point["step"]))
-    assert resumed_at[0] == kill_at  # the point that was lost, and nothing before it
-    assert without_time(rest.curve) == without_time(whole.curve)
+        run(tmp_path / "killed.pt", settings(**EVERY_STEP), kill)
+    logged = []
+    resumed, other = run(tmp_path / "killed.pt", settings(), lambda point: logged.append(point["step"]))
+    assert logged[0] == kill_at  # the point that was lost, and nothing before it
+    assert without_time(resumed.curve) == without_time(expected.curve)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
-    assert whole.curve[-1]["loss"] < whole.curve[0]["loss"]
+    assert expected.curve[-1]["loss"] < expected.curve[0]["loss"]
 
 
-def test_a_checkpoint_between_two_points_keeps_the_losses_since_the_last_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module, "POINTS", 4)  # one in 15 steps
-    whole, _ = run(tmp_path / "whole.pt", settings())
-    assert [point["step"] for point in whole.curve if "validation" not in point]
-    step = train_module.optimizer_step
-
-    def last_step(model, task, training, fabric, optimizer, number, move):
-        if number == 38:
-            raise Killed
-        return step(model, task, training, fabric, optimizer, number, move)
-
-    monkeypatch.setattr(train_module, "optimizer_step", last_step)
+def test_a_checkpoint_between_two_points_keeps_the_losses_since_the_last_one(tmp_path):
+    training = settings(steps=150)  # a point in 3 steps
+    expected, _ = run(tmp_path / "undisturbed.pt", training)
     with pytest.raises(Killed):
-        run(tmp_path / "cut.pt", settings())
-    monkeypatch.setattr(train_module, "optimizer_step", step)
-    assert Checkpoint(tmp_path / "cut.pt", "this code").load()["step"] == 38
-    rest, _ = run(tmp_path / "cut.pt", settings())
-    assert without_time(rest.curve) == without_time(whole.curve)
+        run(tmp_path / "killed.pt", settings(steps=150, **EVERY_STEP), killed_at=38)
+    assert Checkpoint(tmp_path / "killed.pt", "this code").load()["step"] == 38
+    assert 38 not in [point["step"] for point in expected.curve]
+    resumed, _ = run(tmp_path / "killed.pt", training)
+    assert without_time(resumed.curve) == without_time(expected.curve)
+
+
+def test_checkpoints_are_saved_after_so_many_seconds_and_not_after_the_last_step(tmp_path):
+    run(tmp_path / "seldom.pt", settings(checkpoint_seconds=1000.0))
+    assert not (tmp_path / "seldom.pt").exists()
+    run(tmp_path / "often.pt", settings(**EVERY_STEP))
+    assert Checkpoint(tmp_path / "often.pt", "this code").load()["step"] == 59
 
 
 def test_a_damaged_checkpoint_is_named_set_aside_and_training_starts_anew(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
-    whole, _ = run(path, settings())
+    expected, _ = run(path, settings(**EVERY_STEP))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     again, _ = run(path, settings())
-    assert without_time(again.curve) == without_time(whole.curve)
-    said = capsys.readouterr().out
-    assert f"{path}: damaged" in said
+    assert without_time(again.curve) == without_time(expected.curve)
+    assert f"{path}: damaged" in capsys.readouterr().out
     assert path.with_name("checkpoint.pt.damaged-1").read_bytes() == content
 
 
 def test_a_checkpoint_of_other_code_or_data_is_not_continued(tmp_path, capsys):
     path = tmp_path / "checkpoint.pt"
-    whole, _ = run(path, settings(), origin="before")
-    again, _ = run(path, settings(), origin="after")
-    assert without_time(again.curve) == without_time(whole.curve)
+    expected, _ = run(path, settings(**EVERY_STEP), origin="before")
+    again, _ = run(path, settings(**EVERY_STEP), origin="after")
+    assert without_time(again.curve) == without_time(expected.curve)
     assert "starts anew" in capsys.readouterr().out
     run(path, settings(), origin="after")
     assert "continues at step" in capsys.readouterr().out
@@ -173,8 +187,8 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path):
         torch.manual_seed(0)
         fabric, model = Fabric(accelerator="cpu", devices=1), Net()
         model.dropout.p = 0.0
-        kept = Checkpoint(tmp_path / "none.pt", "")
-        return train(fabric.setup_module(model), task(), training, fabric, kept, lambda point: None).curve
+        checkpoint = Checkpoint(tmp_path / "none.pt", "")
+        return train(fabric.setup_module(model), task(), training, fabric, checkpoint, lambda point: None).curve
 
     for cut in (1, 2):
         for one, other in zip(curve(None), curve(cut), strict=True):

@@ -1,201 +1,218 @@
-"""Who influences whom: leaks and dependence, measured by changing one input after the other.
+"""Which inputs influence which outputs: leaks and dependence, measured by changing one input at a time.
 
-Changes are finite, never derivatives: a token that a hard choice (top-k, argmax) moves in or out of a group leaks
-without any gradient. An input is replaced by another token of four times the size, which flips such choices, and also
-moved by a thousandth, which finds what saturates. For leaks everything from a position on is replaced as well.
+Changes are finite, never derivatives: if a hard choice (top-k, argmax) moves a token into or out of a group, that is a
+leak without any gradient. An input is replaced by another token of four times the size, which changes such choices. In
+causal patterns it is also changed by a thousandth, which finds what saturates, and everything from a position on is
+replaced as well.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from attentions.base import Pattern
-from cab.check.specimen import DIM, Specimen, normal
+from cab.check.models import DIM, ModelUnderTest, normal
 
 LARGE, SMALL = 4.0, 1e-3
 ROWS = 2
-Worst = tuple[float, str]
-"""A figure, and where it was found."""
+THIRDS = ("early", "middle", "late")
+
+
+class Observation(NamedTuple):
+    """An error or a reaction, and where it was found. Compares by its value."""
+
+    value: float
+    where: str
 
 
 @dataclass(frozen=True)
 class Influence:
-    """Reactions relative to the largest output, the greatest over rows, features and kinds of change.
+    """Reactions relative to the largest output, maxima over rows, features and kinds of change.
 
-    own      (n, sources): of y_t to x_s
+    inputs   (n, sources): of y_t to x_s
     memory   (n, memory sources): of y_t to m_s; None without memory
-    suffix   the greatest of y_<s to a change of all x_>=s; 0 in patterns that are not causal
+    suffix   the largest of y_<s to a change of all x_>=s; 0 in patterns that are not causal
     """
 
-    own: Tensor
+    inputs: Tensor
     memory: Tensor | None
     suffix: float
 
     def __or__(self, other: "Influence") -> "Influence":
-        """The greater of both, for several draws of one setting."""
+        """The maximum of both, for several models of one setting."""
         memory = None
         if self.memory is not None and other.memory is not None:
             memory = self.memory.maximum(other.memory)
-        return Influence(self.own.maximum(other.own), memory, max(self.suffix, other.suffix))
+        return Influence(self.inputs.maximum(other.inputs), memory, max(self.suffix, other.suffix))
 
 
-def influence(specimen: Specimen, mode: str) -> Influence:
-    """In this mode and with a frozen sample: nothing calls `after_step` in between."""
-    causal, setting = specimen.pattern.causal, specimen.setting
-    random = specimen.random("changes")
-    x, memory = specimen.inputs(ROWS)
-    with specimen.mode(mode):
-        base = specimen(x, memory)
-        scale = size(base)
-        own, suffix = torch.zeros(setting.n, len(setting.sources)), 0.0
+def influence(model: ModelUnderTest, mode: str) -> Influence:
+    """The influence in a mode, with a frozen sample: `after_step` is not called."""
+    causal, setting = model.pattern.causal, model.setting
+    generator = model.generator("changes")
+    x, memory = model.inputs(ROWS)
+    with model.mode(mode):
+        y = model(x, memory)
+        scale = _scale(y)
+        inputs, suffix = torch.zeros(setting.n, len(setting.sources)), 0.0
         for column, s in enumerate(setting.sources):
-            for place in (_replaced(x, s, random), *([_moved(x, s, random)] if causal else [])):
-                own[:, column] = own[:, column].maximum(reaction(specimen(place, memory), base) / scale)
+            changes = [_with_token_replaced(x, s, generator)]
+            if causal:
+                changes.append(_with_token_moved(x, s, generator))
+            for changed in changes:
+                inputs[:, column] = inputs[:, column].maximum(_reaction(model(changed, memory), y) / scale)
             if causal and s:
-                replaced = x.clone()
-                replaced[:, s:] = LARGE * normal(random, ROWS, setting.n - s, DIM)
-                suffix = max(suffix, float((reaction(specimen(replaced, memory), base) / scale)[:s].max()))
+                changed = x.clone()
+                changed[:, s:] = LARGE * normal(generator, ROWS, setting.n - s, DIM)
+                suffix = max(suffix, float((_reaction(model(changed, memory), y) / scale)[:s].max()))
         if memory is None:
-            return Influence(own, None, suffix)
-        read = torch.zeros(setting.n, len(setting.memory_sources))
+            return Influence(inputs, None, suffix)
+        of_memory = torch.zeros(setting.n, len(setting.memory_sources))
         for column, s in enumerate(setting.memory_sources):
-            read[:, column] = reaction(specimen(x, _replaced(memory, s, random)), base) / scale
-    return Influence(own, read, suffix)
+            changed = _with_token_replaced(memory, s, generator)
+            of_memory[:, column] = _reaction(model(x, changed), y) / scale
+    return Influence(inputs, of_memory, suffix)
 
 
-def leak(specimen: Specimen, found: Influence) -> Worst:
-    """The greatest reaction of an output to a later input."""
-    t, s = torch.arange(specimen.setting.n).unsqueeze(1), torch.tensor(specimen.setting.sources)
-    future = found.own.where(t < s, 0)
-    worst = float(future.max())
-    if worst == found.suffix == 0:
-        return 0.0, "no reaction at all"
-    if found.suffix > worst:
-        return found.suffix, "reacts to a changed suffix"
+def leak(model: ModelUnderTest, found: Influence) -> Observation:
+    """The largest reaction of an output to a later input."""
+    t, s = torch.arange(model.setting.n).unsqueeze(1), torch.tensor(model.setting.sources)
+    future = found.inputs.where(t < s, 0)
+    largest = float(future.max())
+    if largest == found.suffix == 0:
+        return Observation(0.0, "no reaction at all")
+    if found.suffix > largest:
+        return Observation(found.suffix, "reacts to a changed suffix")
     row, column = divmod(int(future.argmax()), future.shape[1])
-    return worst, f"output {row} reacts to input {int(s[column])}"
+    return Observation(largest, f"output {row} reacts to input {int(s[column])}")
 
 
-def truncation(specimen: Specimen) -> Worst:
-    """The greatest difference between the outputs of a prefix and the prefix of the outputs."""
-    x, memory = specimen.inputs(ROWS)
-    base = specimen(x, memory)
-    errors = [(apart(specimen(x[:, :cut], memory), base[:, :cut]), cut) for cut in specimen.setting.cuts]
-    worst, cut = max(errors)
-    return worst, f"prefix of {cut}"
+def truncation(model: ModelUnderTest) -> Observation:
+    """The largest difference between the outputs of a prefix and the prefix of the outputs."""
+    x, memory = model.inputs(ROWS)
+    y = model(x, memory)
+    worst, cut = max((relative_error(model(x[:, :cut], memory), y[:, :cut]), cut) for cut in model.setting.cuts)
+    return Observation(worst, f"prefix of {cut}")
 
 
-def dependence(specimen: Specimen, found: Sequence[Influence], mode: str) -> Worst:
-    """The least reaction among those that the pattern demands, over several draws together.
+def dependence(model: ModelUnderTest, found: Sequence[Influence], mode: str) -> Observation:
+    """The smallest of the reactions that the pattern requires, over several models together.
 
-    In eval mode every third of the outputs must react to every third of the inputs that it may use, to the input just
-    before (and after), and to every third of the memory; every single input must be read by another output and every
-    single output must read another input. In train mode, where a method may sample, and sample what is near, every
-    third of the outputs must read something before it (and after), and every third of inputs and memory must be read.
+    In eval mode every third of the outputs has to react to every third of the inputs that it may use, to the input just
+    before (and after), and to every third of the memory. Every single input has to be read by another output, and every
+    single output has to read another input. In train mode, where a family may sample, and sample what is near, every
+    third of the outputs has to read something before it (and after), and every third of inputs and memory has to be
+    read.
 
-    A cross-attention layer by itself owes a reaction to its own input and the memory only: rows need not meet there.
+    A cross-attention layer alone only has to react to its own input and the memory: its rows need not interact.
     """
-    setting, pattern = specimen.setting, specimen.pattern
+    setting, pattern = model.setting, model.pattern
     union = reduce(Influence.__or__, found)
     t, s = torch.arange(setting.n).unsqueeze(1), torch.tensor(setting.sources)
-    wanted = _marginals(union.own.where(t == s, 0), setting.sources, setting.n, "own inputs")
-    if not pattern.cross or specimen.level == "stack":
-        past, future = union.own.where(t > s, 0), union.own.where(t < s, 0)
-        sides = [(past, "earlier inputs")] if pattern.causal else [(past, "earlier inputs"), (future, "later inputs")]
+    required = _thirds_of_each(union.inputs.where(t == s, 0), setting.sources, setting.n, "own inputs")
+    if not pattern.cross or model.level == "stack":
+        past, future = union.inputs.where(t > s, 0), union.inputs.where(t < s, 0)
         if mode == "train":
-            wanted += [worst for side, word in sides for worst in _marginals(side, setting.sources, setting.n, word)]
+            required += _thirds_of_each(past, setting.sources, setting.n, "earlier inputs")
+            if not pattern.causal:
+                required += _thirds_of_each(future, setting.sources, setting.n, "later inputs")
         else:
             others = past if pattern.causal else past + future
-            wanted += _regions(others, setting.sources, setting.n, "inputs", pattern.causal)
+            required += _pairs_of_thirds(others, setting.sources, setting.n, "inputs", pattern.causal)
             if setting.exhaustive:
-                wanted += _near(union.own, pattern) + _each(others, "another input", pattern.causal)
+                required += _neighbours(union.inputs, pattern) + _singles(others, "another input", pattern.causal)
     if union.memory is not None:
         if mode == "train":
-            wanted += _marginals(union.memory, setting.memory_sources, setting.m, "memory")
+            required += _thirds_of_each(union.memory, setting.memory_sources, setting.m, "memory")
         else:
-            wanted += _regions(union.memory, setting.memory_sources, setting.m, "memory")
+            required += _pairs_of_thirds(union.memory, setting.memory_sources, setting.m, "memory")
             if setting.exhaustive:
-                wanted += _each(union.memory, "memory")
-    return min(wanted)
+                required += _singles(union.memory, "memory")
+    return min(required)
 
 
-def _marginals(reactions: Tensor, sources: Sequence[int], size: int, word: str) -> list[Worst]:
-    """The greatest reaction of every third of outputs, and to every third of sources."""
-    columns = [[column for column, s in enumerate(sources) if third(s, size) == part] for part in range(3)]
-    reads = [(float(outputs.max()), f"{PARTS[part]} outputs to {word}") for part, outputs in _thirds(reactions)]
-    return reads + [(float(reactions[:, columns[part]].max()), f"outputs to {PARTS[part]} {word}") for part in range(3)]
+def _thirds_of_each(reactions: Tensor, sources: Sequence[int], size: int, word: str) -> list[Observation]:
+    """The largest reaction of every third of the outputs, and to every third of the sources."""
+    found = []
+    for third, outputs in zip(THIRDS, reactions.tensor_split(3), strict=True):
+        found.append(Observation(float(outputs.max()), f"{third} outputs to {word}"))
+    for third, columns in zip(THIRDS, _columns_by_third(sources, size), strict=True):
+        found.append(Observation(float(reactions[:, columns].max()), f"outputs to {third} {word}"))
+    return found
 
 
-def _regions(reactions: Tensor, sources: Sequence[int], size: int, word: str, causal: bool = False) -> list[Worst]:
-    """The greatest reaction for every third of outputs and third of sources."""
-    wanted = []
-    for part, outputs in _thirds(reactions):
-        for region in range(part + 1 if causal else 3):
-            columns = [column for column, s in enumerate(sources) if third(s, size) == region]
-            wanted.append((float(outputs[:, columns].max()), f"{PARTS[part]} outputs to {PARTS[region]} {word}"))
-    return wanted
+def _pairs_of_thirds(
+    reactions: Tensor, sources: Sequence[int], size: int, word: str, causal: bool = False
+) -> list[Observation]:
+    """The largest reaction for every third of the outputs and third of the sources."""
+    found = []
+    columns = _columns_by_third(sources, size)
+    for index, outputs in enumerate(reactions.tensor_split(3)):
+        for region in range(index + 1 if causal else 3):
+            where = f"{THIRDS[index]} outputs to {THIRDS[region]} {word}"
+            found.append(Observation(float(outputs[:, columns[region]].max()), where))
+    return found
 
 
-def _near(own: Tensor, pattern: Pattern) -> list[Worst]:
-    """Reactions y_t to x_{t-1}, and where it is allowed to x_{t+1}, by thirds."""
-    shifts = ((1, "before"),) if pattern.causal else ((1, "before"), (-1, "after"))
+def _neighbours(reactions: Tensor, pattern: Pattern) -> list[Observation]:
+    """The largest reaction of y_t to x_{t-1}, and where it is allowed to x_{t+1}, by thirds."""
+    found = []
+    for shift, word in ((1, "before"), (-1, "after")):
+        if shift < 0 and pattern.causal:
+            continue
+        for third, values in zip(THIRDS, reactions.diagonal(-shift).tensor_split(3), strict=True):
+            found.append(Observation(float(values.max()), f"{third} outputs to the input just {word}"))
+    return found
+
+
+def _singles(reactions: Tensor, word: str, causal: bool = False) -> list[Observation]:
+    """The least-read source and the output that reads least. If causal without the last source and the first output."""
+    of_sources, of_outputs = reactions.amax(0), reactions.amax(1)
+    first = 0
+    if causal:
+        of_sources, of_outputs, first = of_sources[:-1], of_outputs[1:], 1
+    source, output = int(of_sources.argmin()), first + int(of_outputs.argmin())
     return [
-        (float(values.max()), f"{PARTS[part]} outputs to the input just {word}")
-        for shift, word in shifts
-        for part, values in _thirds(own.diagonal(-shift))
+        Observation(float(of_sources.min()), f"any output to {word}, number {source}"),
+        Observation(float(of_outputs.min()), f"output {output} to {word}"),
     ]
 
 
-def _each(reactions: Tensor, word: str, causal: bool = False) -> list[Worst]:
-    """Every source is read, and every output reads; if causal not the last source, and not the first output."""
-    read, reads = reactions.amax(0), reactions.amax(1)
-    read, first = (read[:-1], 1) if causal else (read, 0)
-    return [
-        (float(read.min()), f"any output to {word}, number {int(read.argmin())}"),
-        (float(reads[first:].min()), f"output {first + int(reads[first:].argmin())} to {word}"),
-    ]
+def _columns_by_third(sources: Sequence[int], size: int) -> list[list[int]]:
+    """The indices of the sources in each third of `size` positions."""
+    thirds = [set(positions.tolist()) for positions in torch.arange(size).tensor_split(3)]
+    return [[column for column, s in enumerate(sources) if s in positions] for positions in thirds]
 
 
-def _thirds(values: Tensor) -> Iterator[tuple[int, Tensor]]:
-    return enumerate(values.tensor_split(3))
+def relative_error(y: Tensor, expected: Tensor) -> float:
+    """The largest difference relative to the largest expected value; infinite for NaN. Raises ValueError for shapes
+    that differ."""
+    if y.shape != expected.shape:
+        raise ValueError(f"outputs are {tuple(y.shape)}, expected {tuple(expected.shape)}")
+    return float(_reaction(y, expected).max()) / _scale(expected)
 
 
-PARTS = ("early", "middle", "late")
+def _reaction(y: Tensor, expected: Tensor) -> Tensor:
+    """(n,): the largest difference over rows and features; infinite for NaN."""
+    return (y - expected).abs().nan_to_num(nan=torch.inf).amax((0, 2))
 
 
-def third(position: int, size: int) -> int:
-    """Which third a position lies in, as `tensor_split` cuts them."""
-    ends = torch.arange(size).tensor_split(3)
-    return next(part for part, places in enumerate(ends) if position <= int(places[-1]))
-
-
-def reaction(y: Tensor, base: Tensor) -> Tensor:
-    """(n,): the greatest difference over rows and features; not a number counts as infinite."""
-    return (y - base).abs().nan_to_num(nan=torch.inf).amax((0, 2))
-
-
-def apart(y: Tensor, base: Tensor) -> float:
-    """The greatest difference relative to the largest value expected; infinite for what is not a number."""
-    if y.shape != base.shape:
-        raise ValueError(f"outputs are {tuple(y.shape)}, expected {tuple(base.shape)}")
-    return float(reaction(y, base).max()) / size(base)
-
-
-def size(y: Tensor) -> float:
-    """The largest absolute value, 1 where all are 0."""
+def _scale(y: Tensor) -> float:
+    """The largest absolute value; 1 if all are 0."""
     return float(y.abs().nan_to_num(nan=0.0, posinf=0.0).max()) or 1.0
 
 
-def _replaced(x: Tensor, s: int, random: torch.Generator) -> Tensor:
+def _with_token_replaced(x: Tensor, s: int, generator: torch.Generator) -> Tensor:
     changed = x.clone()
-    changed[:, s] = LARGE * normal(random, ROWS, DIM)
+    changed[:, s] = LARGE * normal(generator, ROWS, DIM)
     return changed
 
 
-def _moved(x: Tensor, s: int, random: torch.Generator) -> Tensor:
+def _with_token_moved(x: Tensor, s: int, generator: torch.Generator) -> Tensor:
     changed = x.clone()
-    changed[:, s] += SMALL * normal(random, ROWS, DIM)
+    changed[:, s] += SMALL * normal(generator, ROWS, DIM)
     return changed

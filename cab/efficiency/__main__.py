@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = parser.parse_args(arguments).overrides
 
     def work() -> int:
-        if (count := distributed.world()) > 1:
+        if (count := distributed.world_size()) > 1:
             raise UserError(
                 f"started as {count} processes: cost is that of one device, start it without torchrun or srun"
             )

@@ -1,19 +1,19 @@
-"""What is timed: one family at one level, ready to run a phase.
+"""Subjects: one family at one level, with its inputs, ready to run a phase.
 
 Levels
     mixer      the operation alone, on q, k, v after projection and head split
     attention  one attention layer with its projections (the level of the original CAB)
-    stack      a whole stack whose core parameters equal vanilla's: the level on which all families meet
+    stack      a whole stack with as many core parameters as vanilla's: the level at which all families compare
 Phases
     forward    a full pass in eval mode, without gradients
     train      a full pass in train mode, the backward pass from the output and the auxiliary loss to parameters and
-               inputs, and the update of the family's statistics; no optimiser, gradients cleared before
-    prefill    a prompt, in eval mode: outputs and the state to decode from (causal patterns)
-    decode     steps of one token after a prompt (causal patterns). The steps start from a fresh copy of the same state
-               every time, so that no call sees a longer past than another; the copy is not timed.
+               inputs, and the update of the family's statistics; no optimizer, gradients are cleared before
+    prefill    a prompt, in eval mode: outputs and the decoding state (causal patterns)
+    decode     steps of one token after a prompt (causal patterns). Every call starts from a copy of the same state, so
+               that none has a longer past than another; making the copy is not timed.
 
-At every length the design lengths are that length: clusters, windows and solved widths are those that the family would
-have if it were built for it.
+The design lengths are always the measured length: clusters, windows and solved widths are those of a family built for
+it.
 """
 
 import copy
@@ -41,25 +41,26 @@ LEVELS = ("mixer", "attention", "stack")
 PHASES = ("forward", "train", "prefill", "decode")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DECODE_STEPS = 8
-SETTLING_STEPS = 2
-"""Steps before the timed ones: a cache that grows by doubling grows at the first."""
+WARMUP_STEPS = 2
+"""Decoding steps before the timed ones: a cache that grows by doubling grows at the first."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """One timed call: `steps` tokens in decode, else 1. `prepare` comes before each call and is not part of it."""
+class TimedCall:
+    """A call to be timed. `prepare` has to run before each call and is not timed."""
 
     call: Callable[[], object]
     prepare: Callable[[], object]
     steps: int = 1
+    """Tokens per call in decode, else 1."""
     state_numbers: int | None = None
-    """Numbers kept per sequence after the prompt, by the family's own account."""
+    """Numbers kept per sequence after the prompt, as the family reports them."""
     state_bytes: int | None = None
-    """Bytes that the state after the prompt holds on to, for the whole batch."""
+    """Bytes of the state after the prompt, for the whole batch."""
 
 
 class Subject:
-    """A family at a level and a length, with its inputs."""
+    """A family at a level and a length, with its inputs. Equal arguments give equal weights and inputs."""
 
     def __init__(
         self,
@@ -73,64 +74,70 @@ class Subject:
         device: torch.device,
         seed: int = 0,
     ) -> None:
-        """`shape.length` is the length; inputs have it, and so has the memory in cross patterns."""
-        shape = replace(shape, memory=shape.length if pattern.cross else 0)
-        self.pattern, self.shape, self.device = pattern, shape, device
-        self.autocast_dtype = PRECISIONS[precision]
-        meta = device.type == "meta"
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if meta else "cpu"):
-            torch.manual_seed(seed)
-            self.owner, self.module = _build(family, pattern, level, shape)
-            make = torch.empty if meta else torch.randn
-            tokens = (batch, DECODE_STEPS + SETTLING_STEPS, shape.dim)
-            if level == "mixer":
-                # As projections leave them: (B, N, D) split into heads, a transposed view, in autocast's precision.
-                def heads(x: Tensor) -> Tensor:
-                    return x.to(self.autocast_dtype).unflatten(-1, (shape.heads, -1)).transpose(1, 2)
+        """Inputs, and in cross patterns the memory, have length `shape.length`.
 
-                kept = ("q", "k", "v")
-                self.inputs = [heads(make(batch, shape.length, shape.dim)) for _ in kept]
-                self.tokens: list[Tensor | None] = [heads(make(tokens)) for _ in kept]
-                if pattern.cross:
-                    self.tokens[1:] = [None, None]
-            else:
-                self.inputs = [make(batch, shape.length, shape.dim) for _ in range(2 if pattern.cross else 1)]
-                self.tokens = [make(tokens)]
-            self.gradient = torch.empty_like(self.inputs[0]) if meta else torch.randn_like(self.inputs[0])
+        Raises Unsupported if the family does not have the pattern or the level.
+        """
+        self.pattern, self.device = pattern, device
+        self.shape = replace(shape, memory=shape.length if pattern.cross else 0)
+        self.autocast_dtype = PRECISIONS[precision]
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if device.type == "meta" else "cpu"):
+            torch.manual_seed(seed)
+            self.owner, self.module = _build(family, pattern, level, self.shape)
+            self.inputs, self.tokens = self._make_inputs(level, batch)
+            self.gradient = torch.randn_like(self.inputs[0])
         self.owner.to(device)
         self.inputs = [x.to(device) for x in self.inputs]
         self.tokens = [x if x is None else x.to(device) for x in self.tokens]
         self.gradient = self.gradient.to(device)
         self.parameters = core_parameters(self.module)
 
-    def work(self, phase: str) -> Work:
-        """The phase as a call. For decode this runs the prompt."""
+    def _make_inputs(self, level: str, batch: int) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Inputs of a full pass, (B, N, D) or (B, H, N, d), and those of all decoding steps."""
+        size = (batch, self.shape.length, self.shape.dim)
+        token_size = (batch, WARMUP_STEPS + DECODE_STEPS, self.shape.dim)
+        if level != "mixer":
+            return [torch.randn(size) for _ in range(2 if self.pattern.cross else 1)], [torch.randn(token_size)]
+
+        def split_heads(x: Tensor) -> Tensor:
+            """As projections leave it: a transposed view, in the precision of autocast."""
+            return x.to(self.autocast_dtype).unflatten(-1, (self.shape.heads, -1)).transpose(1, 2)
+
+        q, k, v = (split_heads(torch.randn(size)) for _ in range(3))
+        q_t, k_t, v_t = (split_heads(torch.randn(token_size)) for _ in range(3))
+        return [q, k, v], [q_t, None, None] if self.pattern.cross else [q_t, k_t, v_t]
+
+    def timed_call(self, phase: str) -> TimedCall:
+        """The phase as a call. For decode this runs the prompt.
+
+        Raises Unsupported for prefill and decode in patterns that are not causal.
+        """
         if phase in ("prefill", "decode") and not self.pattern.causal:
             raise Unsupported(f"{phase}: {self.pattern} is not decoded token by token, only causal patterns are")
         self.owner.train(phase == "train")
         for x in self.inputs:
             x.requires_grad_(phase == "train")  # as between the layers of a model
         if phase == "forward":
-            return Work(lambda: self._without_gradients(self.module), _nothing)
+            return TimedCall(lambda: self._without_gradients(self.module), _nothing)
         if phase == "train":
-            return Work(self._train, self._clear)
-        state = self._without_gradients(self.module.prefill)[1]
-        numbers, size = self.module.state_size(self.shape.length, self.shape.memory), held_bytes(state)
+            return TimedCall(self._train, self._clear_gradients)
+        _, state = self._without_gradients(self.module.prefill)
+        numbers, size = self.module.state_size(self.shape.length, self.shape.memory), state_bytes(state)
         if phase == "prefill":
-            return Work(lambda: self._without_gradients(self.module.prefill), _nothing, 1, numbers, size)
-        settled = self._steps(state, range(SETTLING_STEPS))
-        fresh: list[State] = []  # at most one state, used up by the next call
+            return TimedCall(lambda: self._without_gradients(self.module.prefill), _nothing, 1, numbers, size)
+        start = self._decode(state, range(WARMUP_STEPS))
+        copies: list[State] = []  # at most one: a call takes it
 
         def prepare() -> None:
-            fresh[:] = [copy.deepcopy(settled)]
+            copies[:] = [copy.deepcopy(start)]
 
         def call() -> State:
-            return self._steps(fresh.pop(), range(SETTLING_STEPS, SETTLING_STEPS + DECODE_STEPS))
+            return self._decode(copies.pop(), range(WARMUP_STEPS, WARMUP_STEPS + DECODE_STEPS))
 
-        return Work(call, prepare, DECODE_STEPS, numbers, size)
+        return TimedCall(call, prepare, DECODE_STEPS, numbers, size)
 
     def _autocast(self) -> torch.autocast:
-        device = "cpu" if self.device.type == "meta" else self.device.type  # meta knows no autocast
+        device = "cpu" if self.device.type == "meta" else self.device.type  # there is no autocast for meta
         return torch.autocast(device, self.autocast_dtype, enabled=self.autocast_dtype is not torch.float32)
 
     @torch.no_grad()
@@ -141,33 +148,41 @@ class Subject:
     def _train(self) -> None:
         with self._autocast():
             y, auxiliary = self.module(*self.inputs)
-        ends = [(end, seed) for end, seed in ((y, self.gradient.to(y.dtype)), (auxiliary, None)) if end.requires_grad]
-        if ends:  # an operation that does nothing has nothing to differentiate
-            torch.autograd.backward([end for end, _ in ends], [seed for _, seed in ends])
-        if self.device.type != "meta":  # statistics hold values, and meta tensors have none
+        outputs: list[Tensor] = []
+        gradients: list[Tensor | None] = []
+        if y.requires_grad:  # false for an operation that does nothing
+            outputs.append(y)
+            gradients.append(self.gradient.to(y.dtype))
+        if auxiliary.requires_grad:
+            outputs.append(auxiliary)
+            gradients.append(None)
+        if outputs:
+            torch.autograd.backward(outputs, gradients)
+        if self.device.type != "meta":  # statistics depend on values, which meta tensors do not have
             after_step(self.owner)
 
-    def _clear(self) -> None:
+    def _clear_gradients(self) -> None:
         self.owner.zero_grad(set_to_none=True)
         for x in self.inputs:
             x.grad = None
 
     @torch.no_grad()
-    def _steps(self, state: State, places: Iterable[int]) -> State:
+    def _decode(self, state: State, positions: Iterable[int]) -> State:
+        """The state after the tokens at these positions."""
         with self._autocast():
-            for place in places:
-                # The next token lies along the last dimension but one, whether heads are split or not.
-                token = [x if x is None else x[..., place : place + 1, :] for x in self.tokens]
+            for t in positions:
+                # The sequence is the second-to-last dimension, whether heads are split or not.
+                token = [x if x is None else x[..., t : t + 1, :] for x in self.tokens]
                 _, state = self.module.step(*token, state)
         return state
 
 
 def _build(family: Family, pattern: Pattern, level: str, shape: Shape) -> tuple[nn.Module, Any]:
-    """The module that holds everything, and the part of it that is timed."""
+    """The module that has all parameters, and the part of it that is timed."""
     slots = Slots(family, pattern)
     if level == "stack":
-        own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
-        stack: Stack = slots.stack("stack", shape, own, pattern if pattern.cross else None)
+        self_pattern = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
+        stack: Stack = slots.stack("stack", shape, self_pattern, pattern if pattern.cross else None)
         return stack, stack
     layer: Attention = slots.layer("layer", pattern, replace(shape, hidden=0), 0, shape.depth)
     if level == "attention":
@@ -182,25 +197,25 @@ def _nothing() -> None:
     pass
 
 
-def held_bytes(state: State) -> int:
-    """Bytes of all tensors that a state refers to; storage that is shared counts once."""
+def state_bytes(state: State) -> int:
+    """Bytes of all tensors that a state refers to. Shared storage counts once, parameters do not count."""
     storages: dict[int, int] = {}
     seen: set[int] = set()
-    waiting: list[Any] = [state]
-    while waiting:
-        item = waiting.pop()
-        if id(item) in seen or isinstance(item, nn.Module):  # parameters are not state
+    remaining: list[Any] = [state]
+    while remaining:
+        item = remaining.pop()
+        if id(item) in seen or isinstance(item, nn.Module):
             continue
         seen.add(id(item))
         if isinstance(item, Tensor):
             storage = item.untyped_storage()
             storages[storage._cdata] = storage.nbytes()
         elif isinstance(item, dict):
-            waiting.extend(item.values())
+            remaining.extend(item.values())
         elif isinstance(item, list | tuple | set):
-            waiting.extend(item)
+            remaining.extend(item)
         else:
-            waiting.extend(vars(item).values() if hasattr(item, "__dict__") else ())
+            remaining.extend(vars(item).values() if hasattr(item, "__dict__") else ())
             slots = getattr(type(item), "__slots__", ())
-            waiting.extend(getattr(item, name, None) for name in ([slots] if isinstance(slots, str) else slots))
+            remaining.extend(getattr(item, name, None) for name in ([slots] if isinstance(slots, str) else slots))
     return sum(storages.values())

@@ -1,20 +1,19 @@
-"""The sweep: all families at all lengths, in rounds, within a time budget.
+"""A sweep: all families at all lengths, in rounds, within a time budget.
 
-Each (phase, batch size) is a series, and each series gets an equal part of the budget that is left when it begins:
-what a cheap series leaves over goes to the next ones. In a series lengths ascend. At a length every subject is built,
-its FLOPs counted, warmed up and profiled once for memory; then the rounds begin, each calling every subject once in the
-given order (vanilla, eager, the families). All of this counts against the budget.
+Each (phase, batch size) is a series. Each series gets an equal part of the budget that is left when it starts, so that
+later series can use what earlier ones did not need. Within a series lengths ascend. At each length every subject is
+built, its FLOPs are counted, it is warmed up and profiled once for memory. Then each round calls every subject once, in
+the order vanilla, eager, other families. All of this counts against the budget.
 
-A length is tried if the prediction from the previous two, for `min_rounds` rounds, fits what is left. (Of the first
-nothing is known: it is tried while there is time at all, so that a budget can be overrun by one length.) If not,
-the whole length is `not_measured`; but where leaving out eager alone makes it fit, only eager is. Reaching
-far comes before many rounds: after `min_rounds`, a length goes on to `rounds` rounds with an equal share of what the
-longer lengths that are predicted to fit do not need.
+A length is measured if the prediction from the previous two for `min_rounds` rounds fits the rest of the budget. If
+not, eager alone is left out if that helps, else the whole length is `not_measured`. The first length has no prediction
+and is measured while any time is left, so a budget can be exceeded by one length. Long lengths have priority over many
+rounds: after `min_rounds`, a length gets more rounds, up to `rounds`, only in time that the longer lengths do not need.
 
-Running out of memory is an answer on a GPU. On a CPU Linux kills the process instead, so a subject is skipped where its
-predicted memory exceeds half of what is free: eager by its formula, and every subject by what it took before.
+Running out of memory is a result on a GPU. On a CPU Linux would kill the process instead, so a subject is skipped where
+its predicted memory exceeds half of the free memory.
 
-Every (subject, phase, length, batch) that was asked for gives exactly one row. One failure never stops the others.
+Every requested (subject, phase, length, batch) gives exactly one row. A failure of one subject never stops the others.
 """
 
 import gc
@@ -26,25 +25,31 @@ from functools import partial
 import torch
 
 from attentions.slots import Family
-from cab.efficiency.plan import Measurement, Plan, Point, eager_bytes, extrapolate
-from cab.efficiency.subjects import Subject, Work
+from cab.efficiency.plan import Measurement, Plan
+from cab.efficiency.predictions import Predictions
+from cab.efficiency.subjects import Subject, TimedCall
 from cab.efficiency.timers import interleave, matmul_flops, peak_memory
 from cab.machine import free_memory, synchronize
 from cab.store.failure import failure
 
 BASELINES = ("vanilla", "eager")
-FREE_PART = 0.5
+USABLE_MEMORY = 0.5
+"""Part of the free memory that a subject may use."""
 
 
 def sweep(families: Mapping[str, Family], plan: Plan, report: Callable[[str], None]) -> list[Measurement]:
-    """Measures all families (the caller adds the baselines "vanilla" and "eager") and reports every length."""
+    """Measures all families, to which the caller adds the baselines "vanilla" and "eager".
+
+    `report` gets a line for every length.
+    """
     end = time.perf_counter() + plan.budget_seconds
-    first = [name for name in BASELINES if name in families]
-    ordered = {name: families[name] for name in (*first, *(name for name in families if name not in first))}
+    baselines = [name for name in BASELINES if name in families]
+    others = [name for name in families if name not in BASELINES]
+    ordered = {name: families[name] for name in baselines + others}
     _warm_up_tools(plan.device)
     rows: list[Measurement] = []
     gc.collect()
-    gc.freeze()  # or each collection would look through everything that was ever imported
+    gc.freeze()  # later collections skip all that was imported so far
     try:
         for index, (phase, batch) in enumerate(plan.series):
             now = time.perf_counter()
@@ -57,31 +62,31 @@ def sweep(families: Mapping[str, Family], plan: Plan, report: Callable[[str], No
 
 @dataclass
 class _Trial:
-    """One subject at one length: its row so far and, once it is ready, what to call."""
+    """One subject at one length: its row so far and, once it is built, what to time."""
 
     row: Measurement
-    work: Work | None = None
-    fixed: float = 0.0
-    """Seconds spent on building and counting, which hardly depend on the length."""
-    growing: float = 0.0
-    """Seconds spent on calls before the rounds."""
+    timed: TimedCall | None = None
+    setup_seconds: float = 0.0
+    """Time to build the subject and count its FLOPs."""
+    warmup_seconds: float = 0.0
+    """Time of the calls before the rounds."""
 
-    def attempt(self, step: Callable[[], object]) -> object:
-        """Runs a step; a failure becomes the status, and later steps do nothing."""
+    def attempt(self, action: Callable[[], object]) -> object:
+        """Runs an action. A failure becomes the row's status, and later actions are skipped."""
         if self.row.status != "ok":
             return None
         try:
-            return step()
+            return action()
         except Exception as error:
             status, reason = failure(error)
-        self.row, self.work = replace(self.row, status=status, reason=reason, seconds=[]), None
+        self.row, self.timed = replace(self.row, status=status, reason=reason, seconds=[]), None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
 
 
 class _Series:
-    """One phase at one batch size over all lengths, and what is learnt on the way."""
+    """One phase at one batch size over all lengths."""
 
     def __init__(
         self,
@@ -94,15 +99,12 @@ class _Series:
     ) -> None:
         self.families, self.plan, self.phase, self.batch = families, plan, phase, batch
         self.end, self.report = end, report
-        self.fixed = dict.fromkeys(families, 0.0)
-        self.costs: dict[str, list[Point]] = {name: [] for name in families}  # seconds of all calls with min_rounds
-        self.peaks: dict[str, list[Point]] = {name: [] for name in families}
-        self.full: dict[str, int] = {}  # where a subject ran out of memory
+        self.predictions = Predictions(plan, phase, batch, families)
+        self.out_of_memory_at: dict[str, int] = {}
 
     def run(self) -> list[Measurement]:
         rows: list[Measurement] = []
-        lengths = self.plan.lengths
-        for place, length in enumerate(lengths):
+        for index, length in enumerate(self.plan.lengths):
             skipped = self.skip(length)
             trials = {
                 name: _Trial(Measurement(name, self.phase, length, self.batch))
@@ -110,160 +112,129 @@ class _Series:
                 if name not in skipped
             }
             for name, trial in trials.items():
-                self.begin(name, trial)
-            self.rounds(trials, lengths[place + 1 :])
+                self.set_up(name, trial)
+            self.time_rounds(trials, self.plan.lengths[index + 1 :])
             for name, trial in trials.items():
                 if trial.row.status == "out_of_memory":
-                    self.full[name] = length
-            here = [skipped[name] if name in skipped else trials[name].row for name in self.families]
-            self.report(_line(here))
-            rows += here
+                    self.out_of_memory_at[name] = length
+            measured = [skipped[name] if name in skipped else trials[name].row for name in self.families]
+            self.report(_progress_line(measured))
+            rows += measured
         return rows
 
     def skip(self, length: int) -> dict[str, Measurement]:
-        """The subjects that are not tried at this length, with the reason."""
-        why: dict[str, tuple[str, str]] = {}
+        """Rows of the subjects that are not tried at this length, with the reason."""
+        reasons: dict[str, tuple[str, str]] = {}
         for name in self.families:
-            if name in self.full:
-                why[name] = ("out_of_memory", f"out of memory at length {self.full[name]:,} already")
-            elif reason := self.too_large(name, length):
-                why[name] = ("not_measured", reason)
-        rest = self.end - time.perf_counter()
-        names = [name for name in self.families if name not in why]
-        need = sum(self.need(name, length) for name in names)
-        for name in self.too_dear(names, length, rest):
-            left = f"about {need:.1f} s needed by all, {rest:.1f} s left for this phase" if rest > 0 else "it is spent"
-            why[name] = ("not_measured", f"budget: {left}")
+            if name in self.out_of_memory_at:
+                reasons[name] = ("out_of_memory", f"out of memory at length {self.out_of_memory_at[name]:,} already")
+            elif reason := self.over_memory(name, length):
+                reasons[name] = ("not_measured", reason)
+        names = [name for name in self.families if name not in reasons]
+        left = self.end - time.perf_counter()
+        needed = sum(self.predictions.seconds(name, length) for name in names)
+        for name in self.predictions.over_budget(names, length, left):
+            reason = f"about {needed:.1f} s needed by all, {left:.1f} s left for this phase" if left > 0 else "used up"
+            reasons[name] = ("not_measured", f"budget: {reason}")
         return {
             name: Measurement(name, self.phase, length, self.batch, status, reason)
-            for name, (status, reason) in why.items()
+            for name, (status, reason) in reasons.items()
         }
 
-    def too_large(self, name: str, length: int) -> str:
-        """Why a subject should not be tried for its memory; "" if it may."""
-        need = 0.0
-        if self.plan.device.type == "cpu":
-            need = extrapolate(self.peaks[name], length, unknown=2.0)
-        if name == "eager":
-            need = max(need, eager_bytes(self.plan, self.phase, length, self.batch))
-        free = free_memory(self.plan.device)
-        if need <= FREE_PART * free:
+    def over_memory(self, name: str, length: int) -> str:
+        """The reason to skip a subject for its memory; "" if it fits."""
+        needed, free = self.predictions.peak_bytes(name, length), free_memory(self.plan.device)
+        if needed <= USABLE_MEMORY * free:
             return ""
-        return f"memory: about {need / 1e9:.1f} GB needed, more than half of the {free / 1e9:.1f} GB that are free"
+        return f"memory: about {needed / 1e9:.1f} GB needed, more than half of the {free / 1e9:.1f} GB that are free"
 
-    def too_dear(self, names: list[str], length: int, rest: float) -> list[str]:
-        """The subjects for which there is no time: none, eager alone, or all."""
-        need = sum(self.need(name, length) for name in names)
-        if need <= rest:
-            return []
-        return ["eager"] if "eager" in names and need - self.need("eager", length) <= rest else names
-
-    def need(self, name: str, length: int) -> float:
-        """Seconds that a subject will take with `min_rounds`."""
-        return self.fixed[name] + extrapolate(self.costs[name], length)
-
-    def spare(self, longer: Sequence[int]) -> float:
-        """Seconds for further rounds here: what longer lengths do not need, shared equally with those that will fit."""
-        rest, shares = self.end - time.perf_counter(), 1
-        names = [name for name in self.families if name not in self.full]
-        for length in longer:
-            dear = self.too_dear(names, length, rest)
-            if dear == names:
-                break
-            rest -= sum(self.need(name, length) for name in names if name not in dear)
-            shares += 1
-        return rest / shares
-
-    def begin(self, name: str, trial: _Trial) -> None:
-        """Builds, counts, warms up and profiles one subject."""
+    def set_up(self, name: str, trial: _Trial) -> None:
+        """Builds a subject, counts its FLOPs, warms it up and profiles its memory."""
         start = time.perf_counter()
-        trial.attempt(partial(self._begin, self.families[name], trial))
+        trial.attempt(partial(self.build_and_profile, self.families[name], trial))
         if trial.row.peak_bytes is not None:
-            self.peaks[name].append((trial.row.length, float(trial.row.peak_bytes)))
+            self.predictions.peaks[name].append((trial.row.length, float(trial.row.peak_bytes)))
         synchronize(self.plan.device)
-        trial.growing = time.perf_counter() - start - trial.fixed
-        self.fixed[name] = trial.fixed
+        trial.warmup_seconds = time.perf_counter() - start - trial.setup_seconds
+        self.predictions.setup[name] = trial.setup_seconds
 
-    def _begin(self, family: Family, trial: _Trial) -> None:
-        plan, length = self.plan, trial.row.length
-        make = partial(
-            Subject,
-            family,
-            plan.pattern,
-            plan.level,
-            replace(plan.shape, length=length),
-            batch=self.batch,
-            seed=plan.seed,
-        )
+    def build_and_profile(self, family: Family, trial: _Trial) -> None:
+        plan = self.plan
+        shape = replace(plan.shape, length=trial.row.length)
+        make = partial(Subject, family, plan.pattern, plan.level, shape, batch=self.batch)
         start = time.perf_counter()
         subject = make(precision=plan.precision, device=plan.device)
-        flops = _flops(lambda: make(device=torch.device("meta")).work(self.phase))
-        trial.fixed = time.perf_counter() - start
-        work = subject.work(self.phase)
-        work.prepare()
-        work.call()
-        work.prepare()
-        trial.work = work
+        flops = _flops(lambda: make(device=torch.device("meta")).timed_call(self.phase))
+        trial.setup_seconds = time.perf_counter() - start
+        timed = subject.timed_call(self.phase)
+        timed.prepare()
+        timed.call()
+        timed.prepare()
+        trial.timed = timed
         trial.row = replace(
             trial.row,
-            peak_bytes=peak_memory(work.call, plan.device),
+            peak_bytes=peak_memory(timed.call, plan.device),
             flops=flops,
             parameters=subject.parameters,
-            state_numbers=work.state_numbers,
-            state_bytes=work.state_bytes,
+            state_numbers=timed.state_numbers,
+            state_bytes=timed.state_bytes,
         )
 
-    def rounds(self, trials: Mapping[str, _Trial], longer: Sequence[int]) -> None:
-        """Times what began well: `min_rounds` rounds, then more as the budget allows."""
+    def time_rounds(self, trials: Mapping[str, _Trial], longer: Sequence[int]) -> None:
+        """Times the subjects that were built: `min_rounds` rounds, then more as the budget allows."""
         plan = self.plan
-        works = {name: trial.work for name, trial in trials.items() if trial.work is not None}
-        if not works:
+        timed = {name: trial.timed for name, trial in trials.items() if trial.timed is not None}
+        if not timed:
             return
-        calls = {name: partial(trials[name].attempt, work.call) for name, work in works.items()}
-        prepare = {name: partial(trials[name].attempt, work.prepare) for name, work in works.items()}
+        calls = {name: partial(trials[name].attempt, each.call) for name, each in timed.items()}
+        prepare = {name: partial(trials[name].attempt, each.prepare) for name, each in timed.items()}
         start = time.perf_counter()
         seconds = interleave(calls, plan.min_rounds, plan.device, prepare)
-        wall = time.perf_counter() - start
-        total = sum(map(sum, seconds.values()))
-        for name in works:
-            cost = trials[name].growing + wall * sum(seconds[name]) / total
-            self.costs[name].append((trials[name].row.length, cost))
-        extra = min(int(self.spare(longer) * plan.min_rounds / wall), plan.rounds - plan.min_rounds)
-        if extra > 0:
-            more = interleave(calls, extra, plan.device, prepare)
+        elapsed = time.perf_counter() - start
+        total = sum(sum(each) for each in seconds.values())
+        for name in timed:
+            in_rounds = elapsed * sum(seconds[name]) / total  # with a share of the untimed preparation
+            point = (trials[name].row.length, trials[name].warmup_seconds + in_rounds)
+            self.predictions.calls[name].append(point)
+        names = [name for name in self.families if name not in self.out_of_memory_at]
+        left = self.end - time.perf_counter()
+        spare = self.predictions.seconds_for_more_rounds(names, longer, left)
+        more_rounds = min(int(spare * plan.min_rounds / elapsed), plan.rounds - plan.min_rounds)
+        if more_rounds > 0:
+            more = interleave(calls, more_rounds, plan.device, prepare)
             seconds = {name: seconds[name] + more[name] for name in seconds}
-        for name, work in works.items():
+        for name, each in timed.items():
             if trials[name].row.status == "ok":
-                per_step = [second / work.steps for second in seconds[name]]
+                per_step = [second / each.steps for second in seconds[name]]
                 trials[name].row = replace(trials[name].row, seconds=per_step)
 
 
 def _warm_up_tools(device: torch.device) -> None:
-    """The first profile and the first count of a process are slow, and belong to no subject."""
+    """The first profile and the first FLOP count of a process are slow."""
     peak_memory(lambda: torch.zeros(1, device=device), device)
     matmul_flops(lambda: torch.zeros(1, 1, device="meta") @ torch.zeros(1, 1, device="meta"))
 
 
-def _flops(make: Callable[[], Work]) -> int | None:
-    """Matmul FLOPs per step; None for a family whose control flow depends on values, which meta tensors lack."""
+def _flops(make: Callable[[], TimedCall]) -> int | None:
+    """Matmul FLOPs per step; None if control flow depends on values, which meta tensors do not have."""
     try:
-        work = make()
-        work.prepare()
-        return matmul_flops(work.call) // work.steps
+        timed = make()
+        timed.prepare()
+        return matmul_flops(timed.call) // timed.steps
     except Exception:
         return None
 
 
-def _line(rows: list[Measurement]) -> str:
-    """One line of progress for a length."""
+def _progress_line(rows: list[Measurement]) -> str:
+    """One line for a length."""
     first = rows[0]
     where = f"{first.phase}, batch {first.batch}, length {first.length:,}: "
     if all(row.status == "not_measured" for row in rows):
         return f"{where}not measured ({first.reason})"
     parts = []
     for row in rows:
-        middle = f"{1e3 * sorted(row.seconds)[len(row.seconds) // 2]:.2f} ms" if row.seconds else row.status
-        parts.append(f"{row.subject} {middle}")
+        median = f"{1e3 * sorted(row.seconds)[len(row.seconds) // 2]:.2f} ms" if row.seconds else row.status
+        parts.append(f"{row.subject} {median}")
     count = max(len(row.seconds) for row in rows)
-    why = next((f" ({row.reason})" for row in rows if row.reason), "")
-    return f"{where}{', '.join(parts)}; {count} rounds{why}"
+    reasons = [f" ({row.reason})" for row in rows if row.reason]
+    return f"{where}{', '.join(parts)}; {count} rounds{''.join(reasons[:1])}"

@@ -1,18 +1,18 @@
-"""How time, memory and FLOPs are measured.
+"""Time, memory and FLOPs of calls.
 
-Time. Several callables are measured together, in rounds: each is called once per round, in the same order, the device
-synchronised before and after, garbage collection off. A machine that is busy for a while is then busy for all of them,
-and the ratio of two callables *within* a round survives noise that ruins either time alone. Whoever calls warms up
-every shape first: the first call pays for page faults, kernel selection and caches.
+Time. Several callables are timed together in rounds: each is called once per round, in the same order, with the device
+synchronized before and after and garbage collection off. Other load on the machine then affects all of them, and the
+ratio of two callables within a round is robust to noise that would spoil either time alone. The caller has to warm up
+every shape: a first call pays for page faults, kernel selection and caches.
 
-Memory. The peak above what was allocated at the start of one call. On CUDA the allocator's own peak, reset before. On
-CPU the running sum of the profiler's memory events: unlike the size of the process it sees every block that torch
-allocates, scratch space of kernels included, and nothing that was there before (nor that it is given back).
+Memory. The peak above what was allocated at the start of one call. On CUDA it is the allocator's peak, reset before the
+call. On a CPU it is the peak of the running sum of the profiler's memory events. Unlike the size of the process, that
+includes every block that torch allocates, also temporary space of kernels, and nothing that was allocated before.
 
-FLOPs. Matmul FLOPs (a multiply and an add are two) counted on meta tensors, where nothing is computed. Element-wise
-work and softmax are not counted. Fused attention is opaque on a real device (it counts as 0 on CPU); on meta it is
-decomposed, so it counts as the *dense* product: causal attention counts all N x N scores although a fused kernel skips
-about half of them, and its backward pass counts 2x forward although a fused kernel recomputes the scores (2.5x).
+FLOPs. Matmul FLOPs (a multiply and an add are two) counted on meta tensors, on which nothing is computed. Element-wise
+operations and softmax are not counted. On a real device fused attention may count as 0; on meta it is decomposed and
+counts as the dense product. So causal attention counts all N x N scores although a fused kernel skips about half of
+them, and its backward pass counts 2x forward although a fused kernel recomputes the scores (2.5x).
 """
 
 import gc
@@ -35,7 +35,7 @@ def interleave(
     device: torch.device,
     prepare: Mapping[str, Call] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of every callable, one per round; `prepare` runs before a call of that name and is not timed."""
+    """Seconds of every callable, one per round. `prepare[name]` runs before each call of that name and is not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     enabled = gc.isenabled()
     gc.collect()
@@ -50,7 +50,7 @@ def interleave(
                 result = call()
                 synchronize(device)
                 seconds[name].append(time.perf_counter() - start)
-                del result  # giving its memory back is not part of the call, nor of the next one
+                del result  # so that freeing its memory is not part of the next call
     finally:
         if enabled:
             gc.enable()
@@ -58,7 +58,7 @@ def interleave(
 
 
 def peak_memory(call: Call, device: torch.device) -> int:
-    """Bytes that one call needs at its worst moment above what is allocated before it."""
+    """Peak bytes of one call above what is allocated before it."""
     if device.type == "cuda":
         synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -66,21 +66,21 @@ def peak_memory(call: Call, device: torch.device) -> int:
         call()
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's notes about itself are not for the terminal
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # hides the profiler's messages
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = call()  # kept until the profile ends, so that its release is not an event
+        result = call()  # alive until the profile ends, so that freeing it is not an event
     del result
     results = profiler.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
-    now = peak = 0
+    allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
     return peak
 
 
 def matmul_flops(call: Call) -> int:
-    """Matmul FLOPs of one call, which must work on meta tensors only."""
+    """Matmul FLOPs of one call, all of whose tensors have to be on the meta device."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

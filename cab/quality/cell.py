@@ -155,9 +155,9 @@ def _train_and_evaluate(
     if status != "ok":
         return status, reason
     precision = chosen_precision(request.device.precision, device)
-    fabric = distributed.fabric_alone(device, precision)
+    fabric = distributed.single_process_fabric(device, precision)
     wrapped = fabric.setup_module(model)
-    if distributed.world() == 1:
+    if distributed.world_size() == 1:
         trained = train(wrapped, task, request.training, fabric, kept, tracker.log)
     else:
         trained = _train_together(request, task, model, wrapped, device.type, precision, kept, tracker)
@@ -167,7 +167,7 @@ def _train_and_evaluate(
         "steps": request.training.steps,
         "seconds": trained.seconds,
         "examples_per_second": examples / trained.seconds,
-        "processes": distributed.world(),
+        "processes": distributed.world_size(),
     }
     if trained.status != "ok":
         return trained.status, trained.reason
@@ -193,13 +193,13 @@ def _train_together(
     kept: checkpoint.Checkpoint,
     tracker: Tracker,
 ) -> Trained:
-    """Tells the other processes what to train, and trains with them."""
-    distributed.tell((request, kind, precision))
+    """Tells the other ranks what to train, and trains with them."""
+    distributed.broadcast(distributed.TrainingJob(request, kind, precision))
     try:
-        fabric = distributed.fabric_together(kind, precision)
+        fabric = distributed.multi_process_fabric(kind, precision)
         return train(fabric.setup_module(model), task, request.training, fabric, kept, tracker.log, alone)
     except Exception as error:
-        distributed.part(kind)
-        if distributed.lost(error):
-            raise RuntimeError("another process of this cell ended: what it said is in the output") from error
+        distributed.abort(kind)
+        if distributed.is_peer_failure(error):
+            raise RuntimeError("another process of this cell ended: see its error in the output") from error
         raise

@@ -1,11 +1,13 @@
-"""Several processes that train one cell together, one for each device, each with its share of every batch.
+"""Several processes that train one cell together, one per device, each with its share of every batch.
 
-`torchrun` or `srun` starts them; a process that neither has started is alone. The first one is the run: it decides what
-is to be done, evaluates, measures, writes and speaks. The others help: each waits until the first one tells what to
-train, trains along (see cab.quality.worker), and waits again until it is told None.
+`torchrun` or `srun` starts them; a process started otherwise is alone. Rank 0 runs the command: it decides what to do,
+evaluates, measures, and writes output and records. The other ranks are workers (see cab.quality.worker): each waits for
+a `TrainingJob` from rank 0, takes part in that training, and waits again until it receives None.
 
-The group of processes exists all the while, also when the first one works alone: nothing may take part in it because
-it is there, only because it was handed a Fabric of several processes.
+The process group also exists while rank 0 works alone. Code uses several processes only if it is given a Fabric of
+several processes.
+
+Light to import: `cab/__init__.py` asks for the world size before torch is imported.
 """
 
 import atexit
@@ -15,7 +17,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cab.errors import UserError
 
@@ -26,145 +28,167 @@ if TYPE_CHECKING:
 
     from cab.config import Request
 
-PATIENCE = timedelta(days=1)
-"""How long a process waits for another one: the first may prepare data or evaluate for hours."""
+TIMEOUT = timedelta(days=1)
+"""How long a process waits for another one: rank 0 may prepare data or evaluate for hours."""
 
-_parted = False
+_aborted = False
 
 
-def world(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes there are."""
-    if _torchrun(environment):
+class TrainingJob(NamedTuple):
+    """What a worker needs to take part in a training."""
+
+    request: "Request"
+    device_type: str
+    precision: str
+
+
+def world_size(environment: Mapping[str, str] = os.environ) -> int:
+    """The number of processes."""
+    if _started_by_torchrun(environment):
         return int(environment["WORLD_SIZE"])
     return int(environment.get("SLURM_STEP_NUM_TASKS", 1))  # of srun's step, not of the job around it
 
 
-def rank(environment: Mapping[str, str] = os.environ) -> int:
-    """Which of them this is, from 0."""
-    if world(environment) == 1:
-        return 0
-    return int(environment["RANK" if _torchrun(environment) else "SLURM_PROCID"])
-
-
-def check(request: "Request") -> None:
-    """Raises UserError if this number of processes cannot train the cell."""
-    count, training, device = world(), request.training, request.device.name
-    if count == 1:
-        return
-    if count % (here := _on_this_node(os.environ)):
-        raise UserError(f"{count} processes, {here} of them here: start as many on every node")
-    share, rest = divmod(training.batch, count)
-    if rest:
-        raise UserError(f"train.batch={training.batch} cannot be cut over {count} processes: use a multiple of {count}")
-    if share % min(training.micro_batch or share, share):
-        whose = f"the {share} examples of each of {count} processes"
-        raise UserError(f"train.micro_batch={training.micro_batch} does not divide {whose}: use a divisor, or null")
-    if ":" in device:
-        raise UserError(f"device={device}: {count} processes take one device each: use {device.partition(':')[0]}")
-
-
-def join() -> bool:
-    """Meets the other processes, once. True for the first one, and for one that is alone."""
-    if world() == 1:
-        return True
-    from torch import distributed
-
-    if _parted:
-        raise UserError("another cell failed, and the processes have parted: run the same line again for the rest")
-    if not distributed.is_initialized():
-        environment = _environment()
-        os.environ["MASTER_ADDR"] = environment.main_address
-        os.environ["MASTER_PORT"] = str(environment.main_port)
-        # Without a backend: gloo for what lies on the CPU, and NCCL, where it is there, for CUDA devices.
-        distributed.init_process_group(rank=rank(), world_size=world(), timeout=PATIENCE)
-        if rank() == 0:
-            atexit.register(_dismiss)
-    return rank() == 0
-
-
-def part(kind: str) -> None:
-    """After a failure on devices of this kind: the others shall notice, instead of waiting for this process. NCCL would
-    wait for them in turn; there the end of this process is what its launcher notices."""
-    global _parted
-    from torch import distributed
-
-    _parted = True
-    if kind == "cpu" and distributed.is_initialized():
-        distributed.destroy_process_group()
-        gc.collect()  # connections close with the last tensor, model or traceback that holds them
-
-
-def lost(error: Exception) -> bool:
-    """Whether the error says that another process is gone."""
-    return isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error))
-
-
-def tell(job: Any) -> None:
-    """From the first process to all others, which `hear` it; None: there is nothing left to do."""
-    from torch import distributed
-
-    distributed.broadcast_object_list([job], src=0)
-
-
-def hear() -> Any:
-    from torch import distributed
-
-    box = [None]
-    distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def fabric_alone(device: "torch.device", precision: str) -> "Fabric":
-    """Of this process, whether there are others or not."""
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
-
-    devices: Any = 1 if device.type == "cpu" else [device.index]
-    plain = LightningEnvironment()  # else the engine looks for others, and has opinions on how they were started
-    return Fabric(accelerator=device.type, devices=devices, precision=_autocast(precision), plugins=[plain])
-
-
-def fabric_together(kind: str, precision: str) -> "Fabric":
-    """Of all processes, each on a device of this kind of its own."""
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
-
-    here = _on_this_node(os.environ)
-    strategy = DDPStrategy(
-        cluster_environment=_environment(),
-        find_unused_parameters=True,  # `none` leaves norms, and in cross patterns a whole encoder, without a gradient
-    )
-    nodes = world() // here
-    fabric = Fabric(accelerator=kind, devices=here, num_nodes=nodes, strategy=strategy, precision=_autocast(precision))
-    fabric.launch()
-    return fabric
-
-
-def _dismiss() -> None:
-    with contextlib.suppress(RuntimeError, ValueError):  # they are gone already
-        tell(None)
-
-
-def _autocast(precision: str) -> Any:
-    return "bf16-mixed" if precision == "bfloat16" else "32-true"
-
-
-def _torchrun(environment: Mapping[str, str]) -> bool:
-    return "TORCHELASTIC_RUN_ID" in environment
-
-
-def _on_this_node(environment: Mapping[str, str]) -> int:
-    """How many of the processes are on this machine, as on every other."""
-    if _torchrun(environment):
+def local_world_size(environment: Mapping[str, str] = os.environ) -> int:
+    """The number of processes on this node, as on every other node. Only defined for several processes."""
+    if _started_by_torchrun(environment):
         return int(environment["LOCAL_WORLD_SIZE"])
     return int(re.split(r"\D", environment["SLURM_STEP_TASKS_PER_NODE"])[0])  # "2" or, on three nodes, "2(x3)"
 
 
-def _environment() -> "ClusterEnvironment":
+def rank(environment: Mapping[str, str] = os.environ) -> int:
+    """The number of this process, from 0."""
+    if world_size(environment) == 1:
+        return 0
+    return int(environment["RANK" if _started_by_torchrun(environment) else "SLURM_PROCID"])
+
+
+def is_rank_zero() -> bool:
+    return rank() == 0
+
+
+def check_request(request: "Request") -> None:
+    """Raises UserError if this number of processes cannot train the cell."""
+    processes, training, device = world_size(), request.training, request.device.name
+    if processes == 1:
+        return
+    if processes % local_world_size():
+        raise UserError(f"{processes} processes, {local_world_size()} on this node: start as many on every node")
+    share, rest = divmod(training.batch, processes)
+    if rest:
+        raise UserError(
+            f"train.batch={training.batch} cannot be divided over {processes} processes: use a multiple of {processes}"
+        )
+    if share % min(training.micro_batch or share, share):
+        raise UserError(
+            f"train.micro_batch={training.micro_batch} does not divide the {share} examples of each of {processes}"
+            " processes: use a divisor, or null"
+        )
+    if ":" in device:
+        raise UserError(f"device={device}: {processes} processes use one device each: use {device.partition(':')[0]}")
+
+
+def init_process_group() -> None:
+    """Connects the processes, if there are several and they are not connected yet.
+
+    Raises UserError if an earlier failure has ended the group.
+    """
+    if world_size() == 1:
+        return
+    from torch import distributed
+
+    if _aborted:
+        raise UserError("another cell failed and ended the process group: run the same command again for the rest")
+    if distributed.is_initialized():
+        return
+    environment = _cluster_environment()
+    os.environ["MASTER_ADDR"] = environment.main_address
+    os.environ["MASTER_PORT"] = str(environment.main_port)
+    # Without a backend torch uses gloo for CPU tensors and, where it is available, NCCL for CUDA tensors.
+    distributed.init_process_group(rank=rank(), world_size=world_size(), timeout=TIMEOUT)
+    if is_rank_zero():
+        atexit.register(_stop_workers)
+
+
+def broadcast(job: TrainingJob | None = None) -> TrainingJob | None:
+    """Sends rank 0's job to the other ranks; returns it on all ranks. None tells the workers to stop."""
+    from torch import distributed
+
+    box = [job]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def abort(device_type: str) -> None:
+    """Ends the process group after a failure, so that the other ranks fail instead of waiting for this one.
+
+    On CUDA devices NCCL would wait for the other ranks; there the launcher notices when this process ends.
+    """
+    global _aborted
+    from torch import distributed
+
+    _aborted = True
+    if device_type == "cpu" and distributed.is_initialized():
+        distributed.destroy_process_group()
+        gc.collect()  # connections close with the last tensor, model or traceback that refers to them
+
+
+def is_peer_failure(error: Exception) -> bool:
+    """Whether the error says that another process ended."""
+    return isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error))
+
+
+def single_process_fabric(device: "torch.device", precision: str) -> "Fabric":
+    """A Fabric of this process alone, whether or not there are others."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    devices: Any = 1 if device.type == "cpu" else [device.index]
+    environment = LightningEnvironment()  # otherwise Fabric detects torchrun or SLURM, and expects all its processes
+    return Fabric(
+        accelerator=device.type, devices=devices, precision=_fabric_precision(precision), plugins=[environment]
+    )
+
+
+def multi_process_fabric(device_type: str, precision: str) -> "Fabric":
+    """A Fabric of all processes, each on a device of this type."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    strategy = DDPStrategy(
+        cluster_environment=_cluster_environment(),
+        find_unused_parameters=True,  # `none` leaves norms, and in cross patterns a whole encoder, without a gradient
+    )
+    fabric = Fabric(
+        accelerator=device_type,
+        devices=local_world_size(),
+        num_nodes=world_size() // local_world_size(),
+        strategy=strategy,
+        precision=_fabric_precision(precision),
+    )
+    fabric.launch()
+    return fabric
+
+
+def _stop_workers() -> None:
+    with contextlib.suppress(RuntimeError, ValueError):  # they have ended already
+        broadcast(None)
+
+
+def _fabric_precision(precision: str) -> Any:
+    return "bf16-mixed" if precision == "bfloat16" else "32-true"
+
+
+def _started_by_torchrun(environment: Mapping[str, str]) -> bool:
+    return "TORCHELASTIC_RUN_ID" in environment
+
+
+def _cluster_environment() -> "ClusterEnvironment":
     from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
-    if _torchrun(os.environ):
+    if _started_by_torchrun(os.environ):
         return TorchElasticEnvironment()
-    os.environ["SLURM_NTASKS"] = str(world())  # the engine looks at these, which may be of the job and not of its step
-    os.environ["SLURM_NTASKS_PER_NODE"] = str(_on_this_node(os.environ))
+    # Fabric reads these two, which may describe the SLURM job and not the step of srun.
+    os.environ["SLURM_NTASKS"] = str(world_size())
+    os.environ["SLURM_NTASKS_PER_NODE"] = str(local_world_size())
     return SLURMEnvironment()

@@ -1,9 +1,9 @@
-"""A mirror of the records in Weights & Biases. Never the store: nothing here is read back by anything of ours.
+"""Mirrors records to Weights & Biases. Nothing is read back: the records in `results` are the store.
 
-One run per cell, its id the record's hash, so that a cell that runs again continues its run instead of adding one; the
-cells of a sweep are one group. Offline (the default) it is a folder below results/wandb that `wandb sync` uploads; that
-of a cell that went on after an interruption is a new one, with the whole curve. Whatever goes wrong with it is one
-warning, and the cell goes on without a mirror.
+There is one run per cell. Its id is the hash of the record, so that a cell that runs again continues its run, and the
+cells of a sweep are one group. Offline runs (the default) are folders in results/wandb that `wandb sync` uploads. A
+cell that resumes after an interruption gets a new offline run with the whole curve. If W&B fails, the tracker prints
+one warning and the cell continues without it.
 """
 
 import contextlib
@@ -15,71 +15,65 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cab.store.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cab.config import Tracking
+
 INIT_SECONDS = 10.0
+"""How long an online run waits for the server when it starts. With a wrong key W&B would wait for half a minute."""
 FINISH_SECONDS = 60.0
-"""How long an online run may wait for the server; a wrong key would hang for half a minute otherwise."""
-FINE = ("ok", "unsupported")
-"""Statuses of a run that did what it should."""
+SUCCESSFUL = ("ok", "unsupported")
+"""Statuses of a run that exits with 0."""
 TAGS = ("attention", "pattern", "task")
-SWEEP = "WANDB_RUN_GROUP"
-"""W&B's own variable for the group of a run that is given none; jobs of a cluster inherit it."""
-
-
-class Choice(Protocol):
-    """The `wandb` part of the configuration."""
-
-    @property
-    def mode(self) -> str: ...
-    @property
-    def project(self) -> str: ...
-    @property
-    def group(self) -> str | None: ...
+GROUP_VARIABLE = "WANDB_RUN_GROUP"
+"""W&B's variable for the group of runs without one of their own. Jobs on a cluster inherit it."""
 
 
 @contextlib.contextmanager
 def sweep_group(arguments: Sequence[str], experiment: str | None) -> Iterator[None]:
-    """Cells that are started meanwhile are one group, again the same when the sweep is started again: it is named after
-    its experiment and what it asks for."""
-    said = sorted(one for one in arguments if not one.startswith(("results=", "rerun=", "wandb.", "hydra")))
-    name = f"{experiment or 'sweep'}-{hashlib.sha256(' '.join(said).encode()).hexdigest()[:8]}"
-    before = os.environ.get(SWEEP)
-    os.environ[SWEEP] = before or name
+    """Puts the cells started within into one group, named after the experiment and the arguments.
+
+    The same sweep gets the same group when it is started again. A group set by the user is kept.
+    """
+    relevant = sorted(one for one in arguments if not one.startswith(("results=", "rerun=", "wandb.", "hydra")))
+    name = f"{experiment or 'sweep'}-{hashlib.sha256(' '.join(relevant).encode()).hexdigest()[:8]}"
+    if GROUP_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[GROUP_VARIABLE] = name
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[SWEEP]
+        del os.environ[GROUP_VARIABLE]
 
 
 class Tracker:
-    """Mirrors one cell. wandb is imported, and the run begun, at the first thing to log; "disabled" never does."""
+    """Mirrors one cell. Imports wandb and starts the run with the first value to log, in mode "disabled" never."""
 
     def __init__(
-        self, choice: Choice, cell: Mapping[str, Any], config: Mapping[str, Any], name: str, results: Path
+        self, options: "Tracking", cell: Mapping[str, Any], config: Mapping[str, Any], name: str, results: Path
     ) -> None:
-        """`name` is the hash of the record to come, `results` the folder that `wandb` lies in."""
-        self.choice, self.cell, self.config, self.name, self.results = choice, cell, config, name, results
+        """`name` is the hash of the future record, `results` the folder in which `wandb` is created."""
+        self.options, self.cell, self.config, self.name, self.results = options, cell, config, name, results
         self._run: Any = None
-        self._steps: set[int] = set()
-        self._given_up = choice.mode == "disabled"
+        self._logged_steps: set[int] = set()
+        self._disabled = options.mode == "disabled"
 
     def log(self, point: Mapping[str, Any]) -> None:
-        """One point of the curve, its "step" included; what is nested becomes `validation/perplexity`. Numbers only."""
-        numbers = {key: value for key, value in _flat(point).items() if _is_number(value)}
+        """Logs the numbers of one point of the curve. Nested ones are named like `validation/perplexity`."""
+        numbers = {key: value for key, value in _flatten(point).items() if _is_number(value)}
         self._attempt(lambda run: run.log(numbers))
-        self._steps.add(point["step"])
+        self._logged_steps.add(point["step"])
 
     def finish(self, record: Record, figure: "Figure | None" = None) -> None:
-        """Adds the figure, summary, tables and picture of the record and ends the run, also that of a failed cell."""
-        for point in record.result.get("curve", []):  # of an interrupted run that this one went on from
-            if point["step"] not in self._steps:
+        """Logs the figure and the record's summary and tables, and ends the run, also that of a failed cell."""
+        for point in record.result.get("curve", []):  # points from before an interruption
+            if point["step"] not in self._logged_steps:
                 self.log(point)
         self._attempt(lambda run: run.summary.update(_summary(record)))
         self._attempt(lambda run: _log_tables(run, record))
@@ -88,37 +82,38 @@ class Tracker:
         run, self._run = self._run, None
         if run is not None:
             with self._one_warning():
-                run.finish(exit_code=0 if record.status in FINE else 1)
-        self._given_up = True
+                run.finish(exit_code=0 if record.status in SUCCESSFUL else 1)
+        self._disabled = True
 
-    def _attempt(self, use: Callable[[Any], object]) -> None:
-        if self._given_up:
+    def _attempt(self, action: Callable[[Any], object]) -> None:
+        """Applies an action to the run, which it starts first if necessary."""
+        if self._disabled:
             return
         with self._one_warning():
             if self._run is None:
-                self._run = self._begin()
-            use(self._run)
+                self._run = self._start_run()
+            action(self._run)
 
     @contextlib.contextmanager
     def _one_warning(self) -> Iterator[None]:
-        """Whatever wandb raises ends the mirror and not the cell; what it prints goes nowhere."""
+        """Turns an exception of wandb into a warning and disables the tracker; suppresses what wandb prints."""
         try:
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 yield
         except Exception as error:
-            self._given_up = True
+            self._disabled = True
             message = " ".join(str(error).split())[:200] or type(error).__name__
             print(f"warning: no W&B mirror of this cell ({message}); its record is not affected", file=sys.stderr)
 
-    def _begin(self) -> Any:
+    def _start_run(self) -> Any:
         (self.results / "wandb").mkdir(parents=True, exist_ok=True)
         import wandb
 
-        online = self.choice.mode == "online"
+        online = self.options.mode == "online"
         run = wandb.init(
             mode="online" if online else "offline",
-            project=self.choice.project,
-            group=self.choice.group,
+            project=self.options.project,
+            group=self.options.group,
             id=self.name,
             name=" ".join(str(self.cell[key]) for key in (*TAGS, "size", "seed") if key in self.cell),
             tags=[str(self.cell[key]) for key in TAGS if key in self.cell],
@@ -135,7 +130,7 @@ class Tracker:
                 disable_code=True,
                 disable_git=True,
                 disable_job_creation=True,
-                x_disable_stats=True,  # no sampling of the machine while something is being timed
+                x_disable_stats=True,  # no background sampling while something is timed
             ),
         )
         run.define_metric("*", step_metric="step")  # a resumed cell may go back a few steps
@@ -143,9 +138,9 @@ class Tracker:
 
 
 def _summary(record: Record) -> dict[str, Any]:
-    """Everything in the record's result that is one number or text, with status and reason."""
+    """All single numbers and strings of the record's result, with status and reason."""
     parts = ("metrics", "trivial", "model", "training", "data", "headline", "gemm_gflops", "allocator")
-    values = _flat({name: record.result[name] for name in parts if name in record.result})
+    values = _flatten({name: record.result[name] for name in parts if name in record.result})
     plain = {key: value for key, value in values.items() if isinstance(value, str | bool) or _is_number(value)}
     return plain | {"status": record.status, "reason": record.reason}
 
@@ -154,16 +149,17 @@ def _log_tables(run: Any, record: Record) -> None:
     import wandb
 
     tables = dict(record.result.get("tables") or {})
-    if measurements := record.result.get("measurements"):
-        tables["measurements"] = [
-            row | {"seconds": sorted(row["seconds"])[len(row["seconds"]) // 2] if row.get("seconds") else None}
-            for row in measurements
-        ]
+    measurements = record.result.get("measurements") or []
+    tables["measurements"] = [row | {"seconds": _upper_median(row.get("seconds"))} for row in measurements]
     for name, rows in tables.items():
         if rows:
             columns = list(dict.fromkeys(key for row in rows for key in row))
             table = wandb.Table(columns=columns, data=[[row.get(column) for column in columns] for row in rows])
             run.log({f"tables/{name}": table})
+
+
+def _upper_median(values: Sequence[float] | None) -> float | None:
+    return sorted(values)[len(values) // 2] if values else None
 
 
 def _log_figure(run: Any, figure: "Figure") -> None:
@@ -175,11 +171,12 @@ def _log_figure(run: Any, figure: "Figure") -> None:
         run.log({"plots/cost": wandb.Image(str(path))})  # wandb copies the file
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a": {"b": 1}} becomes {"a/b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= {f"{key}/{name}": item for name, item in _flat(value).items()}
+            flat |= {f"{key}/{name}": item for name, item in _flatten(value).items()}
         else:
             flat[key] = value
     return flat

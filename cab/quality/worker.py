@@ -1,5 +1,5 @@
-"""What a process other than rank 0 does (see cab.quality.distributed): it takes part in the training of one cell after
-the other, and leaves decisions, output and files to rank 0."""
+"""What ranks other than 0 do (see cab.quality.distributed): they take part in one training after the other. Decisions,
+output and files are rank 0's."""
 
 import contextlib
 import os
@@ -8,42 +8,45 @@ import time
 import traceback
 from pathlib import Path
 
-from cab.config import Request
 from cab.machine import set_threads
 from cab.quality import distributed
 from cab.quality.cell import build_model
+from cab.quality.distributed import TrainingJob
 from cab.quality.train import train
 from cab.store.checkpoint import Checkpoint
 
-GRACE = 15.0
-"""Seconds before the process ends after a failure: `torchrun` then ends the first one, which has a record to write."""
+GRACE_SECONDS = 15.0
+"""Delay before the process ends after a failure: `torchrun` then ends rank 0, which first has to write a record."""
 
 
-def lend() -> int:
-    """Trains what it hears of until there is nothing left; returns an exit code."""
-    kind = "cpu"
+def run_worker() -> int:
+    """Trains what rank 0 broadcasts until it broadcasts None; returns an exit code."""
+    device_type = "cpu"
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            while (job := distributed.hear()) is not None:
-                kind = job[1]
-                _train(*job)
-        return 0
+        with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
+            while True:
+                job = distributed.broadcast()
+                if job is None:
+                    return 0
+                device_type = job.device_type
+                _train(job)
     except Exception as error:
-        if distributed.lost(error):
-            print(f"process {distributed.rank()}: another one ended, and so does this", file=sys.stderr)
+        if distributed.is_peer_failure(error):
+            message = "ended because another process ended"
         else:
-            print(f"process {distributed.rank()}:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-    distributed.part(kind)
-    if kind == "cpu":
-        time.sleep(GRACE)
+            message = f"failed:\n{traceback.format_exc()}"
+        print(f"rank {distributed.rank()} {message}", file=sys.stderr, flush=True)
+    distributed.abort(device_type)
+    if device_type == "cpu":
+        time.sleep(GRACE_SECONDS)
     return 1
 
 
-def _train(request: Request, kind: str, precision: str) -> None:
-    set_threads(request.device.threads)
-    task = request.build_task()
+def _train(job: TrainingJob) -> None:
+    set_threads(job.request.device.threads)
+    task = job.request.build_task()
     task.prepare()
-    model, _ = build_model(request, task)
-    fabric = distributed.fabric_together(kind, precision)
-    nowhere = Checkpoint(Path(), "")  # the first process keeps it
-    train(fabric.setup_module(model), task, request.training, fabric, nowhere, lambda point: None)
+    model, _ = build_model(job.request, task)
+    fabric = distributed.multi_process_fabric(job.device_type, job.precision)
+    unused = Checkpoint(Path(), "")  # rank 0 loads and saves
+    train(fabric.setup_module(model), task, job.request.training, fabric, unused, lambda point: None)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_train import Echo, settings
+from test_train import Killed, KilledAtStep, settings
 from torch import nn
 
 from attentions.base import Attention, Pattern, Shape
@@ -20,14 +20,11 @@ from attentions.vanilla import Vanilla
 from cab.quality import distributed
 from cab.quality.train import train
 from cab.store.checkpoint import Checkpoint
-from tasks.base import Data
 
 SHAPE = Shape(8, 2, 1, 0, 6)
 DROPOUT = 0.2
-STEPS = 24
-INTERRUPTED_AT = 17
-CHECKPOINT_AT = 10
-"""The last checkpoint before that: several processes write one every ten steps at most."""
+STEPS = 12
+KILLED_AT = 7
 
 
 class Net(nn.Module):
@@ -62,29 +59,18 @@ CASES = {
 """Family, dropout, micro_batch."""
 
 
-class Interrupted(Exception):
-    pass
-
-
-class InterruptedEcho(Echo):
-    def batch(self, split, ids):
-        if split == "train" and ids[0] >= INTERRUPTED_AT * settings().batch:
-            raise Interrupted
-        return super().batch(split, ids)
-
-
-def run(name: str, folder: Path, together: bool, task: type[Echo] = Echo) -> dict[str, object]:
+def run(name: str, folder: Path, together: bool, killed_at: int = STEPS) -> dict[str, object]:
     """The curve and the weights of one case, and the state of its random numbers."""
     family, dropout, micro_batch = CASES[name]
     torch.manual_seed(0)
     device = torch.device("cpu")
     model = Net(family, dropout)
-    alone = distributed.fabric_alone(device, "float32")
-    fabric = distributed.fabric_together("cpu", "float32") if together else alone
-    training = settings(steps=STEPS, micro_batch=micro_batch, validations=2)
+    alone = distributed.single_process_fabric(device, "float32")
+    fabric = distributed.multi_process_fabric("cpu", "float32") if together else alone
+    training = settings(steps=STEPS, micro_batch=micro_batch, validations=2, checkpoint_seconds=0.0)
     trained = train(
         fabric.setup_module(model),
-        task(Pattern.CAUSAL_SELF, SHAPE, Data(), 0, Path()),
+        KilledAtStep(killed_at),
         training,
         fabric,
         Checkpoint(folder / f"{name}.pt", ""),
@@ -95,10 +81,10 @@ def run(name: str, folder: Path, together: bool, task: type[Echo] = Echo) -> dic
 
 
 def run_with_an_interruption(folder: Path) -> dict[str, object]:
-    """All processes stop in the midst of the training, and then start again."""
-    with contextlib.suppress(Interrupted):
-        run("interrupted", folder, together=True, task=InterruptedEcho)
-    if distributed.rank() == 0:
+    """All processes stop in the middle of the training, and then start again."""
+    with contextlib.suppress(Killed):
+        run("interrupted", folder, together=True, killed_at=KILLED_AT)
+    if distributed.is_rank_zero():
         (folder / "checkpoint.pt").write_bytes((folder / "interrupted.pt").read_bytes())
     return run("interrupted", folder, together=True)
 
@@ -106,7 +92,7 @@ def run_with_an_interruption(folder: Path) -> dict[str, object]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    distributed.join()
+    distributed.init_process_group()
     results = {name: run(name, folder, together=True) for name in CASES if name != "interrupted"}
     results["interrupted"] = run_with_an_interruption(folder)
     torch.save(results, folder / f"results-{distributed.rank()}.pt")

@@ -6,8 +6,7 @@ import signal
 from attentions.vanilla import Vanilla
 from cab.quality import distributed
 
-FAIL_AFTER = 12
-"""Beyond the first checkpoint of several processes."""
+FAIL_AFTER = 4
 
 
 class FailsOnRank(Vanilla):
@@ -18,7 +17,7 @@ class FailsOnRank(Vanilla):
         self.steps += 1
 
     def forward(self, x, memory=None, valid=None, memory_valid=None):
-        if self.steps == FAIL_AFTER and distributed.world() > 1 and distributed.rank() == self.rank:
+        if self.steps == FAIL_AFTER and distributed.world_size() > 1 and distributed.rank() == self.rank:
             self.fail()
         return super().forward(x, memory, valid, memory_valid)
 

@@ -11,8 +11,9 @@ from attentions.base import Pattern, Shape, no_loss
 from attentions.eager import Eager
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
-from cab.efficiency import sweep as rounds
-from cab.efficiency.plan import Plan, eager_bytes, extrapolate
+from cab.efficiency import sweep as sweep_module
+from cab.efficiency.plan import Plan
+from cab.efficiency.predictions import eager_bytes, extrapolate
 from cab.efficiency.subjects import Subject
 from cab.efficiency.sweep import sweep
 from cab.efficiency.timers import peak_memory
@@ -41,10 +42,10 @@ def one_thread():
 
 def run(families, plan=PLAN, lines=None):
     found = sweep(families, plan, (lines if lines is not None else []).append)
-    asked = [
+    requested = [
         (name, phase, length, batch) for phase, batch in plan.series for length in plan.lengths for name in families
     ]
-    assert sorted(asked) == sorted((r.subject, r.phase, r.length, r.batch) for r in found)  # exactly once each
+    assert sorted(requested) == sorted((r.subject, r.phase, r.length, r.batch) for r in found)  # exactly once each
     for row in found:
         assert (row.status == "ok") == (not row.reason), row
         assert (row.status == "ok") == bool(row.seconds), row
@@ -108,58 +109,89 @@ def test_no_budget_gives_rows_all_the_same():
     assert all(row.reason.startswith("budget: ") for row in found.values())
 
 
-def test_a_length_that_will_not_fit_is_left_out(monkeypatch):
-    monkeypatch.setattr(rounds._Series, "need", lambda self, name, length: 1e9 * (length == 32))
-    found = run(BASE)
+class Clock:
+    """Time passes only in the full passes of families that `takes` made."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(sweep_module.time, "perf_counter", lambda: self.now)
+
+    def takes(self, seconds, base=Vanilla):
+        """A family whose full pass takes `seconds(length)`."""
+        clock = self
+
+        class Takes(base):
+            def forward(self, x, memory=None, valid=None, memory_valid=None):
+                if x.device.type != "meta":
+                    clock.now += seconds(x.shape[1])
+                return super().forward(x, memory, valid, memory_valid)
+
+        return partial(Takes)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+CALLS = 5
+"""At each length: a warm-up, a profile and three rounds."""
+
+
+def test_a_length_that_will_not_fit_is_left_out(clock):
+    family = clock.takes(lambda length: (length / 8) ** 2)
+    found = run({"vanilla": family}, replace(PLAN, budget_seconds=60))
     assert statuses(found, "vanilla") == ["ok", "ok", "not_measured"]
-    assert "about 2000000000.0 s needed" in found["vanilla", "forward", 32, 1].reason
+    left = 60 - (CALLS + 1) * (1 + 4)  # with a fourth round at both lengths
+    assert found["vanilla", "forward", 32, 1].reason == (
+        f"budget: about {CALLS * 16:.1f} s needed by all, {left:.1f} s left for this phase"
+    )
 
 
-def test_eager_alone_is_left_out_if_that_helps(monkeypatch):
-    monkeypatch.setattr(rounds._Series, "need", lambda self, name, length: 1e9 if name == "eager" else 0.0)
-    found = run(BASE | {"none": partial(NoAttention)})
-    assert statuses(found, "eager") == ["not_measured"] * 3
+def test_a_budget_that_is_used_up_is_said_so(clock):
+    found = run({"vanilla": clock.takes(lambda length: 1.0)}, replace(PLAN, budget_seconds=4))
+    assert statuses(found, "vanilla") == ["ok", "not_measured", "not_measured"]  # exceeded by one length
+    assert found["vanilla", "forward", 16, 1].reason == "budget: used up"
+
+
+def test_eager_alone_is_left_out_if_that_helps(clock):
+    families = {"vanilla": clock.takes(lambda length: 1.0), "eager": clock.takes(lambda length: 100.0, Eager)}
+    found = run(families | {"none": partial(NoAttention)}, replace(PLAN, budget_seconds=1000))
+    assert statuses(found, "eager") == ["ok", "not_measured", "not_measured"]
     assert statuses(found, "vanilla") == statuses(found, "none") == ["ok"] * 3
 
 
-def test_rounds_are_limited_by_budget_but_not_below_the_minimum(monkeypatch):
-    monkeypatch.setattr(rounds._Series, "spare", lambda self, longer: 0.0)
-    assert {len(row.seconds) for row in run(BASE).values()} == {3}
+def rounds(clock, budget, lengths=PLAN.lengths):
+    plan = replace(PLAN, budget_seconds=budget, lengths=lengths, rounds=10)
+    found = run({"vanilla": clock.takes(lambda length: length / 8)}, plan)
+    return [len(row.seconds) for row in found.values()]
 
 
-def test_reaching_far_comes_before_many_rounds():
-    series = rounds._Series(BASE, PLAN, "forward", 1, rounds.time.perf_counter() + 10, str)
-    monkey_need = {16: 1.0, 32: 100.0}
-    series.need = lambda name, length: monkey_need[length]
-    assert series.spare((16,)) == pytest.approx((10 - 2) / 2, abs=0.5)  # 2 s kept for the next, shared with it
-    assert series.spare((16, 32)) == pytest.approx((10 - 2) / 2, abs=0.5)  # nothing kept for what will not fit
-    assert series.spare(()) == pytest.approx(10, abs=0.5)
+def test_rounds_are_limited_by_budget_but_not_below_the_minimum(clock):
+    assert rounds(clock, 1e6) == [10, 10, 10]
+    assert rounds(clock, CALLS * (1 + 2 + 4) + 0.5) == [3, 3, 3]
 
 
-def test_need_is_what_building_took_and_calls_will_take():
-    series = rounds._Series(BASE, PLAN, "forward", 1, 0.0, str)
-    assert series.need("vanilla", 32) == 0  # nothing is known
-    series.fixed["vanilla"], series.costs["vanilla"] = 5.0, [(8, 1.0), (16, 4.0)]
-    assert series.need("vanilla", 32) == pytest.approx(5 + 16)
+def test_reaching_far_comes_before_many_rounds(clock):
+    # 6 s to spare: 2 at each length, that is 2 rounds of 1 s, then 1 of 2 s, then none of 4 s
+    assert rounds(clock, CALLS * (1 + 2 + 4) + 6.5) == [5, 4, 3]
+    # nothing is kept for a length that will not fit: 3 s at each of the other two
+    assert rounds(clock, CALLS * (1 + 2) + 6.5, (8, 16, 1024)) == [6, 4, 0]
 
 
-def test_series_share_the_budget(monkeypatch):
-    ends = []
-
-    class Series(rounds._Series):
-        def run(self):
-            ends.append(self.end - rounds.time.perf_counter())
-            return []
-
-    monkeypatch.setattr(rounds, "_Series", Series)
-    sweep(BASE, replace(PLAN, phases=("forward", "decode"), decode_batches=(1, 2), budget_seconds=600), str)
-    assert ends == pytest.approx([200, 300, 600], abs=10)  # an equal part of what is left; these spend nothing
+def test_series_share_the_budget(clock):
+    plan = replace(PLAN, phases=("forward", "train"), lengths=(8, 512), rounds=3, budget_seconds=600)
+    found = run({"vanilla": clock.takes(lambda length: 1.0)}, plan)
+    assert found["vanilla", "forward", 512, 1].reason == (
+        "budget: about 320.0 s needed by all, 295.0 s left for this phase"  # of an equal part, 300
+    )
+    assert found["vanilla", "train", 512, 1].status == "ok"  # of what forward left, 595
 
 
 def test_prediction():
     assert extrapolate([], 64) == 0
     assert extrapolate([(8, 3.0)], 16) == 6
-    assert extrapolate([(8, 3.0)], 16, unknown=2.0) == 12
+    assert extrapolate([(8, 3.0)], 16, default_power=2.0) == 12
     assert extrapolate([(4, 99.0), (8, 3.0), (16, 12.0)], 32) == pytest.approx(48)  # quadratic, from the last two
     assert extrapolate([(8, 3.0), (16, 3.0)], 32) == 6  # at least linear
     assert extrapolate([(8, 1.0), (16, 1000.0)], 32) == 8000  # at most cubic
@@ -169,8 +201,7 @@ def test_prediction():
 def test_predicted_memory_of_eager(level, phase):
     plan = replace(PLAN, level=level, shape=Shape(16, 2, 3, 32, 256))
     subject = Subject(partial(Eager), plan.pattern, level, plan.shape, batch=2, device=plan.device)
-    work = subject.work(phase)
-    measured = peak_memory(work.call, plan.device)
+    measured = peak_memory(subject.timed_call(phase).call, plan.device)
     assert 0.7 < measured / eager_bytes(plan, phase, 256, 2) < 1.3
 
 
@@ -183,8 +214,8 @@ def test_eager_is_not_tried_where_it_could_fill_the_memory(monkeypatch):
             built.append(shape.length)
 
     need = eager_bytes(PLAN, "forward", 32, 1)
-    monkeypatch.setattr(rounds, "free_memory", lambda device: 2 * need - 1)
-    monkeypatch.setattr(rounds, "peak_memory", lambda call, device: 1)
+    monkeypatch.setattr(sweep_module, "free_memory", lambda device: 2 * need - 1)
+    monkeypatch.setattr(sweep_module, "peak_memory", lambda call, device: 1)
     found = run(BASE | {"eager": partial(Counted)})
     assert statuses(found, "eager") == ["ok", "ok", "not_measured"]
     assert found["eager", "forward", 32, 1].reason.startswith("memory: ")
@@ -193,8 +224,8 @@ def test_eager_is_not_tried_where_it_could_fill_the_memory(monkeypatch):
 
 
 def test_any_subject_is_stopped_by_the_memory_it_took_before(monkeypatch):
-    monkeypatch.setattr(rounds, "free_memory", lambda device: 100_000)
-    monkeypatch.setattr(rounds, "peak_memory", lambda call, device: 20_000)  # predicted 80,000 at 16
+    monkeypatch.setattr(sweep_module, "free_memory", lambda device: 100_000)
+    monkeypatch.setattr(sweep_module, "peak_memory", lambda call, device: 20_000)  # predicted 80,000 at 16
     found = run({"vanilla": partial(Vanilla)})
     assert statuses(found, "vanilla") == ["ok", "not_measured", "not_measured"]
     assert found["vanilla", "forward", 16, 1].reason.startswith("memory: ")

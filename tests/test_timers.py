@@ -11,8 +11,8 @@ from attentions.base import Pattern, Shape, Unsupported, core_parameters
 from attentions.eager import Eager
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
-from cab.efficiency import timers as measure
-from cab.efficiency.subjects import DECODE_STEPS, SETTLING_STEPS, Subject, held_bytes
+from cab.efficiency import timers
+from cab.efficiency.subjects import DECODE_STEPS, WARMUP_STEPS, Subject, state_bytes
 from cab.efficiency.timers import interleave, matmul_flops, peak_memory
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -30,11 +30,11 @@ def one_thread():
 
 
 class Clock:
-    """Time passes only where a test says so."""
+    """Time passes only in calls that `takes` made."""
 
     def __init__(self, monkeypatch):
         self.now, self.log = 0.0, []
-        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(timers.time, "perf_counter", lambda: self.now)
 
     def takes(self, name, seconds):
         def call():
@@ -64,7 +64,7 @@ def test_garbage_collection_is_off_while_timing_and_on_again_after_a_failure():
 
 def test_device_is_synchronised_around_every_call(monkeypatch):
     log = []
-    monkeypatch.setattr(measure, "synchronize", lambda device: log.append(device))
+    monkeypatch.setattr(timers, "synchronize", lambda device: log.append(device))
     interleave({"a": lambda: log.append("a"), "b": lambda: log.append("b")}, 1, CPU)
     assert log == [CPU, "a", CPU, CPU, "b", CPU]
 
@@ -92,9 +92,9 @@ def test_matmul_flops_of_a_product():
 
 
 def flops(family, level, phase, pattern=CS, batch=1):
-    work = Subject(partial(family), pattern, level, SHAPE, batch=batch, device=META).work(phase)
-    work.prepare()
-    return matmul_flops(work.call)
+    timed = Subject(partial(family), pattern, level, SHAPE, batch=batch, device=META).timed_call(phase)
+    timed.prepare()
+    return matmul_flops(timed.call)
 
 
 MIXER, PROJECTIONS, MLP_FLOPS = 4 * N * N * D, 8 * N * D * D, 4 * N * D * HIDDEN
@@ -110,7 +110,7 @@ def test_flops_of_softmax_attention(family, level):
 
 
 def test_flops_of_decoding_and_of_cross_attention():
-    past = sum(N + SETTLING_STEPS + 1 + step for step in range(DECODE_STEPS))
+    past = sum(N + WARMUP_STEPS + 1 + step for step in range(DECODE_STEPS))
     token = DECODE_STEPS * (PROJECTIONS + MLP_FLOPS) // N
     assert flops(Vanilla, "stack", "decode") == DEPTH * (token + 4 * D * past)
     cross = flops(Vanilla, "stack", "forward", Pattern.CAUSAL_CROSS)
@@ -124,12 +124,12 @@ def test_every_phase_runs(pattern, level):
     for phase in ("forward", "train", "prefill", "decode"):
         if phase in ("prefill", "decode") and not pattern.causal:
             with pytest.raises(Unsupported, match="only causal"):
-                subject.work(phase)
+                subject.timed_call(phase)
             continue
-        work = subject.work(phase)
+        timed = subject.timed_call(phase)
         for _ in range(2):
-            work.prepare()
-            work.call()
+            timed.prepare()
+            timed.call()
 
 
 def test_equal_parameters_at_stack_level_only():
@@ -147,16 +147,16 @@ def test_equal_parameters_at_stack_level_only():
 
 
 def test_decode_starts_from_the_same_past_every_time():
-    work = Subject(partial(Vanilla), CS, "attention", SHAPE, batch=2, device=CPU).work("decode")
+    timed = Subject(partial(Vanilla), CS, "attention", SHAPE, batch=2, device=CPU).timed_call("decode")
     ends = []
     for _ in range(3):
-        work.prepare()
-        cache, _ = work.call()
+        timed.prepare()
+        cache, _ = timed.call()
         ends.append((cache.length, cache.k.sum().item()))
-    assert {length for length, _ in ends} == {N + SETTLING_STEPS + DECODE_STEPS}
+    assert {length for length, _ in ends} == {N + WARMUP_STEPS + DECODE_STEPS}
     assert len(set(ends)) == 1
-    assert work.state_numbers == 2 * N * D
-    assert work.state_bytes == 2 * N * D * 4 * 2
+    assert timed.state_numbers == 2 * N * D
+    assert timed.state_bytes == 2 * N * D * 4 * 2
 
 
 class Spy(Vanilla):
@@ -177,8 +177,8 @@ class Spy(Vanilla):
 
 def test_train_differentiates_everything_and_forward_nothing():
     subject = Subject(partial(Spy), CS, "attention", SHAPE, batch=2, precision="bfloat16", device=CPU)
-    subject.work("forward").call()
-    train = subject.work("train")
+    subject.timed_call("forward").call()
+    train = subject.timed_call("train")
     for _ in range(2):
         train.prepare()
         assert all(p.grad is None for p in [*subject.owner.parameters(), *subject.inputs])
@@ -202,4 +202,4 @@ def test_same_seed_same_subject_whatever_came_before():
 
 def test_state_bytes_count_shared_storage_once():
     x = torch.zeros(10, 4)
-    assert held_bytes({"a": [x, x[:2]], "b": (torch.zeros(3, dtype=torch.float64), 5, None)}) == 160 + 24
+    assert state_bytes({"a": [x, x[:2]], "b": (torch.zeros(3, dtype=torch.float64), 5, None)}) == 160 + 24

@@ -62,11 +62,11 @@ def test_cheaper_everywhere_and_nowhere_are_bounds():
     never = crossing([5, 4, 3, 2, 1.1])
     assert (never.text, never.value, never.censored) == ("> 2,048", 2048, ">")
     assert crossing([1] * 5).text == "> 2,048"  # equal is not cheaper
-    assert crossing([0.5, 0.5, 0.5, 0.5, 1.5]).text == "> 2,048"  # cheaper, then dearer to the end: not for good
+    assert crossing([0.5, 0.5, 0.5, 0.5, 1.5]).text == "> 2,048"  # cheaper, then slower to the end: not for good
 
 
 def test_last_crossing_counts():
-    found = crossing([0.8, 2.0, 0.8, 1.25, 0.8])  # cheaper, dearer, cheaper, dearer, cheaper
+    found = crossing([0.8, 2.0, 0.8, 1.25, 0.8])  # cheaper, slower, cheaper, slower, cheaper
     assert found.value == pytest.approx(np.sqrt(1024 * 2048))
 
 
@@ -102,14 +102,14 @@ def test_noise_that_a_round_shares_cancels():
     assert found.low == pytest.approx(700)
     assert found.high == pytest.approx(700)
     both = rows("f", noisy(linear, common=common)) + rows("v", noisy(quadratic, common=common))
-    assert [r.verdict for r in ratios(both, "f", "v", "forward")] == ["dearer"] * 3 + ["cheaper"] * 2
+    assert [r.verdict for r in ratios(both, "f", "v", "forward")] == ["slower"] * 3 + ["cheaper"] * 2
 
 
 def test_verdicts_by_interval():
     spread = np.array([0.8, 0.85, 0.9, 0.95, 1, 1 / 0.95, 1 / 0.9, 1 / 0.85, 1 / 0.8])
     both = rows("f", [ratio * spread for ratio in (0.5, 0.99, 1, 1.01, 2)]) + rows("v", noisy([1] * 5))
     found = ratios(both, "f", "v", "forward")
-    assert [r.verdict for r in found] == ["cheaper", "tie", "tie", "tie", "dearer"]
+    assert [r.verdict for r in found] == ["cheaper", "tie", "tie", "tie", "slower"]
     assert [(r.length, r.n) for r in found] == [(n, 9) for n in LENGTHS]
     assert 0.4 < found[0].low < 0.5 < found[0].high < 0.625
     assert found[0].low <= found[0].ratio <= found[0].high

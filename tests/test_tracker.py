@@ -1,9 +1,10 @@
+"""The W&B mirror: what an offline run holds, and that no failure of W&B reaches the cell."""
+
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,13 @@ from helpers import synthetic
 from helpers.wandb_file import Run, raw_records, read_run
 from test_run import TINY
 
+from cab.config import Tracking
 from cab.quality.tracker import Tracker, sweep_group
 from cab.store.record import Record, all_records
 
 
-@dataclass
-class Choice:
-    mode: str = "offline"
-    project: str = "cab-test"
-    group: str | None = "sweep 7"
+def options(mode: str = "offline") -> Tracking:
+    return Tracking(mode=mode, project="cab-test", group="sweep 7")
 
 
 def figure_of(record):
@@ -30,8 +29,8 @@ def figure_of(record):
     return costplot.costs([record])
 
 
-def track(record: Record, results: Path, choice: Choice | None = None) -> None:
-    tracker = Tracker(choice or Choice(), record.cell, record.config, record.hash, results)
+def track(record: Record, results: Path, mode: str = "offline") -> None:
+    tracker = Tracker(options(mode), record.cell, record.config, record.hash, results)
     for point in record.result.get("curve", []):
         tracker.log(point)
     tracker.finish(record, figure_of(record))
@@ -54,7 +53,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path, Ru
     return record, *only_run(results)
 
 
-def test_an_offline_run_says_what_it_is(mirrored):
+def test_an_offline_run_has_hash_tags_group_and_config(mirrored):
     record, _, run = mirrored
     assert run.id == record.hash
     assert run.project == "cab-test"
@@ -102,7 +101,7 @@ def test_an_efficiency_record_brings_its_measurements(tmp_path):
 
 def test_a_failed_cell_ends_its_run_too(tmp_path):
     record = synthetic.quality("ssa", status="error", reason="RuntimeError: no")
-    tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
+    tracker = Tracker(options(), record.cell, record.config, record.hash, tmp_path)
     tracker.log({"step": 1, "loss": float("nan"), "seconds": 0.1})
     tracker.finish(record, figure_of(record))
     _, run = only_run(tmp_path)
@@ -115,7 +114,7 @@ def test_a_failed_cell_ends_its_run_too(tmp_path):
 def test_a_cell_that_went_on_has_the_whole_curve(tmp_path):
     record = synthetic.quality()
     points = record.result["curve"]
-    tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
+    tracker = Tracker(options(), record.cell, record.config, record.hash, tmp_path)
     for point in points[3:]:
         tracker.log(point)
     tracker.finish(record, figure_of(record))
@@ -160,16 +159,16 @@ def test_runs_of_two_launchers_beside_each_other_are_whole(tmp_path):
         )
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=600) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert [err for _, err in said] == ["", ""]
-    known = {path.parent.name: record for path, record in all_records(tmp_path) if isinstance(record, Record)}
+    outputs = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [err for _, err in outputs] == ["", ""]
+    by_hash = {path.parent.name: record for path, record in all_records(tmp_path) if isinstance(record, Record)}
     runs = [read_run(path) for path in (tmp_path / "wandb").glob("offline-run-*/*.wandb")]
-    assert sorted(run.id for run in runs) == sorted(known)
-    assert len(known) == 6
+    assert sorted(run.id for run in runs) == sorted(by_hash)
+    assert len(by_hash) == 6
     assert len({run.group for run in runs}) == 1
     for run in runs:
-        record = known[run.id]
+        record = by_hash[run.id]
         assert run.exit_code == 0
         assert {record.cell["attention"], record.cell["pattern"]} <= set(run.tags)
         if record.kind == "quality":
@@ -180,8 +179,8 @@ def test_runs_of_two_launchers_beside_each_other_are_whole(tmp_path):
 def test_disabled_writes_and_imports_nothing(tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "from helpers import synthetic\nimport test_track, pathlib\n"
-        f"test_track.track(synthetic.quality(), pathlib.Path({str(tmp_path)!r}), test_track.Choice('disabled'))\n"
+        "from helpers import synthetic\nimport test_tracker, pathlib\n"
+        f"test_tracker.track(synthetic.quality(), pathlib.Path({str(tmp_path)!r}), 'disabled')\n"
         "assert 'wandb' not in sys.modules and 'matplotlib' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
@@ -191,20 +190,20 @@ def test_disabled_writes_and_imports_nothing(tmp_path):
 def test_offline_is_silent(tmp_path, capfd):
     record = synthetic.quality(status="diverged", reason="loss nan at step 3")
     track(record, tmp_path)
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert said.err == ""
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
 
 
 def test_online_without_a_key_is_one_warning(tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    track(synthetic.quality(), tmp_path, Choice("online"))
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert said.err.startswith("warning: no W&B mirror of this cell (")
+    track(synthetic.quality(), tmp_path, "online")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("warning: no W&B mirror of this cell (")
 
 
 def test_whatever_wandb_raises_is_one_warning(tmp_path, capfd, monkeypatch):
@@ -220,12 +219,19 @@ def test_whatever_wandb_raises_is_one_warning(tmp_path, capfd, monkeypatch):
     )
 
 
-def test_a_failure_on_the_way_ends_the_mirror_not_the_cell(tmp_path, capfd):
-    record = synthetic.quality()
-    tracker = Tracker(Choice(), record.cell, record.config, record.hash, tmp_path)
+def test_a_failure_on_the_way_ends_the_mirror_not_the_cell(tmp_path, capfd, monkeypatch):
+    import wandb
+
+    record, runs, init = synthetic.quality(), [], wandb.init
+
+    def remember(**arguments):
+        runs.append(init(**arguments))
+        return runs[-1]
+
+    monkeypatch.setattr(wandb, "init", remember)
+    tracker = Tracker(options(), record.cell, record.config, record.hash, tmp_path)
     tracker.log({"step": 1, "loss": 2.0})
-    run = tracker._run
-    run.log = None  # as if wandb were broken from here on
+    runs[0].log = None  # as if wandb were broken from here on
     tracker.log({"step": 2, "loss": 1.0})
     tracker.log({"step": 3, "loss": 1.0})
     tracker.finish(record, figure_of(record))
