@@ -187,6 +187,7 @@ def test_what_was_begun_with_other_code_or_data_begins_anew(start, whole, text, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_random_moments(start, whole, tmp_path):
     """Killed again and again until it comes through, ten times in all; every time the same numbers."""
     draw, kills, runs = random.Random(0), 0, 0
