@@ -32,8 +32,8 @@ leaderboard: .venv/ready ## Tables and plots from all records in results/
 bench: .venv/ready ## Targets of speed and memory, measured (15 minutes on a quiet machine)
 	$(BIN)/python -m dev.bench $(ARGS)
 
-test: .venv/ready ## Tests; all of them with ARGS='-m "slow or not slow"'
-	$(BIN)/python -m pytest -q $(ARGS)
+test: .venv/ready ## Tests, in two processes; all of them with ARGS='-m "slow or not slow"'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0 $(ARGS)
 
 slurm-up: .venv/ready ## A SLURM of one node to try sweeps on, in a folder of its own
 	@$(BIN)/python dev/slurm_cluster.py up $(ARGS)

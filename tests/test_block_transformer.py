@@ -4,15 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.reference import some_valid
-from helpers.reference_block_transformer import block_transformer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.block_transformer import block_transformer
+from reference.common import some_valid
 from test_slots import Conv, EncoderDecoder, UNet
 
-from attentions import block_transformer as subject
 from attentions.base import Pattern, Shape, Unsupported, core_parameters
-from attentions.block_transformer import BlockTransformer
+from attentions.block_transformer import LARGEST_BATCH, BlockTransformer
 from attentions.ops.kv_cache import KVCache
 from attentions.residual import MLP
 from attentions.slots import Slots
@@ -224,13 +223,18 @@ def test_decoding_needs_a_causal_pattern_and_memory_needs_cross():
 
 @pytest.mark.parametrize("pattern", Pattern)
 @torch.no_grad()
-def test_more_windows_than_a_kernel_takes(pattern, monkeypatch):
-    stack = build(pattern)
-    x, memory = tensors(pattern)
-    valid = some_valid([N, 9, 1], N)
-    expected, _ = stack(x, memory, valid)
-    monkeypatch.setattr(subject, "LARGEST_BATCH", 4)
-    torch.testing.assert_close(stack(x, memory, valid)[0], expected, **TIGHT)
+def test_more_windows_than_a_kernel_takes(pattern):
+    """The windows of a batch are cut into two calls, those of each half are not."""
+    stack = build(pattern, block=1, prefixes=1, depth=2)
+    half = LARGEST_BATCH // N
+    x, memory = tensors(pattern, batch=2 * half)
+    valid = some_valid([N, 9, 1, 15] * (half // 2 + 1), N)[: 2 * half]
+    expected = [stack(x[rows], memory if memory is None else memory[rows], valid[rows])[0] for rows in halves(2 * half)]
+    torch.testing.assert_close(stack(x, memory, valid)[0], torch.cat(expected), **TIGHT)
+
+
+def halves(size):
+    return slice(0, size // 2), slice(size // 2, size)
 
 
 @pytest.mark.parametrize("options", [{}, {"block": 8, "prefixes": 1}, {"block": 2, "prefixes": 4}])
@@ -346,7 +350,7 @@ def test_cuda_equals_cpu(pattern):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_takes_any_number_of_windows():
     stack = BlockTransformer(Shape(16, 2, 2, 16, length=12), NS).cuda()
-    x = torch.randn(subject.LARGEST_BATCH // 3 + 1, 12, 16, device="cuda", requires_grad=True)
+    x = torch.randn(LARGEST_BATCH // 3 + 1, 12, 16, device="cuda", requires_grad=True)
     with torch.autocast("cuda", dtype=torch.bfloat16):
         y, _ = stack(x)
         y.float().square().sum().backward()

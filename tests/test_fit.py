@@ -5,10 +5,10 @@ from math import log2
 
 import pytest
 import torch
-from helpers.reference import some_valid
-from helpers.reference_fit import fit, layers_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.fit import fit, layers_of
 from test_slots import LAYERED, Conv
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -291,7 +291,7 @@ def test_depth_is_split_into_alternating_stages(depth):
     assert local[-1] == (depth > 2)
 
 
-def test_the_issue_layout_is_that_of_depth_5():
+def test_the_default_layout_at_depth_5():
     assert split_depth(5) == "(1)1(1)1(1)"
 
 

@@ -1,4 +1,4 @@
-"""The launcher for SLURM, without SLURM: presets, waiting, and what it says where it cannot."""
+"""The launcher for SLURM, without SLURM: presets, waiting for jobs, and its errors."""
 
 import sys
 
@@ -57,7 +57,7 @@ def test_a_cluster_that_takes_no_such_job(launch):
 
 
 class Job:
-    """One that answers at some time, with some end."""
+    """A job whose result `given` is there from the time `at` on; None = never."""
 
     def __init__(self, name, folder, given=None, at=0):
         self.job_id, self.given, self.at, self.num_tasks = name, given, at, 1
@@ -75,14 +75,14 @@ class Job:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that passes while it is waited for: the seconds since the start."""
+    """A clock that moves when the launcher sleeps; `now` is in seconds since the start."""
 
     class Clock:
         now, jobs = 0.0, ()
 
         def sleep(self, seconds):
             self.now += seconds
-            assert self.now < 1000, "it waits for ever"
+            assert self.now < 1000, "it waits forever"
             for job in self.jobs:
                 if job.at is not None and self.now >= job.at:
                     job.result_pickle.touch()
@@ -102,28 +102,28 @@ def ended(code=0, status=JobStatus.COMPLETED):
 
 
 def wait(clock, monkeypatch, jobs, states):
-    """What waiting gives where squeue says states(now)."""
+    """The result of waiting while squeue reports states(now)."""
     clock.jobs = jobs
     monkeypatch.setattr(cab_slurm, "query_squeue", lambda: states(clock.now))
     return cab_slurm.wait(jobs, {job.job_id: f"seed={job.job_id}" for job in jobs})
 
 
-def test_answers_are_waited_for_in_whatever_order_they_come(clock, monkeypatch, tmp_path, capsys):
+def test_results_are_collected_in_any_order(clock, monkeypatch, tmp_path, capsys):
     jobs = [Job("5_0", tmp_path, ended(), 50), Job("5_1", tmp_path, ended(1), 20)]
     found = wait(clock, monkeypatch, jobs, lambda now: {"5_0": "RUNNING", "5_1": "RUNNING"})
     assert found == {"5_0": jobs[0].given, "5_1": jobs[1].given}
-    said = capsys.readouterr().out.splitlines()
-    assert said == ["  5_1  seed=5_1  failed; 1 to go", "  5_0  seed=5_0  done; 0 to go"]
+    output = capsys.readouterr().out.splitlines()
+    assert output == ["  5_1  seed=5_1  failed; 1 to go", "  5_0  seed=5_0  done; 0 to go"]
 
 
-def test_a_lost_job_is_named_after_the_grace_and_the_others_are_waited_for(clock, monkeypatch, tmp_path):
+def test_a_lost_job_is_reported_after_the_grace_period_and_the_others_are_waited_for(clock, monkeypatch, tmp_path):
     jobs = [Job("5_0", tmp_path, at=None), Job("5_1", tmp_path, at=None), Job("5_2", tmp_path, ended(), 200)]
     found = wait(clock, monkeypatch, jobs, lambda now: {"5_0": "CANCELLED", "5_2": "RUNNING"})
     assert found == {"5_0": "CANCELLED", "5_1": "GONE", "5_2": jobs[2].given}
     assert clock.now == 200
 
 
-def test_an_answer_within_the_grace_counts(clock, monkeypatch, tmp_path):
+def test_a_result_within_the_grace_period_counts(clock, monkeypatch, tmp_path):
     job = Job("5", tmp_path, ended(), cab_slurm.GRACE_SECONDS - 1)
     assert wait(clock, monkeypatch, [job], lambda now: {}) == {"5": job.given}
 
@@ -146,7 +146,7 @@ def test_an_error_outside_of_the_cell_is_a_lost_job(clock, monkeypatch, tmp_path
     assert capsys.readouterr().err == "no such module\n"
 
 
-def test_what_squeue_says(tmp_path, monkeypatch):
+def test_states_are_read_from_squeue(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cab_slurm.query_squeue() is None
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 5_0 RUNNING; echo 5_1 PENDING\n")

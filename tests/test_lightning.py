@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from helpers.reference import alibi, decayed, lightning_layer, some_valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.lightning import alibi, decayed, lightning_layer
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions.base import Pattern, Shape, core_parameters
 from attentions.lightning import Lightning, alibi_slopes
-from attentions.ops import decayed_linear as decay
-from attentions.ops.decayed_linear import GROUP, decayed_attention, decayed_prefill
+from attentions.ops.decayed_linear import GROUP, PIECE, decayed_attention, decayed_prefill
 from attentions.vanilla import Vanilla
 
 NS, CS, NC, CC = Pattern
@@ -62,9 +62,10 @@ def test_op_and_its_gradients_equal_the_formula(n, block, heads, both, value_dim
 @pytest.mark.parametrize("layout", ["heads first", "tokens first"])
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("at_once", [0, 1, 2, 5])  # heads in a piece; 0: even one is too many
-def test_heads_in_pieces(at_once, both, layout, monkeypatch):
-    n, heads, dim, batch = 11, 5, 3, 2
-    monkeypatch.setattr(decay, "PIECE", at_once * batch * n * dim)
+def test_heads_in_pieces(at_once, both, layout):
+    n, heads, dim = 11, 5, 16
+    one = PIECE // (n * dim)  # rows of a batch with which one head is a piece
+    batch = one // at_once if at_once else one + 1
     inputs, slopes = qkv(n, heads, dim, 4, batch), torch.linspace(0.01, 1, heads, dtype=torch.float64)
     if layout == "tokens first":
         inputs = [x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in inputs]

@@ -176,6 +176,7 @@ def launch(tmp_path: Path, patch: str, *overrides: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_launchers_share_a_sweep(tmp_path):
     """Every cell is run once, by one of them, and measured once; nobody measures while the other does."""
     note = (

@@ -1,15 +1,15 @@
 """A cell that is killed at any point and started again gives the numbers of an undisturbed one, bit for bit."""
 
-import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import killable_runs
 from test_run import TINY
 
 from cab.store.record import Record, all_records
@@ -44,41 +44,30 @@ def text(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def start(text):
-    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; output)."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.killable_runs"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; its output)."""
+    return partial(run_cell, text)
 
-    def call(results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
-        results.mkdir(exist_ok=True)
-        output = results / "output"
-        output.write_text("")
-        job = {
-            "overrides": [f"results={results}", *CELL, f"data.path={text}"],
-            "patch": patch,
-            "output": str(output),
-            "seconds": seconds,
-        }
-        print(json.dumps(job), file=process.stdin, flush=True)
-        code, took = json.loads(process.stdout.readline())
-        return code, took, output.read_text()
 
-    yield call
-    process.stdin.close()
-    process.wait()
+def run_cell(text: Path, results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
+    results.mkdir(exist_ok=True)
+    output = results / "output"
+    patch = f"import pathlib\nfrom cab.store import lock\nlock.MACHINE = pathlib.Path({str(results)!r})\n{patch}"
+    begin = time.monotonic()
+    process = killable_runs.start([f"results={results}", *CELL, f"data.path={text}"], patch, output)
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, time.monotonic() - begin, output.read_text()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(start, tmp_path_factory) -> Path:
+def undisturbed(text, tmp_path_factory) -> Path:
     """The results of a run that nothing disturbed."""
     results = tmp_path_factory.mktemp("undisturbed")
-    code, _, output = start(results)
+    code, _, output = run_cell(text, results)
     assert code == 0, output
     assert "continues" not in output
     return results
@@ -99,17 +88,17 @@ def files(results: Path) -> list[str]:
     return sorted(cells) + sorted(path.name for path in (results / "cache").iterdir() if ".making-" not in path.name)
 
 
-BEFORE = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: die() if {3} else real(*a, **k)"
-AFTER = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: (real(*a, **k), die() if {3} else None)[0]"
+BEFORE = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: kill() if {3} else real(*a, **k)"
+AFTER = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: (real(*a, **k), kill() if {3} else None)[0]"
 REPLACE = """
 import os as at; from fnmatch import fnmatch
 real, seen = at.replace, []
 def replace(source, target):
     if fnmatch(str(target), {pattern!r}): seen.append(0)
     now = fnmatch(str(target), {pattern!r}) and len(seen) == {time}
-    if now and not {after}: die()
+    if now and not {after}: kill()
     real(source, target)
-    if now: die()
+    if now: kill()
 at.replace = replace
 """
 
@@ -132,7 +121,7 @@ PLACES = {
     "within a checkpoint": "import os; from cab.store import checkpoint\n"
     "real = checkpoint.write_atomically; seen = []\n"
     "def write(path, content):\n seen.append(0); real(path, content)\n"
-    " os.fsync = lambda file: (os.ftruncate(file, 1000), die()) if len(seen) == 9 else None\n"
+    " os.fsync = lambda file: (os.ftruncate(file, 1000), kill()) if len(seen) == 9 else None\n"
     "checkpoint.write_atomically = write",
     "in validation": BEFORE.format("cab.quality", "train", "evaluate", "a[2] == 'validation'"),
     "before the test": BEFORE.format("cab.quality", "cell", "evaluate", "True"),
@@ -198,6 +187,7 @@ def test_a_checkpoint_of_other_code_or_data_is_not_used(start, undisturbed, text
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_random_moments(start, undisturbed, tmp_path):
     """Killed ten times, and started again until it is done: every time the same numbers."""
     draw, kills, runs = random.Random(0), 0, 0

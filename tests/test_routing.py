@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from helpers.reference import some_valid
-from helpers.reference_routing import grouped, nearest, norm, routing_layer, windowed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.routing import grouped, nearest, norm, routing_layer, windowed
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions.base import Pattern, Shape, Unsupported, after_step
-from attentions.ops import clustered as clusters
 from attentions.ops.clustered import grouped_attention, served_attention, top_tokens, windowed_attention
 from attentions.routing import Centroids, Routing
 
@@ -68,11 +67,8 @@ def test_op_and_its_gradients_equal_the_definition(n, window, count, block, tile
     )
     weight = torch.cos(torch.arange(expected.numel(), dtype=expected.dtype)).view_as(expected)
     wanted = torch.autograd.grad(expected, inputs, weight)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("BLOCK", block), ("TILE", tile), ("KEPT", kept)):
-            patch.setattr(clusters, name, value)
-        y = windowed_attention(*inputs, cluster, window)
-        gradients = torch.autograd.grad(y, inputs, weight)
+    y = windowed_attention(*inputs, cluster, window, block, tile, kept)
+    gradients = torch.autograd.grad(y, inputs, weight)
     torch.testing.assert_close(y, expected, **TIGHT)
     torch.testing.assert_close(gradients, wanted, **TIGHT)
 

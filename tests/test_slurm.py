@@ -1,4 +1,4 @@
-"""A sweep on a real SLURM that loses jobs in every way there is, and ends with the table of an undisturbed one."""
+"""A sweep on a real SLURM whose jobs are killed in every way SLURM has ends with the table of an undisturbed one."""
 
 import os
 import re
@@ -17,31 +17,24 @@ from cab import ROOT
 from cab.store.record import all_records
 from dev import slurm_cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(1200)]
 
 SEEDS = 6
 KILLED, CANCELLED, OVER_MEMORY, OVER_TIME, PREEMPTED, UNDISTURBED = range(SEEDS)
 SWEEP = [
     f"seed={','.join(map(str, range(SEEDS)))}",
     "attention=vanilla",
-    "attention._target_=helpers.waiting_attention.Held",
+    "attention._target_=helpers.waiting_attention.Waiting",
 ]
 SWEEP += ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32", "measure=false"]
-SWEEP += [
-    "train.checkpoint_seconds=0",
-    "train.steps=12",
-    "train.batch=2",
-    "train.warmup=2",
-    "train.validations=1",
-    "task.validation_windows=2",
-]
-SWEEP += ["task.test_windows=4", "wandb.mode=disabled", "device.threads=1"]
-PATIENCE_SECONDS = 400
-"""For anything that is waited for; on two quiet cores none takes more than 90."""
+SWEEP += ["train.steps=12", "train.batch=2", "train.warmup=2", "train.validations=1", "train.checkpoint_seconds=0"]
+SWEEP += ["task.validation_windows=2", "task.test_windows=4", "wandb.mode=disabled", "device.threads=1"]
+LONGEST_WAIT_SECONDS = 400
+"""For anything that a test waits for; on two quiet cores nothing takes more than 90."""
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
 SLURM += ["hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=10"]
-ITS_OWN = ["command", "revision", "device", "started"]
-"""Columns of the table that say where a row comes from and not what came out."""
+PROVENANCE = ["command", "revision", "device", "started"]
+"""Columns of the table that two runs with equal numbers may differ in."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +57,7 @@ def undisturbed(tmp_path_factory):
     results = tmp_path_factory.mktemp("undisturbed")
     command = [sys.executable, "-m", "cab.run", "-m", f"results={results}", *SWEEP]
     subprocess.run(
-        command, check=True, capture_output=True, timeout=PATIENCE_SECONDS, cwd=results, env=environment(os.environ)
+        command, check=True, capture_output=True, timeout=LONGEST_WAIT_SECONDS, cwd=results, env=environment(os.environ)
     )
     return results
 
@@ -75,7 +68,7 @@ def environment(base, **more):
 
 
 def processes(folder):
-    """Those that know of the cluster in this folder."""
+    """Command lines of the processes that belong to the cluster in this folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -86,19 +79,20 @@ def processes(folder):
     return found
 
 
-def until(true):
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not (answer := true()):
+def until(condition):
+    """Waits until `condition()` is true, and returns it."""
+    end = time.monotonic() + LONGEST_WAIT_SECONDS
+    while not (value := condition()):
         assert time.monotonic() < end, "this did not happen in time"
         time.sleep(0.2)
-    return answer
+    return value
 
 
 @pytest.fixture
 def launch(slurm, undisturbed, tmp_path):
     """Starts the sweep on the cluster; the checks of its family are those of the undisturbed one."""
     shutil.copytree(undisturbed / "runs" / "checks", tmp_path / "runs" / "checks")
-    (tmp_path / "hold").mkdir()
+    (tmp_path / "wait").mkdir()
     started = []
 
     def call(*overrides):
@@ -120,10 +114,10 @@ class Sweep:
 
     def __init__(self, slurm, results, *overrides):
         self.slurm, self.results = slurm, results
-        self.hold = results / "hold"
+        self.wait_folder = results / "wait"
         self.files = [(results / f"launcher.{name}") for name in ("out", "err")]
         command = [sys.executable, "-m", "cab.run", "-m", f"results={results}", *SWEEP, *SLURM, *overrides]
-        env = environment(slurm_cluster.environment(slurm), CAB_HELD=str(self.hold))
+        env = environment(slurm_cluster.environment(slurm), WAIT_FOLDER=str(self.wait_folder))
         with self.files[0].open("w") as out, self.files[1].open("w") as err:
             self.process = subprocess.Popen(command, cwd=results, stdout=out, stderr=err, env=env)
 
@@ -136,64 +130,64 @@ class Sweep:
         """What a job has printed."""
         return text(self.results / "slurm" / f"{self.job}_{number}" / f"{self.job}_{number}_0_log.out")
 
-    def ask(self, *command):
+    def command(self, *command):
         done = slurm_cluster.run_client(self.slurm, *command)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def held(self, number):
+    def waiting(self, number):
         """The process id of a job that waits."""
-        return int(until(lambda: text(self.hold / f"{number}.here")))
+        return int(until(lambda: text(self.wait_folder / f"{number}.waiting")))
 
     def end(self):
         """Exit code, output and errors."""
-        return self.process.wait(PATIENCE_SECONDS), *(file.read_text() for file in self.files)
+        return self.process.wait(LONGEST_WAIT_SECONDS), *(file.read_text() for file in self.files)
 
 
 def table(results):
     command = [sys.executable, "-m", "cab.leaderboard", "--no-plots", "--results", str(results)]
-    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
-    return pandas.read_csv(results / "leaderboard" / "leaderboard.csv").drop(columns=ITS_OWN)
+    subprocess.run(command, check=True, capture_output=True, timeout=LONGEST_WAIT_SECONDS)
+    return pandas.read_csv(results / "leaderboard" / "leaderboard.csv").drop(columns=PROVENANCE)
 
 
 def numbers(results):
-    """What came out of every seed: metrics, and the curve without its times."""
-    found = {}
+    """Metrics and curve, without its times, of every seed."""
+    by_seed = {}
     for _, record in all_records(results):
         assert record.status == "ok"
         curve = [{key: value for key, value in point.items() if key != "seconds"} for point in record.result["curve"]]
-        found[record.cell["seed"]] = (record.result["metrics"], curve)
-    return found
+        by_seed[record.cell["seed"]] = (record.result["metrics"], curve)
+    return by_seed
 
 
-def test_a_sweep_gives_what_it_gives_elsewhere(launch, undisturbed, tmp_path):
+def test_a_sweep_gives_the_numbers_it_gives_without_slurm(launch, undisturbed, tmp_path):
     code, out, err = launch("seed=0,1").end()
     assert (code, err) == (0, "")
     assert out.count("done; ") == 2
-    assert numbers(tmp_path) == {seed: made for seed, made in numbers(undisturbed).items() if seed < 2}
+    assert numbers(tmp_path) == {seed: result for seed, result in numbers(undisturbed).items() if seed < 2}
 
 
 def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch, undisturbed, tmp_path):
-    hold = tmp_path / "hold"
+    wait_folder = tmp_path / "wait"
     for number in (KILLED, CANCELLED, OVER_MEMORY, OVER_TIME, PREEMPTED):
-        (hold / str(number)).write_text("wait")
+        (wait_folder / str(number)).write_text("wait")
     sweep = launch()
 
-    os.kill(sweep.held(KILLED), signal.SIGKILL)
-    sweep.held(CANCELLED)
-    sweep.ask("scancel", f"{sweep.job}_{CANCELLED}")
-    sweep.held(OVER_MEMORY)
-    (hold / str(OVER_MEMORY)).write_text("memory")
-    first = sweep.held(OVER_TIME)
-    sweep.ask("scontrol", "update", f"JobId={sweep.job}_{OVER_TIME}", "TimeLimit=1")
-    until(lambda: sweep.held(OVER_TIME) != first)
-    (hold / str(OVER_TIME)).unlink()
+    os.kill(sweep.waiting(KILLED), signal.SIGKILL)
+    sweep.waiting(CANCELLED)
+    sweep.command("scancel", f"{sweep.job}_{CANCELLED}")
+    sweep.waiting(OVER_MEMORY)
+    (wait_folder / str(OVER_MEMORY)).write_text("memory")
+    first = sweep.waiting(OVER_TIME)
+    sweep.command("scontrol", "update", f"JobId={sweep.job}_{OVER_TIME}", "TimeLimit=1")
+    until(lambda: sweep.waiting(OVER_TIME) != first)
+    (wait_folder / str(OVER_TIME)).unlink()
     until(lambda: f"seed={OVER_TIME}  done" in text(sweep.files[0]))
 
-    first = sweep.held(PREEMPTED)
-    sweep.ask("srun", "--partition=high", f"--cpus-per-task={SEEDS}", "--mem=10", "true")
-    until(lambda: sweep.held(PREEMPTED) != first)
-    (hold / str(PREEMPTED)).unlink()
+    first = sweep.waiting(PREEMPTED)
+    sweep.command("srun", "--partition=high", f"--cpus-per-task={SEEDS}", "--mem=10", "true")
+    until(lambda: sweep.waiting(PREEMPTED) != first)
+    (wait_folder / str(PREEMPTED)).unlink()
     code, out, err = sweep.end()
 
     lost = (KILLED, CANCELLED, OVER_MEMORY)
@@ -210,7 +204,7 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
         assert sweep.log(number).count("continues at step 5 of 12") == 1
     assert numbers(tmp_path).keys() == set(range(SEEDS)) - set(lost)
 
-    for file in hold.iterdir():
+    for file in wait_folder.iterdir():
         file.unlink()
     again = launch()
     code, out, err = again.end()
@@ -222,7 +216,7 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
     pandas.testing.assert_frame_equal(table(tmp_path), table(undisturbed))
 
 
-def test_a_cluster_that_is_left_alone_leaves_nothing():
+def test_a_cluster_whose_owner_ends_leaves_no_process():
     if absent := slurm_cluster.missing():
         pytest.skip(f"no {', '.join(absent)} on this machine")
     folder = Path(tempfile.mkdtemp(prefix="cab-slurm-"))

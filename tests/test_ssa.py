@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from helpers.reference import softmax_layer, some_valid
-from helpers.reference_ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_ensemble, ssa_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.ssa import allowed_pairs, kept_sources, shuffled_sources, ssa_ensemble, ssa_layer
+from reference.vanilla import softmax_layer
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-import attentions.ops.sparse_causal
 from attentions.base import Pattern, Shape, after_step, core_parameters
 from attentions.ssa import SSA
 from attentions.vanilla import Vanilla
@@ -23,22 +23,6 @@ TIGHT = {"atol": 1e-12, "rtol": 1e-10}
 
 both_forms = pytest.mark.parametrize("form", FORMS)
 all_patterns = pytest.mark.parametrize("pattern", Pattern)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Several blocks of queries at the lengths of these tests."""
-    monkeypatch.setattr(attentions.ops.sparse_causal, "LONG", 6)
-    monkeypatch.setattr(attentions.ops.sparse_causal, "SHORT", 3)
-    monkeypatch.setattr(attentions.ops.sparse_causal, "BLOCKS", 4)
-    monkeypatch.setattr(attentions.ops.sparse_causal, "LEAST_BLOCK", 3)
-
-
-@pytest.fixture(params=["cpu", "elsewhere"])
-def way(request, monkeypatch):
-    """The operator for the CPU, and the one for other devices on the CPU."""
-    if request.param == "elsewhere":
-        monkeypatch.setattr(attentions.ops.sparse_causal._Past, "apply", attentions.ops.sparse_causal._by_column)
 
 
 def build(pattern, form="unbiased", heads=3, layer=1, dim=DIM, **options):
@@ -115,20 +99,7 @@ def test_training_equals_dense_attention_over_the_sample(pattern, data):
 
 
 @both_forms
-@pytest.mark.parametrize("n", [13, 40])
-def test_both_ways_of_causal_training(form, n, way):
-    layer = build(CS, form)
-    x = tensors(CS, 3, n)[0].requires_grad_()
-    for valid in (None, some_valid([n, 6, 0], n)):
-        y, expected = layer(x, None, valid)[0], reference(layer, x, None, valid)
-        torch.testing.assert_close(y, expected, **TIGHT)
-        gradients, wanted = (torch.autograd.grad(out.square().sum(), x) for out in (y, expected))
-        torch.testing.assert_close(gradients, wanted, **TIGHT)
-
-
-@both_forms
-def test_blocks_of_the_default_size(form, monkeypatch):
-    monkeypatch.undo()
+def test_several_blocks_of_queries(form):
     n = 1100  # two long blocks
     layer = build(CS, form, heads=1, reduction=2 if form == "unbiased" else 1)
     x, _ = tensors(CS, 1, n)
@@ -401,46 +372,6 @@ def test_bfloat16_stays_near(form, pattern):
     assert (gradient - wanted).norm() < 0.04 * wanted.norm()
 
 
-def test_bfloat16_does_not_round_the_own_score(way):
-    """All scores are 1002 / 8; bfloat16 has 1000 and 1004 only. So all sources count alike, the own one too."""
-    mixer = build(CS).mixer
-    q, k = torch.full((1, 1, N, 64), 4.0), torch.full((1, 1, N, 64), 250 / 64)
-    k[..., ::2] = 251 / 64
-    v = torch.randn(1, 1, N, 64)
-    expected, _ = mixer(q.double(), k.double(), v.double())
-    y, _ = mixer(q.bfloat16(), k.bfloat16(), v.bfloat16())
-    assert (y - expected).norm() < 0.01 * expected.norm()
-
-
-def test_bfloat16_gradients_of_a_source_are_summed_in_float32():
-    """A hundred blocks of queries add to the gradient of an early value."""
-    mixer, n = build(CS).mixer, 600
-    torch.manual_seed(2)
-    q, values = torch.zeros(1, 1, n, 8), torch.randn(1, 1, n, 8)
-    gradients = []
-    for dtype in (torch.bfloat16, torch.float64):
-        v = values.to(dtype).requires_grad_()
-        mixer(q.to(dtype), q.to(dtype), v)[0].double().sum().backward()
-        gradients.append(v.grad.double())
-    assert (gradients[0] - gradients[1]).norm() < 0.005 * gradients[1].norm()
-
-
-@both_forms
-def test_whatever_the_kernel_says_of_queries_that_see_nobody_is_not_used(form, monkeypatch):
-    kernel = attentions.ops.sparse_causal._kernel
-
-    def undefined(q, k, v, attn_mask, **options):
-        y, lse = kernel(q, k, v, attn_mask=attn_mask, **options)
-        if attn_mask is None:
-            return y, lse
-        nobody = (attn_mask == -torch.inf).all(-1)  # (b, 1, S)
-        return y.masked_fill(nobody.unsqueeze(-1), torch.nan), lse.masked_fill(nobody, torch.nan)
-
-    monkeypatch.setattr(attentions.ops.sparse_causal, "_kernel", undefined)
-    layer, (x, _) = build(CS, form), tensors(CS)
-    torch.testing.assert_close(layer(x)[0], reference(layer, x), **TIGHT)
-
-
 @pytest.mark.parametrize("pattern", [NS, CS])
 def test_an_ensemble_in_bfloat16_is_summed_in_float32(pattern):
     """Equal values: the mean over samples is this value again, however many there are."""
@@ -463,9 +394,7 @@ def test_a_fraction_of_the_work(form, pattern):
             layer.mixer(q, q, q)[0].sum().backward()
         return counter.get_total_flops()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attentions.ops.sparse_causal, "BLOCKS", 16)
-        share = flops(True) / flops(False)
+    share = flops(True) / flops(False)
     assert share < (0.25 if pattern is NS else 0.16) + 1e-6
 
 

@@ -142,6 +142,7 @@ def test_a_sweep_is_a_group_and_again_the_same_when_it_is_started_again(monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_runs_of_two_launchers_beside_each_other_are_whole(tmp_path):
     """One run for each cell and each measurement, all in one group, each with its record's numbers."""
     tiny = [o for o in TINY if not o.startswith("wandb")]

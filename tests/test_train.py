@@ -214,6 +214,11 @@ def test_warm_up_and_decay(tmp_path):
     assert rates[-1] == pytest.approx(1e-3, rel=0.01)
 
 
+def test_settings_that_do_not_change_the_result_are_not_in_the_identity():
+    assert settings(micro_batch=2, validations=9, checkpoint_seconds=7.0).identity() == settings().identity()
+    assert settings(lr=2e-2).identity() != settings().identity()
+
+
 def test_decay_is_for_matrices_only():
     optimizer, _ = make_optimizer(Net(), settings())
     for group in optimizer.param_groups:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from helpers.reference import softmax_layer, some_valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.common import some_valid
+from reference.vanilla import softmax_layer
 
 from attentions.base import Pattern, Shape
 from attentions.eager import Eager

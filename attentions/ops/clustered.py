@@ -43,12 +43,27 @@ def sorted_by_cluster(cluster: Tensor) -> tuple[Tensor, Tensor]:
     return order, torch.where(first, place, 0).cummax(-1).values
 
 
-def windowed_attention(q: Tensor, k: Tensor, v: Tensor, cluster: Tensor, window: int) -> Tensor:
-    """q, k, v (B, H, N, d), cluster (B, H, N) to y (B, H, N, d). Scores are scaled by d^-1/2."""
+def windowed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cluster: Tensor,
+    window: int,
+    block: int | None = None,
+    tile: int | None = None,
+    kept: float = KEPT,
+) -> Tensor:
+    """q, k, v (B, H, N, d), cluster (B, H, N) to y (B, H, N, d). Scores are scaled by d^-1/2.
+
+    How the work is cut does not change the result: blocks of about `block` tokens, tiles of about `tile` scores (by
+    default what suits the device), and `kept` scores for the backward, as a multiple of the size of the output.
+    """
+    sizes = (WIDE_BLOCK, WIDE_TILE) if q.is_cuda else (BLOCK, TILE)
+    block, tile = block or sizes[0], tile or sizes[1]
     order, start = sorted_by_cluster(cluster)
     lines = torch.arange(order.shape[0] * order.shape[1], device=order.device).view(*order.shape[:2], 1)
     start = (lines * order.shape[-1] + start).flatten()
-    return _Windowed.apply(q, k, v, flat_rows(order, q.shape[2]), start, min(window, q.shape[2]))
+    return _Windowed.apply(q, k, v, flat_rows(order, q.shape[2]), start, min(window, q.shape[2]), block, tile, kept)
 
 
 def flat_rows(index: Tensor, n: int) -> Tensor:
@@ -72,12 +87,23 @@ def from_rows(rows: Tensor, like: Tensor) -> Tensor:
 
 class _Windowed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, start: Tensor, window: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rows: Tensor,
+        start: Tensor,
+        window: int,
+        block: int,
+        tile_size: int,
+        kept_scores: float,
+    ) -> Tensor:
         with no_autocast(q):
-            line = _Line(rows, start, window)
+            line = _Line(rows, start, window, block, tile_size)
             from_q, from_k, from_v = as_rows(q), as_rows(k), as_rows(v)
             ys = line.empty(from_v, 0)
-            keep = KEPT * ys.numel() // (line.block * line.width) if any(ctx.needs_input_grad) else 0
+            keep = int(kept_scores * ys.numel()) // (line.block * line.width) if any(ctx.needs_input_grad) else 0
             kept = ys.new_empty(min(keep, line.n), line.block, line.width)
             for tile in line.tiles():
                 p = kept[tile] if tile.stop <= len(kept) else None
@@ -85,7 +111,7 @@ class _Windowed(torch.autograd.Function):
                 torch.bmm(p, line.windows(from_v, tile), out=ys[tile])
             y = from_rows(line.unsorted(ys, 0), v).to(v.dtype)
         ctx.save_for_backward(q, k, v, rows, start, y, kept)
-        ctx.window = window
+        ctx.sizes = window, block, tile_size
         return y
 
     @staticmethod
@@ -94,7 +120,7 @@ class _Windowed(torch.autograd.Function):
         q, k, v, rows, start, y, kept = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
         with no_autocast(q):
-            line = _Line(rows, start, ctx.window)
+            line = _Line(rows, start, *ctx.sizes)
             from_q, from_k, from_v, from_y, from_g = (as_rows(x) for x in (q, k, v, y, dy))
             dq, dk, dv = (
                 line.empty(from_q, 0),
@@ -112,16 +138,16 @@ class _Windowed(torch.autograd.Function):
             dq = line.unsorted(dq, 0).to(q.dtype)
             dk = line.unsorted(dk, line.parts).to(k.dtype)
             dv = line.unsorted(dv, line.parts).to(v.dtype)
-        return from_rows(dq, q), from_rows(dk, k), from_rows(dv, v), None, None, None
+        return from_rows(dq, q), from_rows(dk, k), from_rows(dv, v), None, None, None, None, None, None
 
 
 class _Line:
     """All tokens in sorted order, in n blocks of b; the windows of keys, of W = (parts + 1) b, begin `parts` blocks
     before the first one. A tile is some blocks."""
 
-    def __init__(self, rows: Tensor, start: Tensor, window: int) -> None:
-        self.tile = WIDE_TILE if rows.is_cuda else TILE
-        self.parts = max(1, round(window / (WIDE_BLOCK if rows.is_cuda else BLOCK)))
+    def __init__(self, rows: Tensor, start: Tensor, window: int, block: int, tile: int) -> None:
+        self.tile = tile
+        self.parts = max(1, round(window / block))
         self.block = -(-window // self.parts)
         self.width = (self.parts + 1) * self.block
         self.count = len(rows)

@@ -44,9 +44,23 @@ def attend_past(
     source beyond the end is seen by nobody; targets of -1 after the others get outputs without meaning. Both may be on
     the CPU whatever the device: a look at them costs no waiting there.
     """
-    if q.device.type == "cpu":
-        return _Past.apply(q, k, v, chosen_k, chosen_v, sources, targets)
-    return _by_column(q, k, v, chosen_k, chosen_v, sources, targets)
+    operation = attend_past_by_parts if q.device.type == "cpu" else attend_past_by_column
+    return operation(q, k, v, chosen_k, chosen_v, sources, targets)
+
+
+def attend_past_by_parts(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    chosen_k: Tensor,
+    chosen_v: Tensor,
+    sources: Tensor,
+    targets: Tensor,
+    long: int = LONG,
+    short: int = SHORT,
+) -> Tensor:
+    """The operation for the CPU. `short` divides `long`."""
+    return _Past.apply(q, k, v, chosen_k, chosen_v, sources, targets, long, short)
 
 
 def _before(sources: Tensor, positions: Tensor) -> Tensor:
@@ -59,18 +73,20 @@ def _grouped(targets: Tensor, size: int) -> Tensor:
     return F.pad(targets, (0, -targets.shape[-1] % size), value=-1).unflatten(-1, (-1, size))
 
 
-def _pieces(sources: Tensor, targets: Tensor) -> list[Piece]:
+def _pieces(sources: Tensor, targets: Tensor, long_size: int, short_size: int) -> list[Piece]:
     """Long blocks of queries with the sources before the block, which need no mask; short ones with the rest."""
-    firsts = _before(sources, _grouped(targets, LONG)[..., 0]).amin(0).tolist()
-    ends = _before(sources, _grouped(targets, SHORT).amax(-1)).amax(0).tolist()
+    firsts = _before(sources, _grouped(targets, long_size)[..., 0]).amin(0).tolist()
+    ends = _before(sources, _grouped(targets, short_size).amax(-1)).amax(0).tolist()
+    ratio = long_size // short_size
     pieces: list[Piece] = []
     for window, starts in enumerate(firsts):
         for long, start in enumerate(starts):
             if start:
-                pieces.append((window, slice(long * LONG, (long + 1) * LONG), slice(0, start), False))
-            for short in range(long * LONG // SHORT, min((long + 1) * LONG // SHORT, len(ends[window]))):
+                queries = slice(long * long_size, (long + 1) * long_size)
+                pieces.append((window, queries, slice(0, start), False))
+            for short in range(long * ratio, min((long + 1) * ratio, len(ends[window]))):
                 if ends[window][short] > start:
-                    queries = slice(short * SHORT, (short + 1) * SHORT)
+                    queries = slice(short * short_size, (short + 1) * short_size)
                     pieces.append((window, queries, slice(start, ends[window][short]), True))
     return pieces
 
@@ -86,11 +102,13 @@ class _Past(torch.autograd.Function):
         chosen_v: Tensor,
         sources: Tensor,
         targets: Tensor,
+        long: int,
+        short: int,
     ) -> Tensor:
         own = _own_scores(q, k)  # (B, g, H, W), as all log-sum-exps
         past = torch.full_like(own, -torch.inf)
         y = torch.zeros_like(q.transpose(2, 3), memory_format=torch.contiguous_format).transpose(2, 3)
-        pieces = _pieces(sources, targets)
+        pieces = _pieces(sources, targets, long, short)
         for window, block, seen, masked in pieces:
             part, lse = _kernel(
                 q[:, window, :, block],
@@ -140,7 +158,7 @@ class _Past(torch.autograd.Function):
             dq[:, window, :, block] += parts[0]
             dck[:, window, :, seen] += parts[1]
             dcv[:, window, :, seen] += parts[2]
-        return dq, dk, dv, dck.to(q.dtype), dcv.to(q.dtype), None, None
+        return dq, dk, dv, dck.to(q.dtype), dcv.to(q.dtype), None, None, None, None
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
@@ -171,7 +189,7 @@ def _share(part: Tensor, total: Tensor, like: Tensor) -> Tensor:
     return torch.exp(part - total).unsqueeze(-1).to(like.dtype)
 
 
-def _by_column(
+def attend_past_by_column(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -179,9 +197,12 @@ def _by_column(
     chosen_v: Tensor,
     sources: Tensor,
     targets: Tensor,
+    blocks: int = BLOCKS,
+    least_block: int = LEAST_BLOCK,
 ) -> Tensor:
+    """The operation for other devices; it runs on the CPU, too."""
     dim, width = q.shape[-1], targets.shape[2]
-    size = max(LEAST_BLOCK, -(-width // BLOCKS))
+    size = max(least_block, -(-width // blocks))
     if sources.device.type == "cpu":
         counts = _before(sources, _grouped(targets, size).amax(-1)).amax(0).tolist()
     else:  # to look would be to wait

@@ -1,9 +1,9 @@
-"""A program for tests/test_devices.py: one of several processes, each of which trains small models as rank 0 says.
+"""A program for tests/test_devices.py: one of several processes that train small models together.
 
     python tests/helpers/distributed_program.py FOLDER
 
-It is started once per process, with the variables that `torchrun` sets. Everything is float64, so that what differs by
-more than rounding stands out.
+It is started once per process, with the variables that `torchrun` sets. Everything is float64, so that a difference
+beyond rounding stands out.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_train import Echo, Killed, KilledAtStep, settings
+from test_train import Killed, KilledAtStep, settings
 from torch import nn
 
 from attentions.base import Attention, Pattern, Shape
@@ -20,15 +20,15 @@ from attentions.vanilla import Vanilla
 from cab.quality import distributed
 from cab.quality.train import train
 from cab.store.checkpoint import Checkpoint
-from tasks.base import Data
 
 SHAPE = Shape(8, 2, 1, 0, 6)
 DROPOUT = 0.2
+STEPS = 12
 KILLED_AT = 7
 
 
 class Net(nn.Module):
-    """`odd` is used by some rows, and so by some batches and in some processes only; `idle` never."""
+    """`odd` is used by some rows, and so in some batches and in some processes only; `idle` never."""
 
     def __init__(self, family: type[Attention], dropout: float) -> None:
         super().__init__()
@@ -53,40 +53,46 @@ CASES = {
     "plain": (Vanilla, 0.0, None),
     "micro": (Vanilla, 0.0, 1),
     "routing": (Routing, 0.0, 1),
-    "whole": (Vanilla, DROPOUT, None),
-    "cut": (Vanilla, DROPOUT, None),
+    "undisturbed": (Vanilla, DROPOUT, None),
+    "interrupted": (Vanilla, DROPOUT, None),
 }
+"""Family, dropout, micro_batch."""
 
 
-def run(name: str, folder: Path, together: bool, killed_at: int | None = None) -> dict[str, object]:
-    """The curve and the weights of one case, and what is left of its random numbers."""
+def run(name: str, folder: Path, together: bool, killed_at: int = STEPS) -> dict[str, object]:
+    """The curve and the weights of one case, and the state of its random numbers."""
     family, dropout, micro_batch = CASES[name]
     torch.manual_seed(0)
     device = torch.device("cpu")
     model = Net(family, dropout)
     alone = distributed.single_process_fabric(device, "float32")
     fabric = distributed.multi_process_fabric("cpu", "float32") if together else alone
-    task = Echo(Pattern.CAUSAL_SELF, SHAPE, Data(), 0, Path()) if killed_at is None else KilledAtStep(killed_at)
-    training = settings(steps=12, micro_batch=micro_batch, validations=2, checkpoint_seconds=0.0)
-    wrapped = fabric.setup_module(model)
-    checkpoint = Checkpoint(folder / f"{name}.pt", "")
-    trained = train(wrapped, task, training, fabric, checkpoint, lambda point: None, alone.setup_module(model))
+    training = settings(steps=STEPS, micro_batch=micro_batch, validations=2, checkpoint_seconds=0.0)
+    trained = train(
+        fabric.setup_module(model),
+        KilledAtStep(killed_at),
+        training,
+        fabric,
+        Checkpoint(folder / f"{name}.pt", ""),
+        lambda point: None,
+        alone.setup_module(model),
+    )
     return {"curve": trained.curve, "weights": model.state_dict(), "random": torch.get_rng_state()}
 
 
-def run_and_be_killed(folder: Path) -> dict[str, object]:
-    """Every process stops in the middle of the training, without a message to the others, and then starts again."""
+def run_with_an_interruption(folder: Path) -> dict[str, object]:
+    """All processes stop in the middle of the training, and then start again."""
     with contextlib.suppress(Killed):
-        run("cut", folder, together=True, killed_at=KILLED_AT)
+        run("interrupted", folder, together=True, killed_at=KILLED_AT)
     if distributed.is_rank_zero():
-        (folder / "left.pt").write_bytes((folder / "cut.pt").read_bytes())
-    return run("cut", folder, together=True)
+        (folder / "checkpoint.pt").write_bytes((folder / "interrupted.pt").read_bytes())
+    return run("interrupted", folder, together=True)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     distributed.init_process_group()
-    found = {name: run(name, folder, together=True) for name in CASES if name != "cut"}
-    found["cut"] = run_and_be_killed(folder)
-    torch.save(found, folder / f"found-{distributed.rank()}.pt")
+    results = {name: run(name, folder, together=True) for name in CASES if name != "interrupted"}
+    results["interrupted"] = run_with_an_interruption(folder)
+    torch.save(results, folder / f"results-{distributed.rank()}.pt")

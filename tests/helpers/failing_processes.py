@@ -1,4 +1,4 @@
-"""Families that fail in one of several processes, at the fifth training step."""
+"""Families that fail in one of two processes, after FAIL_AFTER training steps."""
 
 import os
 import signal
@@ -6,16 +6,18 @@ import signal
 from attentions.vanilla import Vanilla
 from cab.quality import distributed
 
+FAIL_AFTER = 4
 
-class _Fails(Vanilla):
-    rank = 1
+
+class FailsOnRank(Vanilla):
+    rank: int
     steps = 0
 
     def after_step(self) -> None:
         self.steps += 1
 
     def forward(self, x, memory=None, valid=None, memory_valid=None):
-        if self.steps == 4 and distributed.world_size() > 1 and distributed.rank() == self.rank:
+        if self.steps == FAIL_AFTER and distributed.world_size() > 1 and distributed.rank() == self.rank:
             self.fail()
         return super().forward(x, memory, valid, memory_valid)
 
@@ -23,15 +25,19 @@ class _Fails(Vanilla):
         raise RuntimeError("broken on purpose")
 
 
-class SecondRaises(_Fails):
-    pass
-
-
-class FirstRaises(_Fails):
+class RaisesOnRank0(FailsOnRank):
     rank = 0
 
 
-class SecondIsKilled(_Fails):
+class RaisesOnRank1(FailsOnRank):
+    rank = 1
+
+
+class KilledOnRank1(FailsOnRank):
+    """Not where the environment has NO_KILL."""
+
+    rank = 1
+
     def fail(self) -> None:
-        if "SPARED" not in os.environ:
+        if "NO_KILL" not in os.environ:
             os.kill(os.getpid(), signal.SIGKILL)

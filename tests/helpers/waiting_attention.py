@@ -1,7 +1,7 @@
-"""A family for tests of jobs that are interrupted: in training it waits for as long as a file is there.
+"""A family for tests of interrupted jobs: in training it waits for as long as a file exists.
 
-The file is called after the job's number in its array and lies in the folder CAB_HELD. `<number>.here` says that the
-job waits, and under which process id; "memory" in the file makes it take more and more memory, too.
+The file is named after the job's number in its array and lies in the folder WAIT_FOLDER. While it waits, the job writes
+its process id into `<number>.waiting`. If the file's content is "memory", it also allocates more and more memory.
 """
 
 import os
@@ -11,11 +11,12 @@ from pathlib import Path
 from attentions.vanilla import Vanilla
 
 STEP = 6
-PATIENCE_SECONDS = 600.0
-MORE_BYTES = 100 << 20
+"""The training step after which it waits."""
+LONGEST_WAIT_SECONDS = 600.0
+CHUNK_BYTES = 100 << 20
 
 
-class Held(Vanilla):
+class Waiting(Vanilla):
     def __init__(self, shape, pattern, layer, layers):
         super().__init__(shape, pattern, layer, layers)
         self.steps = 0
@@ -23,14 +24,14 @@ class Held(Vanilla):
     def after_step(self):
         super().after_step()
         self.steps += 1
-        if self.steps == STEP and "CAB_HELD" in os.environ:
-            wait(Path(os.environ["CAB_HELD"]) / os.environ["SLURM_ARRAY_TASK_ID"])
+        if self.steps == STEP and "WAIT_FOLDER" in os.environ:
+            wait(Path(os.environ["WAIT_FOLDER"]) / os.environ["SLURM_ARRAY_TASK_ID"])
 
 
 def wait(file: Path) -> None:
-    taken, end = [], time.monotonic() + PATIENCE_SECONDS
+    chunks, end = [], time.monotonic() + LONGEST_WAIT_SECONDS
     while file.exists() and time.monotonic() < end:
-        file.with_suffix(".here").write_text(str(os.getpid()))
+        file.with_suffix(".waiting").write_text(str(os.getpid()))
         if file.read_text() == "memory":
-            taken.append(bytes(MORE_BYTES).replace(b"\0", b"x"))
+            chunks.append(b"x" * CHUNK_BYTES)
         time.sleep(0.2)

@@ -5,7 +5,7 @@ from math import ceil
 from statistics import NormalDist
 
 import torch
-from helpers.reference import heads, merged
+from reference.common import heads, merged
 from torch import Tensor
 
 

@@ -1,7 +1,7 @@
 """Routing attention written straight from the definitions: float64, loops over tokens, no thought of speed."""
 
 import torch
-from helpers.reference import heads, merged
+from reference.common import heads, merged
 from torch import Tensor
 
 

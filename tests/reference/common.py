@@ -1,0 +1,20 @@
+"""What the references share: masks, and projections to and from heads."""
+
+import torch
+from torch import Tensor, nn
+
+
+def some_valid(lengths: list[int], n: int) -> Tensor:
+    """(B, n): the first `length` tokens of each row are real."""
+    return torch.arange(n) < torch.tensor(lengths).unsqueeze(1)
+
+
+def heads(x: Tensor, linear: nn.Linear, count: int) -> Tensor:
+    """(B, N, D) through a weight to (B, H, N, d)."""
+    y = torch.einsum("bnd,ed->bne", x, linear.weight)
+    return torch.stack(y.chunk(count, dim=-1), dim=1)
+
+
+def merged(o: Tensor) -> Tensor:
+    """(B, H, N, d) to (B, N, D)."""
+    return torch.cat(o.unbind(1), dim=-1)
