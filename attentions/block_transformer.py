@@ -71,10 +71,10 @@ class BlockTransformer(Stack):
         block: int = 4,
         prefixes: int = 2,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, pattern)
         check_support(self, pattern)
         _check_options(shape, block, prefixes)
-        self.shape, self.pattern, self.block, self.prefixes = shape, pattern, block, prefixes
+        self.block, self.prefixes = block, prefixes
         own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
         depth = shape.depth // 2
         windows = replace(shape, depth=depth, length=prefixes + block, memory=0)

@@ -128,7 +128,7 @@ class FIT(Stack):
         group: int | None = None,
         latents: int = 4,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, pattern)
         check_support(self, pattern)
         if shape.depth < self.min_depth:
             raise ValueError(f"depth={shape.depth}: FIT needs a local and a latent layer")
@@ -140,7 +140,7 @@ class FIT(Stack):
                 f"group={group} is longer than the design length {shape.length}: use attention.group<={shape.length}"
             )
         stages = read_layout(split_depth(shape.depth) if layout is None else layout, shape.depth)
-        self.shape, self.pattern, self.group, self.latents = shape, pattern, group, latents
+        self.group, self.latents = group, latents
         self.segments: Sequence[Segment] = nn.ModuleList(  # type: ignore[assignment]
             Segment(shape, pattern, feedforward, local, latent, latents) for local, latent in stages[:-1]
         )

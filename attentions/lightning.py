@@ -40,8 +40,8 @@ class LinearAttention(Mixer):
     slope: Tensor
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, block: int) -> None:
-        super().__init__()
-        self.shape, self.pattern, self.block = shape, pattern, block
+        super().__init__(shape, pattern)
+        self.block = block
         slope = torch.tensor(alibi_slopes(shape.heads)) * (1 - layer / layers)
         self.register_buffer("slope", slope, persistent=False)  # (H,)
 

@@ -89,9 +89,8 @@ class ResidualStack(Stack):
         cross_attention: Sequence[Attention] = (),
         feedforward: MakeFeedForward = MLP,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, (cross_attention or self_attention)[0].pattern)
         crosses: Sequence[Attention | None] = cross_attention or [None] * len(self_attention)
-        self.pattern = (cross_attention or self_attention)[0].pattern
         self.layers: Sequence[ResidualLayer] = nn.ModuleList(  # type: ignore[assignment]
             ResidualLayer(shape, own, cross, feedforward) for own, cross in zip(self_attention, crosses, strict=True)
         )
@@ -123,14 +122,18 @@ class ResidualStack(Stack):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         states = []
-        for layer, before in zip(self.layers, state, strict=True):
-            x_t, after = layer.step(x_t, before)
-            states.append(after)
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            x_t, layer_state = layer.step(x_t, layer_state)
+            states.append(layer_state)
         return self.norm(x_t), states
 
     def state_size(self, n: int, m: int = 0) -> int:
-        return sum(
-            layer.self_attention.state_size(n)
-            + (layer.cross_attention.state_size(n, m) if layer.cross_attention is not None else 0)
-            for layer in self.layers
-        )
+        return sum(attention.state_size(n, m if attention.pattern.cross else 0) for attention in self._attentions())
+
+    @property
+    def decodes_by_recomputation(self) -> bool:
+        return any(attention.decodes_by_recomputation for attention in self._attentions())
+
+    def _attentions(self) -> list[Attention]:
+        every = [attention for layer in self.layers for attention in (layer.self_attention, layer.cross_attention)]
+        return [attention for attention in every if attention is not None]

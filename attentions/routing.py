@@ -71,8 +71,8 @@ class Routed(Mixer):
         local_window: int,
         membership: Membership,
     ) -> None:
-        super().__init__()
-        self.shape, self.pattern, self.centroids, self.window = shape, pattern, centroids, window
+        super().__init__(shape, pattern)
+        self.centroids, self.window = centroids, window
         self.local_heads, self.local_window, self.membership = local_heads, local_window, membership
         self.shared = pattern is Pattern.CAUSAL_SELF  # keys are normed queries
         self.pointwise = pattern.causal and membership == "strict"  # queries go to their nearest centroid

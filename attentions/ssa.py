@@ -77,9 +77,8 @@ class Subsampled(Mixer):
         dense_after: int,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.shape, self.pattern, self.layer = shape, pattern, layer
-        self.form, self.reduction, self.sigma = form, reduction, sigma
+        super().__init__(shape, pattern)
+        self.layer, self.form, self.reduction, self.sigma = layer, form, reduction, sigma
         self.samples, self.dense_after, self.seed = samples, dense_after, seed
         self.dense = Softmax(shape, pattern)
         self.counter = 0

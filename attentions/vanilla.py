@@ -15,10 +15,6 @@ from attentions.ops.kv_cache import KVCache
 class Softmax(Mixer):
     """Exact softmax attention. `attend` does the arithmetic; everything else is bookkeeping."""
 
-    def __init__(self, shape: Shape, pattern: Pattern) -> None:
-        super().__init__()
-        self.shape, self.pattern = shape, pattern
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """`mask` (B, 1, 1, M), True = attend; `causal` needs M = N. Never both."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
