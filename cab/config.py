@@ -1,11 +1,11 @@
-"""From a composed configuration to typed objects, with one clear line for every value that does not fit.
+"""From a composed configuration to typed objects: what a command is to do, checked.
 
-The only module besides the command lines that knows Hydra. Anything wrong with what the user asked for is a UserError.
+A value that does not fit is a UserError of one line that names it.
 """
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
@@ -19,10 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
-from attentions.base import Pattern, Shape, Unsupported
+from attentions.base import Attention, Pattern, Shape, Stack, Unsupported
 from attentions.slots import Family
 from cab import ROOT
 from cab.errors import NoSuchPattern, UserError
+from cab.store.fingerprint import own_fingerprint
 from tasks.base import Data, Task
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -92,15 +93,17 @@ class Tracking:
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class Request:
-    """Everything a command line asks for, checked."""
+    """What the command line of one cell asks for, checked."""
 
     attention: str
-    """Name of the group choice; the options are in `resolved`."""
+    """The family's name in records; its options are in `resolved`."""
     task: str
     size: str
     family: Any  # attentions.slots.Family, which pydantic cannot look into
-    small: Any
+    small_family: Any
     """The family with the options under `check:` in its YAML, for cab.check.gate."""
+    family_arguments: list[str]
+    """The arguments of a command line that choose the family and its options."""
     pattern: Pattern
     make_task: Callable[..., Any]
     shape: Shape
@@ -114,13 +117,15 @@ class Request:
     rerun: bool
     measure: bool
     resolved: dict[str, Any]
+    """The configuration without interpolations. A family of the user's own has the hash of its source in
+    attention._source_, so that a changed file makes a new cell."""
 
     def build_task(self) -> Task:
         return self.make_task(self.pattern, self.shape, self.data, self.seed, self.results / "cache")
 
 
-def load(config: DictConfig, attention: str, task: str) -> Request:
-    """`attention` and `task` are the names of the group choices. Raises UserError for anything that does not fit."""
+def load(config: DictConfig, attention: str, task: str, family_arguments: Sequence[str] = ()) -> Request:
+    """The request of a configuration, given the names of family and task. Raises UserError."""
     with user_errors():
         for key in OmegaConf.missing_keys(config):
             raise UserError(f"{key} is missing: give it as {key}=...")
@@ -129,44 +134,58 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
     resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
     resolved["attention"].pop(CHECK, None)
     pattern = Pattern(resolved["pattern"])
-    make_task = part("task", config.task)
-    known = make_task.func.patterns
-    if pattern not in known:
-        raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(known)}")
+    make_task = make_partial("task", config.task)
+    patterns = make_task.func.patterns
+    if pattern not in patterns:
+        raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(patterns)}")
+    family = make_family(config)
+    if not is_built_in(family.func.__module__):
+        resolved["attention"]["_source_"] = own_fingerprint(family.func)
     return Request(
         attention=attention,
         task=task,
-        size=checked("size", str, resolved["size"]),
-        family=family(config),
-        small=family(config, small=True),
+        size=validate("size", str, resolved["size"]),
+        family=family,
+        small_family=make_family(config, small=True),
+        family_arguments=list(family_arguments),
         pattern=pattern,
         make_task=make_task,
-        shape=checked("model", Shape, resolved["model"]),
-        data=checked("data", Data, resolved["data"]),
-        seed=checked("seed", Seed, resolved["seed"]),
-        training=checked("train", Training, resolved["train"]),
-        efficiency=checked("efficiency", Efficiency, resolved["efficiency"]),
-        device=checked("device", Device, resolved["device"]),
-        tracking=checked("wandb", Tracking, resolved["wandb"]),
-        results=Path(checked("results", str, resolved["results"])).expanduser().absolute(),
-        rerun=checked("rerun", bool, resolved["rerun"]),
-        measure=checked("measure", bool, resolved["measure"]),
+        shape=validate("model", Shape, resolved["model"]),
+        data=validate("data", Data, resolved["data"]),
+        seed=validate("seed", Seed, resolved["seed"]),
+        training=validate("train", Training, resolved["train"]),
+        efficiency=validate("efficiency", Efficiency, resolved["efficiency"]),
+        device=validate("device", Device, resolved["device"]),
+        tracking=validate("wandb", Tracking, resolved["wandb"]),
+        results=Path(validate("results", str, resolved["results"])).expanduser().absolute(),
+        rerun=validate("rerun", bool, resolved["rerun"]),
+        measure=validate("measure", bool, resolved["measure"]),
         resolved=resolved,
     )
 
 
-def family(config: DictConfig, small: bool = False) -> Family:
-    """The family with its options; `small` puts those under `check:` in their place."""
+def is_built_in(module: str) -> bool:
+    """Whether a module, or a class given by its path, is one of ours."""
+    return module.partition(".")[0] == "attentions"
+
+
+def make_family(config: DictConfig, small: bool = False) -> Family:
+    """The family with its options; with `small`, those under `check:` replace others."""
+    name = f"attention.{CHECK}" if small else "attention"
     options = copy.deepcopy(config.attention)
     with open_dict(options), user_errors(f"attention.{CHECK}: "):
-        for key, value in (options.pop(CHECK, None) or {}).items():
-            if small:
+        small_options = options.pop(CHECK, None) or {}
+        if small:
+            for key, value in small_options.items():
                 options[key] = value
-    return part(f"attention.{CHECK}" if small else "attention", options)
+    family: Family = make_partial(name, options)
+    if not (isinstance(family.func, type) and issubclass(family.func, Attention | Stack)):
+        raise UserError(f"{name}._target_={options._target_}: a subclass of Attention or Stack is needed")
+    return family
 
 
-def part(name: str, config: DictConfig) -> Any:
-    """A family or task, its options filled in and checked against its constructor."""
+def make_partial(name: str, config: DictConfig) -> Any:
+    """The constructor of a family or task with its options, which are checked against its type hints."""
     with user_errors(f"{name}: "):
         made = instantiate(config, _convert_="all")
     if not isinstance(made, partial):
@@ -181,15 +200,17 @@ def part(name: str, config: DictConfig) -> Any:
             raise UserError(f"{name}.{key}={value!r}: no such option; it has {', '.join(known) or 'none'}")
         if key not in hints:
             raise UserError(f"{name}.{key}: the constructor does not say of what type it is, as in `{key}: float`")
-        checked(f"{name}.{key}", hints[key], value)
+        validate(f"{name}.{key}", hints[key], value)
     return made
 
 
-def checked(name: str, kind: Any, value: Any) -> Any:
+def validate(name: str, kind: Any, value: Any) -> Any:
     """The value as `kind`; a dataclass is made from a mapping of its fields."""
     made_of_fields = is_dataclass(kind)
-    if made_of_fields and (unknown := set(value) - {field.name for field in fields(kind)}):
-        raise UserError(f"{name}.{min(unknown)}: no such setting")
+    if made_of_fields:
+        unknown = set(value) - {field.name for field in fields(kind)}
+        if unknown:
+            raise UserError(f"{name}.{min(unknown)}: no such setting")
     try:
         if is_pydantic_dataclass(kind):
             return kind(**value)

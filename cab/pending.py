@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from omegaconf import DictConfig
 
-from cab.command import FAILED, REFUSED, Requests, exit_codes
+from cab.command import FAILED, REFUSED, exit_codes
+from cab.compose import Composer
 from cab.config import Request, user_errors
 from cab.errors import NoSuchPattern, UserError
 from cab.machine import resolve_device, set_allocator, set_threads
@@ -26,12 +27,12 @@ Contents = dict[str, str]
 def pending(cells: Sequence[list[str]], compose: Compose) -> list[list[str]]:
     """The cells, lists of overrides, that have to run. Says of the others in a line each what they gave."""
     left, reasons, before = [], [], 0
-    request_of = Requests(compose)
+    composer = Composer(compose)
     contents: Contents = {}
     threads = torch.get_num_threads()
     for cell in cells:
         try:
-            request = request_of(cell)
+            request = composer.request(cell)
             set_threads(request.device.threads or threads)
             record = done(request, contents)
         except NoSuchPattern as error:

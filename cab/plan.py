@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cab.command import Requests, command_line, expand
+from cab.command import command_line
+from cab.compose import Composer, expand, parse_arguments
 from cab.config import Request
 from cab.errors import NoSuchPattern
 from cab.store.record import DamagedRecord, Record, identity_hash, read_record, record_path
@@ -47,10 +48,10 @@ def plan(overrides: Sequence[str]) -> list[Cell]:
     from cab.report.load import load
 
     known: dict[Path, list[Record]] = {}
-    cells, request_of = [], Requests()
+    cells, composer = [], Composer()
     for chosen in expand(overrides):
         try:
-            request = request_of(chosen)
+            request = composer.request(chosen)
         except NoSuchPattern as error:
             cells.append(Cell(tuple(chosen), "left out", str(error)))
             continue
@@ -135,11 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cab.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", help="as in cab.run")
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="goes without saying: a line of cab.run fits as it is"
     )
-    overrides = parser.parse_intermixed_args(arguments).overrides
+    overrides = parse_arguments(parser, arguments)
 
     def work() -> int:
         print("\n".join(lines(plan(overrides))))

@@ -10,7 +10,7 @@ from attentions.base import Pattern, Unsupported, core_parameters
 from attentions.slots import Slots
 from cab import ROOT, run
 from cab.check.__main__ import all_families
-from cab.command import compose_requests
+from cab.compose import compose_requests
 from cab.quality.cell import EXCESS_LIMIT
 from cab.store.record import all_records
 

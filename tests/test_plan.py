@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cab import ROOT
-from cab.command import compose_one, expand
+from cab.compose import compose_one, expand
 from cab.machine import resolve_device
 from cab.plan import duration, lines, main, plan
 from cab.quality.cell import quality_identity

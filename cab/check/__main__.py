@@ -9,74 +9,46 @@ examined. What was examined before with the same options and source is not exami
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from attentions.base import Pattern
-from cab import ROOT
 from cab.check.gate import Subject, checked
 from cab.command import FAILED, command_line
-from cab.config import CHECK, family, one_line, user_errors
-from cab.errors import UserError
+from cab.compose import compose_requests, parse_arguments
+from cab.config import Request
 from cab.report.check_matrix import matrix, write
 
 
-def compose_subjects(overrides: Sequence[str]) -> tuple[list[Subject], list[Pattern], Path, bool]:
-    """From the overrides of a command line: families, patterns, the results folder, and whether to examine anew."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
-    lists: dict[str, list[str]] = {"attention": all_families(), "pattern": list(Pattern)}
-    rest = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key in lists:
-            lists[key] = list(dict.fromkeys(value.split(",")))
-        else:
-            rest.append(override)
-    if unknown := set(lists["pattern"]) - set(Pattern):
-        raise UserError(f"pattern={min(unknown)}: no such pattern; use {', '.join(Pattern)}")
-    subjects = []
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for name in lists["attention"]:
-            try:
-                config = compose("config", [f"attention={name}", *rest])
-            except HydraException as error:
-                raise UserError(one_line(error)) from error
-            with user_errors():
-                options = OmegaConf.to_container(config.attention, resolve=True)
-            assert isinstance(options, dict)
-            kept = {str(key): value for key, value in options.items() if key != CHECK}
-            subjects.append(Subject(name, family(config), family(config, small=True), kept))
-    return subjects, [Pattern(name) for name in lists["pattern"]], Path(config.results).expanduser(), config.rerun
+def requests_to_check(arguments: Sequence[str]) -> list[Request]:
+    """A request per family and pattern: baselines first, the control last. Raises UserError."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    everything = {"attention": "glob(*)", "pattern": "glob(*)", "task": "recall"}  # recall has all patterns
+    defaults = [f"{key}={value}" for key, value in everything.items() if key not in given]
+    requests = compose_requests([*arguments, *defaults])
+    return sorted(requests, key=lambda request: (*_place(request.attention), list(Pattern).index(request.pattern)))
 
 
-def all_families() -> list[str]:
-    """The names in conf/attention: baselines first, the control last."""
-    names = [path.stem for path in (ROOT / "conf" / "attention").glob("*.yaml")]
-    return sorted(names, key=lambda name: ({"vanilla": 0, "eager": 1, "none": 3}.get(name, 2), name))
+def _place(name: str) -> tuple[int, str]:
+    return {"vanilla": 0, "eager": 1, "none": 3}.get(name, 2), name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cab.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", help="as in cab.run; attention= and pattern= take lists")
-    overrides = parser.parse_args(arguments).overrides
+    overrides = parse_arguments(parser, arguments)
 
     def work() -> int:
-        subjects, patterns, results, rerun = compose_subjects(overrides)
+        requests = requests_to_check(overrides)
+        results = requests[0].results
         records = []
-        for subject in subjects:
-            for pattern in patterns:
-                record, before = checked(subject, pattern, results, rerun)
-                took = "known" if before else f"{record.provenance['seconds']:.1f} s"
-                print(f"  {subject.name}, {pattern}: {record.status} ({took})", flush=True)
-                records.append(record)
+        for request in requests:
+            record, done = checked(Subject.of(request), request.pattern, results, request.rerun)
+            took = "done" if done else f"{record.provenance['seconds']:.1f} s"
+            print(f"  {request.attention}, {request.pattern}: {record.status} ({took})", flush=True)
+            records.append(record)
         print(f"\n{matrix(records)}\n")
-        whole = all(override.partition("=")[0] in ("results", "rerun") for override in overrides)
-        stem = results / "leaderboard" / ("checks" if whole else "selected-checks")
+        selection = {override.partition("=")[0] for override in overrides} - {"results", "rerun", "--config-dir"}
+        stem = results / "leaderboard" / ("selected-checks" if selection else "checks")
         print(f"files: {', '.join(map(str, write(records, stem)))}")
         return FAILED if any(record.status == "failed_check" for record in records) else 0
 

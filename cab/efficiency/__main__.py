@@ -9,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cab.command import FAILED, command_line, compose_one, expand
+from cab.command import FAILED, command_line
+from cab.compose import Composer, expand, parse_arguments
 from cab.config import Request
 from cab.efficiency.cell import efficiency_cells
 from cab.errors import UserError
@@ -22,24 +23,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cab.efficiency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "overrides", nargs="*", help="as in cab.run -m; what differs in attention= only is measured in turns"
-    )
-    overrides = parser.parse_args(arguments).overrides
+    overrides = parse_arguments(parser, arguments)
 
     def work() -> int:
         if (count := distributed.world()) > 1:
             raise UserError(
                 f"started as {count} processes: cost is that of one device, start it without torchrun or srun"
             )
-        together: dict[tuple[str, ...], list[Request]] = {}
+        composer = Composer()
+        together: dict[tuple[str, ...], dict[str, Request]] = {}  # by choice of attention=
         for chosen in expand(overrides):
             rest = tuple(one for one in chosen if not one.startswith("attention="))
-            together.setdefault(rest, []).append(compose_one(chosen))
+            request = composer.request(chosen)
+            choices = [one.removeprefix("attention=") for one in chosen if one.startswith("attention=")]
+            together.setdefault(rest, {})[choices[0] if choices else request.attention] = request
         failed = False
-        for rest, requests in together.items():
-            families = ",".join(request.attention for request in requests)
-            found = efficiency_cells(requests, "cab.efficiency", [f"attention={families}", *rest])
+        for rest, chosen_requests in together.items():
+            requests = list(chosen_requests.values())
+            found = efficiency_cells(requests, "cab.efficiency", [f"attention={','.join(chosen_requests)}", *rest])
             for request, (record, before) in zip(requests, found, strict=True):
                 if not before:
                     mirror_costs(request, record)
