@@ -96,6 +96,12 @@ def request_of(config: DictConfig, hydra: HydraConf) -> Request:
     return load(config, name, choices["task"], family_arguments)
 
 
+def built_in_families() -> list[str]:
+    """The names in our conf/attention: baselines first, the control last."""
+    names = [path.stem for path in (ROOT / "conf" / "attention").glob("*.yaml")]
+    return sorted(names, key=lambda name: ({"vanilla": 0, "eager": 1, "none": 3}.get(name, 2), name))
+
+
 def own_arguments(hydra: HydraConf) -> list[str]:
     """The arguments that make Hydra find the user's own YAML, for commands in records."""
     sources = hydra.runtime.config_sources
@@ -151,8 +157,9 @@ def _use_own_folders(hydra: HydraConf) -> None:
             continue
         folder: Traversable = Path(source.path) if source.schema == "file" else files(source.path.replace("/", "."))
         for path in ours:
-            if folder.joinpath(str(path)).is_file():
-                raise UserError(f"{folder.joinpath(str(path))}: {path.stem} is a {path.parent} of CAB, rename yours")
+            own = folder.joinpath(str(path))
+            if own.is_file():
+                raise UserError(f"{own}: CAB has {path.parent}={path.stem} already, rename yours")
         if source.schema == "file":
             folders.append(source.path)
     sys.path += [path for path in folders if path not in sys.path]
@@ -168,12 +175,12 @@ def _family(choice: str, config: DictConfig, hydra: HydraConf) -> tuple[str, lis
     assert isinstance(resolved, dict)
     options: dict[str, Any] = {str(key): value for key, value in resolved.items() if key not in (CHECK, "_partial_")}
     target = str(options.pop("_target_", ""))
-    built_in = {path.stem for path in (ROOT / "conf" / "attention").glob("*.yaml")}
+    built_in = built_in_families()
     arguments = [*own_arguments(hydra), f"attention={choice}"]
     if choice not in built_in or is_built_in(target):
         return choice, arguments + [f"attention.{key}={json.dumps(value)}" for key, value in options.items()]
     name = target.rpartition(".")[2]
     if name in built_in:
-        raise UserError(f"attention._target_={target}: {name} is a family of CAB, use another name for the class")
+        raise UserError(f"attention._target_={target}: CAB has attention={name} already, rename the class")
     arguments += [f"attention._target_={target}"]
     return name, arguments + [f"++attention.{key}={json.dumps(value)}" for key, value in options.items()]

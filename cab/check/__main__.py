@@ -13,22 +13,23 @@ from collections.abc import Sequence
 from attentions.base import Pattern
 from cab.check.gate import Subject, checked
 from cab.command import FAILED, command_line
-from cab.compose import compose_requests, parse_arguments
+from cab.compose import built_in_families, compose_requests, parse_arguments
 from cab.config import Request
 from cab.report.check_matrix import matrix, write
 
 
 def requests_to_check(arguments: Sequence[str]) -> list[Request]:
-    """A request per family and pattern: baselines first, the control last. Raises UserError."""
+    """A request per family and pattern, the user's own families last. Raises UserError."""
     given = {argument.partition("=")[0] for argument in arguments}
     everything = {"attention": "glob(*)", "pattern": "glob(*)", "task": "recall"}  # recall has all patterns
     defaults = [f"{key}={value}" for key, value in everything.items() if key not in given]
-    requests = compose_requests([*arguments, *defaults])
-    return sorted(requests, key=lambda request: (*_place(request.attention), list(Pattern).index(request.pattern)))
+    families, patterns = built_in_families(), list(Pattern)
 
+    def place(request: Request) -> tuple[int, str, int]:
+        number = families.index(request.attention) if request.attention in families else len(families)
+        return number, request.attention, patterns.index(request.pattern)
 
-def _place(name: str) -> tuple[int, str]:
-    return {"vanilla": 0, "eager": 1, "none": 3}.get(name, 2), name
+    return sorted(compose_requests([*arguments, *defaults]), key=place)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
