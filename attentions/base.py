@@ -1,8 +1,8 @@
 """The contract between attention families and everything that uses them.
 
-A family is one file. It is either an `Attention` (a sublayer: projections, a `Mixer`, an output projection) or a
-`Stack` (a whole network of layers, for methods that have no meaning as a single layer). It declares in `support` the
-patterns that it knows, imports torch and nothing of the layers above.
+A family is an `Attention` (one sublayer, such as projections, a `Mixer` and an output projection) or a `Stack` (a
+network of layers, for methods that are not defined as a single layer). It declares its patterns in `support`. This
+package imports torch and nothing else of the project.
 
 Patterns, for queries x and memory m (CAB, Zhang et al., ICML 2023, arXiv 2210.07661, section 2):
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 State = Any
-"""What a family keeps while decoding. A state that was handed to `step` is used up: go on with the returned one."""
+"""What a family keeps while decoding. `step` may change the state that it gets: continue with the returned one."""
 
 
 class Pattern(StrEnum):
@@ -73,7 +73,7 @@ class Shape:
 
 
 class Unsupported(ValueError):
-    """A combination that is valid to ask for and impossible to build. The message is the reason; it becomes a row."""
+    """A valid combination that cannot be built. The message is the reason; the cell is recorded with it."""
 
 
 class Mixer(nn.Module):
@@ -190,7 +190,7 @@ class Attention(SequenceModule):
 
 
 class ProjectedAttention(Attention):
-    """Projections, a mixer, an output projection. A family that needs more overrides one of the three small methods."""
+    """Projections, a mixer, an output projection. A family can override `queries`, `keys_values` and `output`."""
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, mixer: Mixer) -> None:
         super().__init__(shape, pattern, layer, layers)
@@ -264,7 +264,7 @@ class Stack(SequenceModule):
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Raises ValueError unless an option is a whole number of at least `least`."""
+    """Raises ValueError unless an option is an integer of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
 
@@ -277,13 +277,13 @@ def check_support(family: SequenceModule, pattern: Pattern) -> None:
 
 
 def check_causal(pattern: Pattern) -> None:
-    """Raises ValueError where decoding has no meaning."""
+    """Raises ValueError for patterns that are not decoded token by token."""
     if not pattern.causal:
         raise ValueError(f"{pattern} cannot be decoded token by token: only causal patterns can")
 
 
 def check_memory(pattern: Pattern, memory: Tensor | None) -> None:
-    """Raises ValueError unless there is memory exactly where the pattern has it."""
+    """Raises ValueError if there is no memory in a cross pattern, or one in a self pattern."""
     if pattern.cross != (memory is not None):
         raise ValueError(f"{pattern} {'needs a' if pattern.cross else 'takes no'} memory")
 
@@ -294,8 +294,8 @@ def zero_padding(y: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def after_step(model: nn.Module, add_up: Callable[[Tensor], object] | None = None) -> None:
-    """Tells every attention and stack in the model that an optimiser step was made. `add_up` adds up a tensor in place
-    over the processes that shared its batch; without it there was one."""
+    """Calls `after_step` on every attention and stack in the model. With several processes, `add_up` first sums what
+    they observed, in place (an all-reduce)."""
     for module in model.modules():
         if isinstance(module, SequenceModule):
             if add_up is not None:

@@ -206,7 +206,7 @@ class TokenStack(ResidualStack):
         queries = inner[:, self.prefixes :]
         mixed, state = own.mixer.prefill(own.queries(queries), *own.keys_values(inner), valid)
         x = x[:, self.prefixes :] + own.output(mixed, queries)
-        return self.norm(layer._feed(x, None if valid is None else valid[:, self.prefixes :])), state
+        return self.norm(layer._add_feedforward(x, None if valid is None else valid[:, self.prefixes :])), state
 
 
 class WindowAttention(Vanilla):

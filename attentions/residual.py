@@ -2,8 +2,8 @@
 
     x <- x + self_attention(norm(x));  x <- x + cross_attention(norm(x), memory);  x <- x + feedforward(norm(x))
 
-and a final norm. Pre-norm as in GPT-2 (Radford et al. 2019); backbones that were post-norm run pre-norm here, for
-every family alike.
+and a final norm. Pre-norm as in GPT-2 (Radford et al. 2019). Backbones that are post-norm in their paper are pre-norm
+here, with every family.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class MLP(FeedForward):
 
 
 MakeFeedForward = Callable[[int, int], FeedForward]
-"""(dim, hidden) to a feed-forward."""
+"""Makes a feed-forward of (dim, hidden)."""
 
 
 class ResidualLayer(nn.Module):
@@ -54,7 +54,7 @@ class ResidualLayer(nn.Module):
         if self.cross_attention is not None and self.cross_norm is not None:
             y, more = self.cross_attention(self.cross_norm(x), memory, valid, memory_valid)
             x, auxiliary = x + y, auxiliary + more
-        return self._feed(x, valid), auxiliary
+        return self._add_feedforward(x, valid), auxiliary
 
     def prefill(self, x: Tensor, memory: Tensor | None, memory_valid: Tensor | None) -> tuple[Tensor, State]:
         y, own = self.self_attention.prefill(self.self_norm(x))
@@ -62,7 +62,7 @@ class ResidualLayer(nn.Module):
         if self.cross_attention is not None and self.cross_norm is not None:
             y, cross = self.cross_attention.prefill(self.cross_norm(x), memory, memory_valid)
             x = x + y
-        return self._feed(x, None), (own, cross)
+        return self._add_feedforward(x, None), (own, cross)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         own, cross = state
@@ -71,16 +71,16 @@ class ResidualLayer(nn.Module):
         if self.cross_attention is not None and self.cross_norm is not None:
             y, cross = self.cross_attention.step(self.cross_norm(x), cross)
             x = x + y
-        return self._feed(x, None), (own, cross)
+        return self._add_feedforward(x, None), (own, cross)
 
-    def _feed(self, x: Tensor, valid: Tensor | None) -> Tensor:
+    def _add_feedforward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         if self.feedforward is None or self.norm is None:
             return x
         return x + self.feedforward(self.norm(x), valid)
 
 
 class ResidualStack(Stack):
-    """`shape.depth` residual layers: one self attention each and, in decoders with memory, one cross attention each."""
+    """Residual layers with one self attention each and, in decoders with memory, one cross attention each."""
 
     def __init__(
         self,

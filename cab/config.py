@@ -144,22 +144,22 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
     return Request(
         attention=attention,
         task=task,
-        size=validate("size", str, resolved["size"]),
+        size=checked("size", str, resolved["size"]),
         family=family,
         small_family=make_family(config, small=True),
         family_arguments=list(family_arguments),
         pattern=pattern,
         make_task=make_task,
-        shape=validate("model", Shape, resolved["model"]),
-        data=validate("data", Data, resolved["data"]),
-        seed=validate("seed", Seed, resolved["seed"]),
-        training=validate("train", Training, resolved["train"]),
-        efficiency=validate("efficiency", Efficiency, resolved["efficiency"]),
-        device=validate("device", Device, resolved["device"]),
-        tracking=validate("wandb", Tracking, resolved["wandb"]),
-        results=Path(validate("results", str, resolved["results"])).expanduser().absolute(),
-        rerun=validate("rerun", bool, resolved["rerun"]),
-        measure=validate("measure", bool, resolved["measure"]),
+        shape=checked("model", Shape, resolved["model"]),
+        data=checked("data", Data, resolved["data"]),
+        seed=checked("seed", Seed, resolved["seed"]),
+        training=checked("train", Training, resolved["train"]),
+        efficiency=checked("efficiency", Efficiency, resolved["efficiency"]),
+        device=checked("device", Device, resolved["device"]),
+        tracking=checked("wandb", Tracking, resolved["wandb"]),
+        results=Path(checked("results", str, resolved["results"])).expanduser().absolute(),
+        rerun=checked("rerun", bool, resolved["rerun"]),
+        measure=checked("measure", bool, resolved["measure"]),
         resolved=resolved,
     )
 
@@ -200,17 +200,15 @@ def make_partial(name: str, config: DictConfig) -> Any:
             raise UserError(f"{name}.{key}={value!r}: no such option; it has {', '.join(known) or 'none'}")
         if key not in hints:
             raise UserError(f"{name}.{key}: the constructor does not say of what type it is, as in `{key}: float`")
-        validate(f"{name}.{key}", hints[key], value)
+        checked(f"{name}.{key}", hints[key], value)
     return made
 
 
-def validate(name: str, kind: Any, value: Any) -> Any:
+def checked(name: str, kind: Any, value: Any) -> Any:
     """The value as `kind`; a dataclass is made from a mapping of its fields."""
     made_of_fields = is_dataclass(kind)
-    if made_of_fields:
-        unknown = set(value) - {field.name for field in fields(kind)}
-        if unknown:
-            raise UserError(f"{name}.{min(unknown)}: no such setting")
+    if made_of_fields and (unknown := set(value) - {field.name for field in fields(kind)}):
+        raise UserError(f"{name}.{min(unknown)}: no such setting")
     try:
         if is_pydantic_dataclass(kind):
             return kind(**value)
