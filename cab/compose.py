@@ -19,7 +19,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.conf import HydraConf
+from hydra.conf import ConfigSourceInfo, HydraConf
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,8 +34,8 @@ from cab.config import CHECK, Request, is_built_in, load, one_line, user_errors
 from cab.errors import UserError
 
 CONFIG_DIR = "--config-dir="
-OWN_PROVIDERS = ("command-line", "hydra.searchpath in command-line", "hydra.searchpath in main")
-"""What Hydra calls the places of a user's own YAML."""
+FROM_CONFIG_DIR, FROM_SEARCH_PATH = "command-line", "hydra.searchpath in command-line"
+"""What Hydra calls the origins of folders with a user's own YAML."""
 
 
 def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> list[str]:
@@ -86,13 +86,15 @@ class Composer:
 
 
 def request_of(config: DictConfig, hydra: HydraConf) -> Request:
-    """The request of a composed configuration; `hydra` is Hydra's own part of it. Raises UserError."""
-    config = copy.deepcopy(config)
-    with open_dict(config):
-        config.pop("hydra", None)
+    """The request of a composed configuration, from which `hydra`, Hydra's own part of it, is removed.
+
+    Raises UserError.
+    """
     _use_own_folders(hydra)
     choices = hydra.runtime.choices
-    name, family_arguments = _family(choices["attention"], config, hydra)
+    name, family_arguments = _family(choices["attention"], config, own_arguments(hydra))
+    with open_dict(config):
+        config.pop("hydra", None)
     return load(config, name, choices["task"], family_arguments)
 
 
@@ -105,8 +107,8 @@ def built_in_families() -> list[str]:
 def own_arguments(hydra: HydraConf) -> list[str]:
     """The arguments that make Hydra find the user's own YAML, for commands in records."""
     sources = hydra.runtime.config_sources
-    found = [_config_dir(source.path) for source in sources if source.provider == OWN_PROVIDERS[0]]
-    others = [f"{source.schema}://{source.path}" for source in sources if source.provider == OWN_PROVIDERS[1]]
+    found = [_config_dir(source.path) for source in sources if source.provider == FROM_CONFIG_DIR]
+    others = [f"{source.schema}://{source.path}" for source in sources if source.provider == FROM_SEARCH_PATH]
     return found + ([f"hydra.searchpath=[{','.join(others)}]"] if others else [])
 
 
@@ -130,7 +132,7 @@ def _hydra(command_line: Sequence[str]) -> Iterator[tuple[Hydra, list[str]]]:
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: no such folder")
-        search_path.prepend(OWN_PROVIDERS[0], f"file://{folder}", SearchPathQuery(provider="schema"))
+        search_path.prepend(FROM_CONFIG_DIR, f"file://{folder}", SearchPathQuery(provider="schema"))
     outer = get_gh_backup()
     setbase("1.3")
     try:
@@ -148,27 +150,34 @@ def _config_dir(folder: str) -> str:
 
 
 def _use_own_folders(hydra: HydraConf) -> None:
-    """Makes Python look for modules in folders of the user's own YAML. Raises UserError where a file there has the name
-    of one of ours: Hydra would silently read ours."""
-    ours = [path.relative_to(ROOT / "conf") for path in sorted((ROOT / "conf").glob("*/**/*.yaml"))]
+    """Makes Python look for modules in the current folder and in those of the user's own YAML.
+
+    Raises UserError if a file there has the name of one of ours, because Hydra would silently use ours.
+    """
     folders = [os.getcwd()]
     for source in hydra.runtime.config_sources:
-        if source.provider not in OWN_PROVIDERS:
-            continue
+        if source.provider in (FROM_CONFIG_DIR, FROM_SEARCH_PATH):
+            _check_names(source)
+            folders += [source.path] if source.schema == "file" else []
+    sys.path += [folder for folder in folders if folder not in sys.path]
+
+
+def _check_names(source: ConfigSourceInfo) -> None:
+    try:
         folder: Traversable = Path(source.path) if source.schema == "file" else files(source.path.replace("/", "."))
-        for path in ours:
-            own = folder.joinpath(str(path))
-            if own.is_file():
-                raise UserError(f"{own}: CAB has {path.parent}={path.stem} already, rename yours")
-        if source.schema == "file":
-            folders.append(source.path)
-    sys.path += [path for path in folders if path not in sys.path]
+    except ModuleNotFoundError as error:
+        raise UserError(f"{source.schema}://{source.path}: {error}") from error
+    for path in sorted((ROOT / "conf").glob("*/**/*.yaml")):
+        name = path.relative_to(ROOT / "conf")
+        own = folder.joinpath(str(name))
+        if own.is_file():
+            raise UserError(f"{own}: CAB has {name.parent}={name.stem} already, rename yours")
 
 
-def _family(choice: str, config: DictConfig, hydra: HydraConf) -> tuple[str, list[str]]:
+def _family(choice: str, config: DictConfig, own: Sequence[str]) -> tuple[str, list[str]]:
     """The name of a cell's family, and the arguments that choose it and its options.
 
-    It is the name of the YAML, but of a class given as attention._target_= in place of a built-in one that class's.
+    The name is that of the YAML; if attention._target_= replaces the class of a built-in family, it is the class's.
     """
     with user_errors():
         resolved = OmegaConf.to_container(config.attention, resolve=True)
@@ -176,7 +185,7 @@ def _family(choice: str, config: DictConfig, hydra: HydraConf) -> tuple[str, lis
     options: dict[str, Any] = {str(key): value for key, value in resolved.items() if key not in (CHECK, "_partial_")}
     target = str(options.pop("_target_", ""))
     built_in = built_in_families()
-    arguments = [*own_arguments(hydra), f"attention={choice}"]
+    arguments = [*own, f"attention={choice}"]
     if choice not in built_in or is_built_in(target):
         return choice, arguments + [f"attention.{key}={json.dumps(value)}" for key, value in options.items()]
     name = target.rpartition(".")[2]

@@ -106,6 +106,17 @@ def test_every_command_of_the_document_works_from_an_empty_folder(tmp_path):
     assert (again.returncode, "already" in again.stdout or "recorded before" in again.stdout) == (0, True), again
 
 
+@pytest.mark.slow
+def test_processes_of_torchrun_find_the_family(tmp_path):
+    """In a folder that is not the current one."""
+    write_example(tmp_path / "outside")
+    command = "python -m torch.distributed.run --standalone --nproc-per-node 2 -m cab.run --config-dir outside"
+    done = call(tmp_path, command, "attention=mine", *TINY, "train.micro_batch=1", f"results={tmp_path}")
+    assert done.returncode == 0, done
+    [(_, record)] = all_records(tmp_path)
+    assert record.result["training"]["processes"] == 2
+
+
 LEAK = "def mix(x):\n    return x.flip(1).cumsum(1).flip(1)\n"
 RIGHT = "def mix(x):\n    return x.cumsum(1)\n"
 PACKAGE = """
