@@ -41,7 +41,9 @@ FROM_CONFIG_DIR, FROM_SEARCH_PATH = "command-line", "hydra.searchpath in command
 def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> list[str]:
     """The command line of a command other than cab.run. `parser` may have further options; they are ignored here."""
     parser.add_argument("overrides", nargs="*", help="as in cab.run")
-    parser.add_argument("--config-dir", metavar="DIR", help="a folder with YAML of your own: DIR/attention/mine.yaml")
+    parser.add_argument(
+        "--config-dir", "-cd", metavar="DIR", help="a folder with YAML of your own: DIR/attention/mine.yaml"
+    )
     given = parser.parse_intermixed_args(arguments)
     return ([] if given.config_dir is None else [_config_dir(given.config_dir)]) + given.overrides
 

@@ -117,6 +117,17 @@ def test_processes_of_torchrun_find_the_family(tmp_path):
     assert record.result["training"]["processes"] == 2
 
 
+@pytest.mark.slow
+def test_jobs_of_a_launcher_find_the_family(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    write_example(tmp_path / "outside")
+    command = "python -m cab.run --config-dir outside -m hydra/launcher=submitit_local hydra.launcher.timeout_min=5"
+    done = call(tmp_path, command, "attention=mine", *TINY, f"results={tmp_path}")
+    assert done.returncode == 0, done
+    [(_, record)] = all_records(tmp_path)
+    assert (record.cell["attention"], record.status) == ("mine", "ok")
+
+
 LEAK = "def mix(x):\n    return x.flip(1).cumsum(1).flip(1)\n"
 RIGHT = "def mix(x):\n    return x.cumsum(1)\n"
 PACKAGE = """

@@ -1,20 +1,20 @@
 """Which code decides an answer: hashes of source files and of everything that they import.
 
-An import counts where its module belongs to the project or to the same code of the user's own: to the same top-level
-package or, for a single file, to the same folder. Only what an import statement names is found, and a file without
-.py is not.
+Imports are followed into the project and, for code of the user's own, into the same top-level package or, for a single
+file, the same folder. Only import statements are followed, and only files that end with .py count.
 """
 
 import ast
 import hashlib
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 PROJECT = ("attentions", "cab", "tasks")
 INSTALLED = ("site-packages", "dist-packages")
-"""Folders whose files do not belong together."""
+"""Folders of installed packages: their files are no neighbours of a single file."""
 
 
 def fingerprint(*objects: object) -> str:
@@ -28,7 +28,7 @@ def own_fingerprint(kind: object) -> str:
     return _hash({name: source for name, source in sources.items() if not _in_project(name)})
 
 
-def _sources(objects: "list[object] | tuple[object, ...]") -> dict[str, bytes]:
+def _sources(objects: Sequence[object]) -> dict[str, bytes]:
     """The name and content of every file that counts."""
     waiting: set[str] = set()
     packages: set[str] = set()
