@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape, State, Unsupported, after_step
-from attentions.slots import Family, Slots, whole_stack
+from attentions.slots import Family, Slots, is_stack
 
 DIM, HEADS, HIDDEN, DEPTH = 32, 4, 256, 2
 """The feed-forward is wide, so that a family with more parameters than vanilla still meets the equal budget."""
@@ -125,7 +125,7 @@ def normal(random: torch.Generator, *size: int) -> Tensor:
 
 def specimens(family: Family, pattern: Pattern, setting: Setting) -> list[Specimen]:
     """All models of a setting. Raises Unsupported, or ValueError where the options do not fit the design length."""
-    levels = ["stack", "layer"] if setting.exhaustive and not whole_stack(family) else ["stack"]
+    levels = ["stack", "layer"] if setting.exhaustive and not is_stack(family) else ["stack"]
     made = []
     with kept_random_state():
         for level in levels:
@@ -141,7 +141,7 @@ def specimens(family: Family, pattern: Pattern, setting: Setting) -> list[Specim
 
 
 def build(family: Family, pattern: Pattern, setting: Setting, level: str) -> nn.Module:
-    depth = max(DEPTH, family.func.min_depth) if whole_stack(family) else DEPTH  # type: ignore[attr-defined]
+    depth = max(DEPTH, family.func.min_depth) if is_stack(family) else DEPTH  # type: ignore[attr-defined]
     shape = Shape(DIM, HEADS, depth, HIDDEN, setting.length, setting.memory if pattern.cross else 0)
     if level == "layer":
         return Slots(family, pattern).layer("check", pattern, replace(shape, hidden=0), 0, depth)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import log
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -73,6 +73,7 @@ class Measurement:
     parameters     core parameters of what is timed
     state_numbers  prefill and decode: numbers kept per sequence after the prompt, by the family's own account
     state_bytes    prefill and decode: bytes that the state after the prompt holds on to, for the whole batch
+    decoding       prefill and decode: "state", or "recomputation" where every step computes all outputs so far again
     """
 
     subject: str
@@ -87,6 +88,7 @@ class Measurement:
     parameters: int | None = None
     state_numbers: int | None = None
     state_bytes: int | None = None
+    decoding: Literal["state", "recomputation"] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,7 +19,7 @@ have if it were built for it.
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class Work:
     """Numbers kept per sequence after the prompt, by the family's own account."""
     state_bytes: int | None = None
     """Bytes that the state after the prompt holds on to, for the whole batch."""
+    decoding: Literal["state", "recomputation"] | None = None
 
 
 class Subject:
@@ -116,8 +117,10 @@ class Subject:
             return Work(self._train, self._clear)
         state = self._without_gradients(self.module.prefill)[1]
         numbers, size = self.module.state_size(self.shape.length, self.shape.memory), held_bytes(state)
+        decoding: Literal["state", "recomputation"]
+        decoding = "recomputation" if self.module.decodes_by_recomputation else "state"
         if phase == "prefill":
-            return Work(lambda: self._without_gradients(self.module.prefill), _nothing, 1, numbers, size)
+            return Work(lambda: self._without_gradients(self.module.prefill), _nothing, 1, numbers, size, decoding)
         settled = self._steps(state, range(SETTLING_STEPS))
         fresh: list[State] = []  # at most one state, used up by the next call
 
@@ -127,7 +130,7 @@ class Subject:
         def call() -> State:
             return self._steps(fresh.pop(), range(SETTLING_STEPS, SETTLING_STEPS + DECODE_STEPS))
 
-        return Work(call, prepare, DECODE_STEPS, numbers, size)
+        return Work(call, prepare, DECODE_STEPS, numbers, size, decoding)
 
     def _autocast(self) -> torch.autocast:
         device = "cpu" if self.device.type == "meta" else self.device.type  # meta knows no autocast

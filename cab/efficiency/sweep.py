@@ -211,6 +211,7 @@ class _Series:
             parameters=subject.parameters,
             state_numbers=work.state_numbers,
             state_bytes=work.state_bytes,
+            decoding=work.decoding,
         )
 
     def rounds(self, trials: Mapping[str, _Trial], longer: Sequence[int]) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import gc
 import os
 import re
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -103,13 +104,16 @@ def tell(job: Any) -> None:
     """From the first process to all others, which `hear` it; None: there is nothing left to do."""
     from torch import distributed
 
+    distributed.broadcast_object_list([sys.path], src=0)  # where rank 0 found modules of the user's own
     distributed.broadcast_object_list([job], src=0)
 
 
 def hear() -> Any:
     from torch import distributed
 
-    box = [None]
+    path, box = [sys.path], [None]
+    distributed.broadcast_object_list(path, src=0)
+    sys.path[:] = path[0]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
 
