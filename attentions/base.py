@@ -1,8 +1,8 @@
 """The contract between attention families and everything that uses them.
 
-A family is one file. It is either an `Attention` (a sublayer: projections, a `Mixer`, an output projection) or a
-`Stack` (a whole network of layers, for methods that have no meaning as a single layer). It declares in `support` the
-patterns that it knows, imports torch and nothing of the layers above.
+A family is an `Attention` (one sublayer, such as projections, a `Mixer` and an output projection) or a `Stack` (a
+network of layers, for methods that are not defined as a single layer). It declares its patterns in `support`. This
+package imports torch and nothing else of the project.
 
 Patterns, for queries x and memory m (CAB, Zhang et al., ICML 2023, arXiv 2210.07661, section 2):
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 State = Any
-"""What a family keeps while decoding. A state that was handed to `step` is used up: go on with the returned one."""
+"""What a family keeps while decoding. `step` may change the state that it gets: continue with the returned one."""
 
 
 class Pattern(StrEnum):
@@ -73,11 +73,19 @@ class Shape:
 
 
 class Unsupported(ValueError):
-    """A combination that is valid to ask for and impossible to build. The message is the reason; it becomes a row."""
+    """A valid combination that cannot be built. The message is the reason; the cell is recorded with it."""
 
 
 class Mixer(nn.Module):
-    """The mixing operation alone, after projections and head split: q (B, H, N, d), k and v (B, H, M, d)."""
+    """The operation between the projections of an attention layer: q (B, H, N, d), k and v (B, H, M, d).
+
+    `forward` is enough. Decoding then recomputes it over the q, k and v so far; a mixer with a state of its own
+    overrides `prefill`, `step` and `state_size`.
+    """
+
+    def __init__(self, shape: Shape, pattern: Pattern) -> None:
+        super().__init__()
+        self.shape, self.pattern = shape, pattern
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None = None, k_valid: Tensor | None = None
@@ -86,22 +94,35 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def prefill(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None = None) -> tuple[Tensor, State]:
-        """Causal patterns: outputs for a whole prompt, and the state to go on from. `k_valid` is for memory only."""
-        raise NotImplementedError
+        """Causal patterns: outputs for a whole prompt, and the state after it. `k_valid` is for the memory only."""
+        check_causal(self.pattern)
+        y, _ = self(q, k, v, None, k_valid)
+        return y, (q, k, v, k_valid)
 
     def step(self, q: Tensor, k: Tensor | None, v: Tensor | None, state: State) -> tuple[Tensor, State]:
         """One token: q (B, H, 1, d); k and v the same, or None in cross attention (the memory is in the state)."""
-        raise NotImplementedError
+        past_q, all_k, all_v, k_valid = state
+        all_q = torch.cat([past_q, q], 2)
+        if k is not None and v is not None:
+            all_k, all_v = torch.cat([all_k, k], 2), torch.cat([all_v, v], 2)
+        y, _ = self(all_q, all_k, all_v, None, k_valid)
+        return y[:, :, -1:], (all_q, all_k, all_v, k_valid)
 
     def state_size(self, n: int, m: int = 0) -> int:
         """Numbers kept per sequence after n tokens, over a memory of m."""
-        raise NotImplementedError
+        return (n + 2 * (m if self.pattern.cross else n)) * self.shape.dim
+
+    @property
+    def decodes_by_recomputation(self) -> bool:
+        """Whether a step of decoding computes all outputs so far again."""
+        return type(self).step is Mixer.step
 
 
-class Attention(nn.Module):
-    """An attention sublayer: x (B, N, D) and perhaps memory (B, M, D) to y (B, N, D).
+class SequenceModule(nn.Module):
+    """What `Attention` and `Stack` have in common: x (B, N, D) and perhaps memory (B, M, D) to y (B, N, D).
 
-    `layer` counts from 0 among `layers` layers of its kind in the slot. A family adds its own options, keyword only.
+    `forward` is enough. Decoding then recomputes it over the tokens so far; a family with a state of its own overrides
+    `prefill`, `step` and `state_size`.
     """
 
     support: ClassVar[Mapping[Pattern, str]] = {}
@@ -109,10 +130,9 @@ class Attention(nn.Module):
     control: ClassVar[bool] = False
     """A control that uses no context: benchmarked although it fails the dependence check."""
 
-    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int) -> None:
+    def __init__(self, shape: Shape, pattern: Pattern) -> None:
         super().__init__()
-        check_support(self, pattern)
-        self.shape, self.pattern, self.layer, self.layers = shape, pattern, layer, layers
+        self.shape, self.pattern = shape, pattern
 
     def forward(
         self,
@@ -128,27 +148,49 @@ class Attention(nn.Module):
         self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Causal patterns: the outputs of `forward` on a prompt without padding, and the state after it."""
-        raise NotImplementedError
+        check_causal(self.pattern)
+        y, _ = self(x, memory, None, memory_valid)
+        return y, (x, memory, memory_valid)
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """The output for one further token x_t (B, 1, D): equal to the last row of `forward` on everything so far."""
-        raise NotImplementedError
+        past, memory, memory_valid = state
+        x = torch.cat([past, x_t], 1)
+        y, _ = self(x, memory, None, memory_valid)
+        return y[:, -1:], (x, memory, memory_valid)
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        """Numbers kept per sequence after n tokens, over a memory of m."""
+        return (n + m) * self.shape.dim
+
+    @property
+    def decodes_by_recomputation(self) -> bool:
+        """Whether a step of decoding computes all outputs so far again."""
+        return type(self).step is SequenceModule.step
 
     def observed(self) -> Sequence[Tensor]:
         """Sums over the examples since the last step, for `after_step`. Where several processes share a batch, theirs
-        are added up in place before it."""
+        are added up in place before it. Modules inside are called on their own, here and in `after_step`."""
         return ()
 
     def after_step(self) -> None:
         """Called once after every optimiser step. The only place where statistics may change."""
 
-    def state_size(self, n: int, m: int = 0) -> int:
-        """Numbers kept per sequence after n tokens, over a memory of m."""
-        raise NotImplementedError
+
+class Attention(SequenceModule):
+    """An attention sublayer.
+
+    `layer` counts from 0 among `layers` layers of its kind in the slot. A family adds its own options, keyword only.
+    """
+
+    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int) -> None:
+        super().__init__(shape, pattern)
+        check_support(self, pattern)
+        self.layer, self.layers = layer, layers
 
 
 class ProjectedAttention(Attention):
-    """Projections, a mixer, an output projection. A family that needs more overrides one of the three small methods."""
+    """Projections, a mixer, an output projection. A family can override `queries`, `keys_values` and `output`."""
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, mixer: Mixer) -> None:
         super().__init__(shape, pattern, layer, layers)
@@ -201,61 +243,33 @@ class ProjectedAttention(Attention):
     def state_size(self, n: int, m: int = 0) -> int:
         return self.mixer.state_size(n, m)
 
+    @property
+    def decodes_by_recomputation(self) -> bool:
+        return type(self).step is ProjectedAttention.step and self.mixer.decodes_by_recomputation
+
     def _source(self, x: Tensor, memory: Tensor | None) -> Tensor:
         check_memory(self.pattern, memory)
         return x if memory is None else memory
 
 
-class Stack(nn.Module):
-    """A whole network of layers: x (B, N, D) and perhaps memory (B, M, D) to y (B, N, D), final norm included.
+class Stack(SequenceModule):
+    """A whole network of layers, final norm included; the auxiliary loss is the sum over layers.
 
     A family that is a Stack is built as `family(shape, pattern, feedforward, <own options>)`, for
     noncausal_self and causal_self without memory, for noncausal_cross and causal_cross with self attention of the same
     causality and with memory. It splits `shape.depth` as its paper does and says so.
     """
 
-    support: ClassVar[Mapping[Pattern, str]] = {}
     min_depth: ClassVar[int] = 1
-
-    def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `Attention.forward`; the auxiliary loss is the sum over layers."""
-        raise NotImplementedError
-
-    def prefill(
-        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """As `Attention.prefill`."""
-        raise NotImplementedError
-
-    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
-        """As `Attention.step`."""
-        raise NotImplementedError
-
-    def observed(self) -> Sequence[Tensor]:
-        """As `Attention.observed`, for what the stack itself keeps; attentions inside it are asked on their own."""
-        return ()
-
-    def after_step(self) -> None:
-        """As `Attention.after_step`, for what the stack itself keeps; attentions inside it are called on their own."""
-
-    def state_size(self, n: int, m: int = 0) -> int:
-        """As `Attention.state_size`, over all layers."""
-        raise NotImplementedError
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Raises ValueError unless an option is a whole number of at least `least`."""
+    """Raises ValueError unless an option is an integer of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
 
 
-def check_support(family: Attention | Stack, pattern: Pattern) -> None:
+def check_support(family: SequenceModule, pattern: Pattern) -> None:
     """Raises Unsupported unless the family declares the pattern."""
     if pattern not in family.support:
         known = ", ".join(family.support) or "none"
@@ -263,13 +277,13 @@ def check_support(family: Attention | Stack, pattern: Pattern) -> None:
 
 
 def check_causal(pattern: Pattern) -> None:
-    """Raises ValueError where decoding has no meaning."""
+    """Raises ValueError for patterns that are not decoded token by token."""
     if not pattern.causal:
         raise ValueError(f"{pattern} cannot be decoded token by token: only causal patterns can")
 
 
 def check_memory(pattern: Pattern, memory: Tensor | None) -> None:
-    """Raises ValueError unless there is memory exactly where the pattern has it."""
+    """Raises ValueError if there is no memory in a cross pattern, or one in a self pattern."""
     if pattern.cross != (memory is not None):
         raise ValueError(f"{pattern} {'needs a' if pattern.cross else 'takes no'} memory")
 
@@ -280,10 +294,10 @@ def zero_padding(y: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def after_step(model: nn.Module, add_up: Callable[[Tensor], object] | None = None) -> None:
-    """Tells every attention and stack in the model that an optimiser step was made. `add_up` adds up a tensor in place
-    over the processes that shared its batch; without it there was one."""
+    """Calls `after_step` on every attention and stack in the model. With several processes, `add_up` first sums what
+    they observed, in place (an all-reduce)."""
     for module in model.modules():
-        if isinstance(module, Attention | Stack):
+        if isinstance(module, SequenceModule):
             if add_up is not None:
                 for total in module.observed():
                     add_up(total)

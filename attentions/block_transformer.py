@@ -12,21 +12,21 @@ of the block stack 1/L, those of the token stack (L + p) / L. A decoder keeps ke
 per L tokens, and of one block of tokens.
 
 Causality: y_t may use x_t, so the tokens of block b read the context of blocks < b (c_b would leak the block's own
-future), and x of their own block up to t. Blocks lie from the left end, whatever the length: a prefix of an input gives
-a prefix of the outputs, and a prompt may end anywhere in a block. In causal patterns a learned start vector is unit -1
+future), and x of their own block up to t. Blocks are counted from the left end at any length: a prefix of an input
+gives a prefix of the outputs, and a prompt may end inside a block. In causal patterns a learned start vector is unit -1
 of the block stack, so that block 0 has a context and every token gets an output (the authors' code never predicts the
 first block).
 
-Deviations from the paper: features come in and go out, so the embedder is a linear map in place of a table of its own,
-and the token stack takes x as it is, plus a learned table of its p + L places (the paper: rotary). Positions of blocks
-come with x from the front-end, as for every family. Depth is split 1:1; of an odd depth the block stack gets one more.
-The last token layer computes no outputs for prefixes, because nothing reads them.
+Deviations from the paper: inputs are features, not token ids, so the embedder is a linear map instead of a table, and
+the token stack takes x plus a learned table of its p + L places (the paper: rotary). Positions of blocks are in x, as
+for every family. Depth is split 1:1; with an odd depth the block stack gets one more. The last token layer computes no
+outputs for prefixes, because nothing reads them.
 
 Patterns: causal_self is the paper's. Extensions: noncausal_self runs both stacks in both directions and block b reads
 its own c_b. Cross patterns add a cross attention over the memory to every layer of the block stack (not of the token
 stack): noncausal_cross otherwise as noncausal_self, causal_cross as causal_self. There block b sees the memory only
-through queries of blocks < b (block 0 through the start vector): what x_t asks of the memory is answered from the next
-block on, 1 to L tokens later. In a recall task that is a delay by construction.
+through queries of blocks < b (block 0 through the start vector): what x_t asks for arrives from the next block on, 1 to
+L tokens later. In a recall task that is a delay by construction.
 """
 
 import math
@@ -53,7 +53,7 @@ from attentions.residual import MLP, MakeFeedForward, ResidualStack
 from attentions.vanilla import Softmax, Vanilla
 
 LARGEST_BATCH = 2**16 - 1
-"""Fused CUDA kernels take no larger batch (pytorch issue 146704), and windows are many."""
+"""The largest batch of fused CUDA kernels (pytorch issue 146704). Every window is a row of the batch."""
 
 
 class BlockTransformer(Stack):
@@ -71,10 +71,10 @@ class BlockTransformer(Stack):
         block: int = 4,
         prefixes: int = 2,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, pattern)
         check_support(self, pattern)
         _check_options(shape, block, prefixes)
-        self.shape, self.pattern, self.block, self.prefixes = shape, pattern, block, prefixes
+        self.block, self.prefixes = block, prefixes
         own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
         depth = shape.depth // 2
         windows = replace(shape, depth=depth, length=prefixes + block, memory=0)
@@ -100,13 +100,13 @@ class BlockTransformer(Stack):
         check_memory(self.pattern, memory)
         length, mask = x.shape[1], valid
         lacking = -length % self.block
-        if mask is None and lacking and not self.pattern.causal:  # in causal patterns nothing looks to the right
+        if mask is None and lacking and not self.pattern.causal:  # in causal patterns nothing reads to the right
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         x = F.pad(zero_padding(x, valid), (0, 0, 0, lacking)).unflatten(1, (-1, self.block))  # (B, n, L, D), n = N / L
         if mask is not None:
             mask = F.pad(mask, (0, lacking)).unflatten(1, (-1, self.block))  # (B, n, L)
         units = self._shifted(self._units(x[:, :-1])) if self.pattern.causal else self._units(x)  # (B, n, D)
-        # Unit b is of block b or, shifted, of the one before: of use to nobody where block b has no token.
+        # Unit b is of block b or, shifted, of the one before. Nothing reads it if block b has no token.
         context, auxiliary = self.blocks(units, memory, None if mask is None else mask.any(-1), memory_valid)
         y, more = self._inside(context, x, mask)
         return zero_padding(y.flatten(1, 2)[:, :length], valid), auxiliary + more
@@ -126,14 +126,14 @@ class BlockTransformer(Stack):
         return y, (list(self.embed(last).split(1, dim=1)), tokens, blocks)
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
-        parts, tokens, blocks = state  # parts: the embedded tokens of the block so far, (B, 1, D/L) each
-        if len(parts) < self.block:
-            y, tokens = self.tokens.step(x_t + self.places[self.prefixes + len(parts)], tokens)
+        embedded, tokens, blocks = state  # embedded: the tokens of the block so far, (B, 1, D/L) each
+        if len(embedded) < self.block:
+            y, tokens = self.tokens.step(x_t + self.places[self.prefixes + len(embedded)], tokens)
         else:
-            context, blocks = self.blocks.step(torch.cat(parts, -1), blocks)
+            context, blocks = self.blocks.step(torch.cat(embedded, -1), blocks)
             y, tokens = self.tokens.prefill(self._windows(context, x_t.unsqueeze(1)))
-            parts = []
-        return y, ([*parts, self.embed(x_t)], tokens, blocks)
+            embedded = []
+        return y, ([*embedded, self.embed(x_t)], tokens, blocks)
 
     def state_size(self, n: int, m: int = 0) -> int:
         past = (n - 1) // self.block  # blocks that are units; the start vector is one more
@@ -149,7 +149,7 @@ class BlockTransformer(Stack):
         return self.embed(x).flatten(-2)
 
     def _shifted(self, units: Tensor) -> Tensor:
-        """The start vector, then the units: (B, n + 1, D). What comes out at b may be read by block b."""
+        """The start vector, then the units: (B, n + 1, D). Block b may read the output at b."""
         assert self.start is not None
         return torch.cat([self.start.expand(units.shape[0], 1, -1), units], 1)
 
@@ -206,7 +206,7 @@ class TokenStack(ResidualStack):
         queries = inner[:, self.prefixes :]
         mixed, state = own.mixer.prefill(own.queries(queries), *own.keys_values(inner), valid)
         x = x[:, self.prefixes :] + own.output(mixed, queries)
-        return self.norm(layer._feed(x, None if valid is None else valid[:, self.prefixes :])), state
+        return self.norm(layer._add_feedforward(x, None if valid is None else valid[:, self.prefixes :])), state
 
 
 class WindowAttention(Vanilla):

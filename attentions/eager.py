@@ -1,6 +1,6 @@
-"""Eager attention: the same function as vanilla with the softmax written out, all N x M scores in memory.
+"""Eager attention: the same function as vanilla with all N x M scores in memory.
 
-CAB's baseline, and the noise floor of quality tables: whatever differs there between `eager` and `vanilla` is noise.
+The baseline of the original CAB, and the noise floor of quality tables: differences of `eager` and `vanilla` are noise.
 Time and memory O(N M).
 """
 

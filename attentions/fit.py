@@ -13,13 +13,13 @@ a row of segments: a local layers, b latent layers; the last a may be 0. Each se
 Causal patterns: local layers are causal; latent layers are causal over groups and full inside a group; x_g reads the
 latents of the group before, z_{g-1}. Then z_g knows groups <= g, and a token knows earlier groups and its own past in
 its group. Group 0 reads zeros (causal_self) or the latents of an extra group -1 (causal_cross), which start as
-parameters of their own and read the memory as the others do.
+separate parameters and read the memory as the others do.
 
 With m below the head width, the projections of tokens in the two reads are folded into those of the few latents.
 
-What a token may ask of far groups or of the memory is limited by this: a group sees both only through latents that
-were formed before the group began. An answer that depends on a query comes in the next group at the earliest, that is
-up to n tokens after the query; a task that demands it at once asks for what this architecture cannot do.
+A group sees other groups and the memory only through latents that were formed before the group began. So an answer that
+depends on a query comes in the next group at the earliest, up to n tokens later; the architecture cannot give it at
+once.
 
 Time O(N n + (N m / n)^2) for attention, least at n of order (N m^2)^(1/3): with that default O(N^(4/3)). In cross
 patterns also O(N m / n M). Groups are fixed by the design length, so that a prefix of an input gives a prefix of the
@@ -30,10 +30,10 @@ Patterns: noncausal_self and causal_self are the paper's, noncausal_cross and ca
 Depth: local and latent layers together are `shape.depth`, at least 2. Without a `layout` they alternate; an even depth
 makes the last latent stage one layer longer: 2 is (1)1(0), 3 (1)1(1), 4 (1)2(1), 5 (1)1(1)1(1), 6 (1)1(1)2(1).
 
-Deviations: latents are as wide as tokens. Tokens come with positions from the front-end, so there is no input
-projection and norm; a learned position inside the group is added to them. Latents start as m vectors, learned and the
-same in every group, plus sinusoids of their place g m + j, where the authors learn a table for a largest length. The
-authors have no padding masks. Their FITAR shifts its inputs by one token; here y_t uses x_t and the task shifts.
+Deviations: latents are as wide as tokens. Tokens already have positions, so there is no input projection and norm; a
+learned position inside the group is added to them. Latents start as m vectors, learned and the same in every group,
+plus sinusoids of their place g m + j, where the authors learn a table for a maximum length. The authors have no padding
+masks. Their FITAR shifts its inputs by one token; here y_t uses x_t and the task shifts.
 """
 
 import re
@@ -128,7 +128,7 @@ class FIT(Stack):
         group: int | None = None,
         latents: int = 4,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, pattern)
         check_support(self, pattern)
         if shape.depth < self.min_depth:
             raise ValueError(f"depth={shape.depth}: FIT needs a local and a latent layer")
@@ -140,7 +140,7 @@ class FIT(Stack):
                 f"group={group} is longer than the design length {shape.length}: use attention.group<={shape.length}"
             )
         stages = read_layout(split_depth(shape.depth) if layout is None else layout, shape.depth)
-        self.shape, self.pattern, self.group, self.latents = shape, pattern, group, latents
+        self.group, self.latents = group, latents
         self.segments: Sequence[Segment] = nn.ModuleList(  # type: ignore[assignment]
             Segment(shape, pattern, feedforward, local, latent, latents) for local, latent in stages[:-1]
         )
@@ -161,7 +161,7 @@ class FIT(Stack):
         check_memory(self.pattern, memory)
         length = x.shape[1]
         missing = -length % self.group
-        real = None  # (B, T n). Causal: padding lies to the right of every valid token, in groups of its own or not
+        real = None  # (B, T n). In causal patterns padding is to the right of every valid token: no mask is needed
         if not self.pattern.causal and (valid is not None or missing):
             real = torch.ones_like(x[..., 0], dtype=torch.bool) if valid is None else valid
             real = F.pad(real, (0, missing)).unflatten(1, (-1, self.group))
@@ -194,7 +194,7 @@ class FIT(Stack):
         return torch.cat(outputs, 1), state
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
-        """Takes several tokens, too, where they open a group and do not go beyond it."""
+        """Also takes several tokens, if they begin a group and all fit in it."""
         x = x_t + self.position[state.inside : state.inside + x_t.shape[1]]
         for segment, kept in zip(self.segments, state.segments, strict=True):
             x = segment.step(x, kept)
@@ -218,7 +218,7 @@ class FIT(Stack):
         return vectors * self.shape.dim
 
     def _start(self, batch: int, first: int, count: int) -> Tensor:
-        """(B, G, m, D): the latents of groups first .. first + count - 1 before they have read anything."""
+        """(B, G, m, D): the initial latents of groups first .. first + count - 1."""
         places = sinusoids(first * self.latents, count * self.latents, self.latent).unflatten(0, (count, self.latents))
         own = self.latent.expand(count, -1, -1)
         if first < 0 and self.first is not None:
@@ -233,7 +233,7 @@ class FIT(Stack):
         memory_valid: Tensor | None,
         states: Sequence[SegmentState] = (),
     ) -> Tensor:
-        """x (B, T, n, D), real (B, T, n), to outputs before the last norm; `states` get what decoding goes on from."""
+        """x (B, T, n, D), real (B, T, n), to outputs before the last norm; fills `states` for decoding."""
         batch, count = x.shape[:2]
         z = self._start(batch, -self.ahead, self.ahead + count)  # (B, G, m, D)
         some = None if real is None else real.any(-1).repeat_interleave(self.latents, 1)  # (B, T m)

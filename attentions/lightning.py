@@ -4,13 +4,13 @@ Qin et al. 2023 (TransNormerLLM), arXiv 2307.14995; Qin et al. 2024 (Lightning A
 
     y = (norm(o) . sigmoid(x Wd Wu)) Wo,   o_t = sum_{s<=t} lam^(t-s) (silu(q_t) . silu(k_s)) v_s,   lam = exp(-slope)
 
-Time O(N d (block + d)), memory O(N d) in training; a state of d x d per head in decoding, whatever the length. `block`
-says how it is computed, not what: any block gives the same function.
+Time O(N d (block + d)), memory O(N d) in training; decoding has a state of d x d per head at any length. `block` does
+not change the result.
 
-The paper, the authors' code and MiniMax's layer differ. Here: silu on q and k, v plain (paper); slopes 2^(-8 (h+1) / H)
-of ALiBi (authors' code) times 1 - layer / layers (paper); a norm without weight over all heads at once, in float32
-(paper); a sigmoid gate of low rank D -> d -> D on the normed output (authors' code). Positions belong to the
-front-end, so there is no LRPE.
+The paper, the authors' code and MiniMax's layer differ. Here: silu on q and k, none on v (paper); ALiBi's slopes
+2^(-8 (h+1) / H) (authors' code) times 1 - layer / layers (paper); a norm without weight over all heads together, in
+float32 (paper); a sigmoid gate of low rank D -> d -> D on the normed output (authors' code). There is no LRPE, because
+positions are added to the input.
 
 Patterns: causal_self is the paper's. Extensions: noncausal_self decays with the distance in both directions; in cross
 attention there is no distance between a query and a memory token, so nothing decays and o_t = q_t^T sum_s k_s v_s^T.
@@ -28,10 +28,12 @@ EPS = 1e-6
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """2^(-8 (h+1) / H) where H is a power of two; else those of the next lower power, then every other of the next."""
-    lower = 1 << heads.bit_length() - 1
-    slopes = [2 ** (-8 * (h + 1) / lower) for h in range(lower)]
-    return slopes + [2 ** (-8 * (h + 1) / (2 * lower)) for h in range(0, 2 * lower, 2)][: heads - lower]
+    """2^(-8 (h+1) / H) if H is a power of two. Else those of the power of two below, and then every second one of the
+    power above, as in ALiBi (Press et al. 2022, arXiv 2108.12409)."""
+    below = 1 << (heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (h + 1) / below) for h in range(below)]
+    between = [2 ** (-8 * (h + 1) / (2 * below)) for h in range(0, 2 * below, 2)]
+    return slopes + between[: heads - below]
 
 
 class LinearAttention(Mixer):
@@ -40,8 +42,8 @@ class LinearAttention(Mixer):
     slope: Tensor
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, block: int) -> None:
-        super().__init__()
-        self.shape, self.pattern, self.block = shape, pattern, block
+        super().__init__(shape, pattern)
+        self.block = block
         slope = torch.tensor(alibi_slopes(shape.heads)) * (1 - layer / layers)
         self.register_buffer("slope", slope, persistent=False)  # (H,)
 
@@ -51,7 +53,7 @@ class LinearAttention(Mixer):
         if self.pattern.cross:
             return self._read(q, self._memory(k, v, k_valid)), no_loss(q)
         both = not self.pattern.causal
-        if both and k_valid is not None:  # causal: padding lies to the right of every valid query
+        if both and k_valid is not None:  # causal: padding is to the right of every valid query
             k = k.masked_fill(~k_valid[:, None, :, None], 0)
         return decayed_attention(q, k, v, self.slope, self.block, both), no_loss(q)
 

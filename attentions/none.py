@@ -1,21 +1,18 @@
-"""No attention: the sublayer adds nothing, and no token ever sees another. A control, not a method.
+"""No attention: the sublayer adds nothing, and tokens do not see each other. A control, not a method.
 
-What a task scores with `none` is what it scores without token mixing at equal parameters (the feed-forward is widened).
-It fails the dependence check by construction and is benchmarked all the same.
+It shows what a task scores without token mixing at equal parameters (the feed-forward is wider). It fails the
+dependence check by construction and is benchmarked nevertheless.
 """
 
 import torch
 from torch import Tensor
 
-from attentions.base import Attention, Pattern, Shape, State, check_causal, check_memory, no_loss
+from attentions.base import Attention, Pattern, State, check_causal, check_memory, no_loss
 
 
 class NoAttention(Attention):
     support = dict.fromkeys(Pattern, "extension")
     control = True
-
-    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int) -> None:
-        super().__init__(shape, pattern, layer, layers)
 
     def forward(
         self,

@@ -2,8 +2,8 @@
 
     x <- x + self_attention(norm(x));  x <- x + cross_attention(norm(x), memory);  x <- x + feedforward(norm(x))
 
-and a final norm. Pre-norm as in GPT-2 (Radford et al. 2019); backbones that were post-norm run pre-norm here, for
-every family alike.
+and a final norm. Pre-norm as in GPT-2 (Radford et al. 2019). Backbones that are post-norm in their paper are pre-norm
+here, with every family.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class MLP(FeedForward):
 
 
 MakeFeedForward = Callable[[int, int], FeedForward]
-"""(dim, hidden) to a feed-forward."""
+"""Makes a feed-forward of (dim, hidden)."""
 
 
 class ResidualLayer(nn.Module):
@@ -54,7 +54,7 @@ class ResidualLayer(nn.Module):
         if self.cross_attention is not None and self.cross_norm is not None:
             y, more = self.cross_attention(self.cross_norm(x), memory, valid, memory_valid)
             x, auxiliary = x + y, auxiliary + more
-        return self._feed(x, valid), auxiliary
+        return self._add_feedforward(x, valid), auxiliary
 
     def prefill(self, x: Tensor, memory: Tensor | None, memory_valid: Tensor | None) -> tuple[Tensor, State]:
         y, own = self.self_attention.prefill(self.self_norm(x))
@@ -62,7 +62,7 @@ class ResidualLayer(nn.Module):
         if self.cross_attention is not None and self.cross_norm is not None:
             y, cross = self.cross_attention.prefill(self.cross_norm(x), memory, memory_valid)
             x = x + y
-        return self._feed(x, None), (own, cross)
+        return self._add_feedforward(x, None), (own, cross)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         own, cross = state
@@ -71,16 +71,16 @@ class ResidualLayer(nn.Module):
         if self.cross_attention is not None and self.cross_norm is not None:
             y, cross = self.cross_attention.step(self.cross_norm(x), cross)
             x = x + y
-        return self._feed(x, None), (own, cross)
+        return self._add_feedforward(x, None), (own, cross)
 
-    def _feed(self, x: Tensor, valid: Tensor | None) -> Tensor:
+    def _add_feedforward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         if self.feedforward is None or self.norm is None:
             return x
         return x + self.feedforward(self.norm(x), valid)
 
 
 class ResidualStack(Stack):
-    """`shape.depth` residual layers: one self attention each and, in decoders with memory, one cross attention each."""
+    """Residual layers with one self attention each and, in decoders with memory, one cross attention each."""
 
     def __init__(
         self,
@@ -89,9 +89,8 @@ class ResidualStack(Stack):
         cross_attention: Sequence[Attention] = (),
         feedforward: MakeFeedForward = MLP,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, (cross_attention or self_attention)[0].pattern)
         crosses: Sequence[Attention | None] = cross_attention or [None] * len(self_attention)
-        self.pattern = (cross_attention or self_attention)[0].pattern
         self.layers: Sequence[ResidualLayer] = nn.ModuleList(  # type: ignore[assignment]
             ResidualLayer(shape, own, cross, feedforward) for own, cross in zip(self_attention, crosses, strict=True)
         )
@@ -123,14 +122,18 @@ class ResidualStack(Stack):
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         states = []
-        for layer, before in zip(self.layers, state, strict=True):
-            x_t, after = layer.step(x_t, before)
-            states.append(after)
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            x_t, layer_state = layer.step(x_t, layer_state)
+            states.append(layer_state)
         return self.norm(x_t), states
 
     def state_size(self, n: int, m: int = 0) -> int:
-        return sum(
-            layer.self_attention.state_size(n)
-            + (layer.cross_attention.state_size(n, m) if layer.cross_attention is not None else 0)
-            for layer in self.layers
-        )
+        return sum(attention.state_size(n, m if attention.pattern.cross else 0) for attention in self._attentions())
+
+    @property
+    def decodes_by_recomputation(self) -> bool:
+        return any(attention.decodes_by_recomputation for attention in self._attentions())
+
+    def _attentions(self) -> list[Attention]:
+        every = [attention for layer in self.layers for attention in (layer.self_attention, layer.cross_attention)]
+        return [attention for attention in every if attention is not None]

@@ -4,32 +4,33 @@ Roy, Saffar, Vaswani, Grangier 2021 (TACL), arXiv 2003.05997; details from the a
 
     c(i) = argmax_c <mu_c, LN(x_i)>,   y_t = sum_{s in visible(t)} softmax_s(q_t . k_s / sqrt(d)) v_s
 
-LN is a layer norm without scale and bias, so that the best score is the nearest centroid. With C ~ w ~ sqrt(N) clusters
-and tokens per cluster: time O(N^1.5 d), memory O(N d), in decoding a state of C w keys and values whatever the length.
+LN is a layer norm without scale and bias, so that the centroid with the highest score is the nearest one. With C
+clusters of w tokens, C ~ w ~ sqrt(N): time O(N^1.5 d), memory O(N d), and decoding keeps C w keys and values at any
+length.
 
 Patterns
-    noncausal_self   paper. Each centroid takes the w queries and the w keys that score highest with it, a token in
-                     several groups gets the mean of its outputs, in none 0.
+    noncausal_self   paper. Each centroid takes the w queries and the w keys that score highest with it. A token in
+                     several groups gets the mean of its outputs, a token in none gets 0.
     causal_self      The paper *defines* visible(t) = {s <= t: c(s) = c(t)}, and computes the top w of each centroid
                      over the whole sequence, which leaks: a later token can push an earlier one out of its group.
                      Here visible(t) = the last w of the paper's set, t included, which depends on the past only.
-                     `membership="balanced"` is the leaky form, for comparison only: NOT causal, cannot be decoded.
+                     `membership="balanced"` is the form that leaks, an ablation: cab.check fails it in causal_self.
                      Queries and keys are shared as in the paper: k = LN(q), and there is no key projection.
     noncausal_cross  authors' code. As noncausal_self; one table of centroids routes queries and memory.
     causal_cross     extension. The top w over queries would leak: a query belongs to its nearest centroid, and sees
                      the w memory tokens that score highest with that centroid, over the whole memory.
 
-Local heads (paper): the first `local_heads` heads see their own block and the one before, without causality also the
-one after. Not in cross patterns, where nothing is near.
+Local heads (paper): the first `local_heads` heads see their own block and the one before, in noncausal patterns also
+the one after. There are none in cross patterns.
 
 Centroids are a moving average: m_c <- decay m_c + (1 - decay) sum LN(x_i), n_c likewise of counts, mu_c = m_c / n_c
 with the counts smoothed (authors' code), over queries and keys of all training forwards since the last step, without
-padding. They move in `after_step` only. The auxiliary loss is commitment * mean |LN(x_i) - mu_c(i)|^2.
+padding. They change in `after_step` only. The auxiliary loss is commitment * mean |LN(x_i) - mu_c(i)|^2.
 
 Where this differs from the paper: logits are scaled by d^-1/2, as everywhere (the authors' code does not, lucidrains'
-does); only the shared keys are normalised, other queries and keys enter the product as projected; scores use the
-*direction* of centroids, as averages are shorter the wider a cluster is; no positions (the front-end has them). A dead
-centroid, with less than `dead` of the mean moving count, is set beside one of the fullest, of which it takes over half.
+does); only the shared keys are normalised, other queries and keys are used as projected; scores use the *direction* of
+centroids, because the average of a wide cluster is shorter; there are no positions (they are in the input). A dead
+centroid, with less than `dead` of the mean moving count, is moved beside one of the fullest and takes half of it.
 """
 
 import math
@@ -43,10 +44,10 @@ from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, Un
 from attentions.ops.banded import LocalRing, local_attention
 from attentions.ops.clustered import (
     Groups,
+    assigned_attention,
     grouped_attention,
     last_tokens,
     rows_of,
-    served_attention,
     top_tokens,
     windowed_attention,
 )
@@ -55,11 +56,11 @@ from attentions.parts.routing_centroids import Centroids, normed
 Membership = Literal["strict", "balanced"]
 Heads = tuple[Tensor, Tensor, Tensor]
 Group = tuple[Tensor, Tensor | None]
-"""See `top_tokens`."""
+"""The tokens of each cluster, as `top_tokens` returns them."""
 
 
 class Routed(Mixer):
-    """Local heads first, then routing heads. In causal_self only the keys of local heads are looked at."""
+    """Local heads first, then routing heads. In causal_self only the keys of local heads are used."""
 
     def __init__(
         self,
@@ -71,8 +72,8 @@ class Routed(Mixer):
         local_window: int,
         membership: Membership,
     ) -> None:
-        super().__init__()
-        self.shape, self.pattern, self.centroids, self.window = shape, pattern, centroids, window
+        super().__init__(shape, pattern)
+        self.centroids, self.window = centroids, window
         self.local_heads, self.local_window, self.membership = local_heads, local_window, membership
         self.shared = pattern is Pattern.CAUSAL_SELF  # keys are normed queries
         self.pointwise = pattern.causal and membership == "strict"  # queries go to their nearest centroid
@@ -81,20 +82,20 @@ class Routed(Mixer):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None = None, k_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        local, (q, k, v) = self._parts(q, k, v)
+        local, (q, k, v) = self._split_heads(q, k, v)
         x = normed(q)
         z = x if self.shared else normed(k)
         nearest = self.centroids.nearest(x) if self.training or self.pointwise else x.new_empty(0)
         loss = no_loss(q)
-        if self.training:  # before the attention: the backward goes the other way, and this one's result waits
-            self.centroids.occupied = None
+        if self.training:  # before the attention: then the backward of the loss comes after that of the attention
+            self.centroids.last_counts = None
             loss = self.centroids.observe(x, nearest, q_valid)
             if not self.shared:
                 loss = (loss + self.centroids.observe(z, self.centroids.nearest(z), k_valid)) / 2
-        if self.pointwise and self.shared:  # padding lies to the right: no valid token sees any
+        if self.pointwise and self.shared:  # padding is to the right: no valid token sees it
             y = windowed_attention(q, x.to(q.dtype), v, nearest, self.window)
         elif self.pointwise:
-            y = served_attention(q, k, v, nearest, self._group("unread", z, k_valid))
+            y = assigned_attention(q, k, v, nearest, self._group("unread", z, k_valid))
         else:
             group = self._group("uncovered", x, q_valid)
             k, k_group = (x.to(q.dtype), group) if self.shared else (k, self._group("unread", z, k_valid))
@@ -107,12 +108,12 @@ class Routed(Mixer):
         check_causal(self.pattern)
         if self.membership == "balanced":
             raise Unsupported("membership=balanced cannot be decoded: who is in a cluster depends on later tokens")
-        local, (q, k, v) = self._parts(q, k, v)
+        local, (q, k, v) = self._split_heads(q, k, v)
         x = normed(q)
         nearest = self.centroids.nearest(x)
         if self.pattern.cross:
             index, valid = self._group("unread", normed(k), k_valid)
-            y = served_attention(q, k, v, nearest, (index, valid))
+            y = assigned_attention(q, k, v, nearest, (index, valid))
             counts = torch.full_like(index[..., 0], index.shape[-1]) if valid is None else valid.sum(-1)
             return y, (Groups(rows_of(k, index), rows_of(v, index), counts), None)
         keys = x.to(q.dtype)
@@ -128,7 +129,7 @@ class Routed(Mixer):
         groups, ring = state
         if k is None or v is None:
             return groups.read(q, self.centroids.nearest(normed(q))), state
-        local, (q, _, v) = self._parts(q, k, v)
+        local, (q, _, v) = self._split_heads(q, k, v)
         x = normed(q)
         nearest = self.centroids.nearest(x)
         groups.put(x, v, nearest)
@@ -149,8 +150,8 @@ class Routed(Mixer):
         uncovered: the share of queries in no group, which get 0 (0 where queries go to their nearest centroid);
         unread: the share of memory or keys in no group, where groups of keys are formed."""
         found = {"uncovered": torch.zeros(())}
-        if self.centroids.occupied is not None:
-            found["occupancy"] = self.centroids.occupied / self.centroids.occupied.sum(-1, keepdim=True)
+        if self.centroids.last_counts is not None:
+            found["occupancy"] = self.centroids.last_counts / self.centroids.last_counts.sum(-1, keepdim=True)
         for name, ((index, real), valid, n) in self.groups.items():
             inside = torch.ones_like(index) if real is None else real.long()
             member = inside.new_zeros(*index.shape[:2], n).scatter_add(-1, index.flatten(2), inside.flatten(2)) > 0
@@ -163,8 +164,8 @@ class Routed(Mixer):
         self.groups[name] = group, valid, x.shape[2]
         return group
 
-    def _parts(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Heads, Heads]:
-        """Of local heads and of routing heads."""
+    def _split_heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Heads, Heads]:
+        """Those of local heads and those of routing heads."""
         count = self.local_heads
         return (q[:, :count], k[:, :count], v[:, :count]), (q[:, count:], k[:, count:], v[:, count:])
 
@@ -194,8 +195,8 @@ class Routing(ProjectedAttention):
         commitment: float = 1e-4,
         dead: float = 0.02,
     ) -> None:
-        """`clusters` x `window` is about the design length (of the memory in cross patterns): what is not given follows
-        from the other or, both missing, is the square root."""
+        """`clusters` x `window` is about the design length (in cross patterns, of the memory). If only one is given,
+        the other follows; if none is given, both are about the square root."""
         length = shape.memory or shape.length if pattern.cross else shape.length
         if clusters is None:
             clusters = math.isqrt(length) if window is None else max(1, length // max(1, window))
@@ -236,7 +237,7 @@ class Routing(ProjectedAttention):
         return self.key(source).unflatten(-1, (local, -1)).transpose(1, 2), v
 
     def observed(self) -> Sequence[Tensor]:
-        return self.mixer.centroids.pending or ()
+        return self.mixer.centroids.accumulated or ()
 
     def after_step(self) -> None:
         self.mixer.centroids.update()

@@ -1,12 +1,11 @@
 """Slots: how a backbone asks for attention without knowing the family.
 
-A backbone names its slots ("encoder.self", "decoder.cross"), each with its pattern. The cell's pattern selects the
-slots that get the family under test; all others stay vanilla, as in CAB. A slot is a *layer* (the backbone owns norm,
-residual and feed-forward) or a *stack* (the whole thing). A family that is a whole stack cannot fill a layer slot and
-says so.
+A backbone names its slots ("encoder.self", "decoder.cross"), each with its pattern. Slots of the cell's pattern get the
+family under test; all others are vanilla, as in CAB. A slot is a *layer* (the backbone has the norm, the residual and
+the feed-forward) or a *stack* (with all of them). A family that is a `Stack` cannot fill a layer slot: Unsupported.
 
 Equal budgets: where a slot has a feed-forward, its width is solved so that the slot's core parameters equal vanilla's
-within 1%. Where it has none, the excess over vanilla is counted for the cell to judge.
+within 1%. Where it has none, the excess over vanilla is counted; cab.quality.cell limits it.
 """
 
 from collections.abc import Callable
@@ -22,20 +21,20 @@ from attentions.residual import MLP, MakeFeedForward, ResidualStack
 from attentions.vanilla import Vanilla
 
 Family = partial[Any]
-"""An Attention or Stack class with its options filled in: everything but shape, pattern and place."""
+"""An Attention or Stack class with its options."""
 
 HIDDEN_UNITS = (8, 4, 2, 1)
-"""Widths are multiples of 8 where that is fine enough; wide convolutions in small models need a finer grain."""
+"""Widths are multiples of 8 where that meets the budget, else of 4, 2 or 1 (wide convolutions in small models)."""
 BUDGET_TOLERANCE = 0.01
 
 
-def whole_stack(family: Family) -> bool:
-    """Whether the family is a Stack (and not an attention sublayer)."""
+def is_stack(family: Family) -> bool:
+    """Whether the family is a Stack, not an Attention."""
     return isinstance(family.func, type) and issubclass(family.func, Stack)
 
 
 class Slots:
-    """Builds what a backbone asks for, and keeps account of what was built.
+    """Builds the attention of a backbone.
 
     took     names of the slots that got the family under test
     hidden   feed-forward width solved for each of them
@@ -57,13 +56,14 @@ class Slots:
         """
         if pattern is not self.pattern:
             return Vanilla(shape, pattern, index, count)
-        if whole_stack(self.family):
+        if is_stack(self.family):
             raise Unsupported(f"{name}: the slot is a single layer, the family is a whole stack")
 
         def build(family: Callable[..., Any], hidden: int) -> nn.Module:
-            sized = replace(shape, hidden=hidden)
-            modules = [family(sized, pattern, index, count)]
-            return nn.ModuleList(modules + ([feedforward(shape.dim, hidden)] if hidden else []))
+            modules = nn.ModuleList([family(replace(shape, hidden=hidden), pattern, index, count)])
+            if hidden:
+                modules.append(feedforward(shape.dim, hidden))
+            return modules
 
         if shape.hidden:
             shape = replace(shape, hidden=self._solve(name, shape, build))
@@ -81,11 +81,13 @@ class Slots:
         feedforward: MakeFeedForward = MLP,
     ) -> Stack:
         """A whole stack with the slots `name`.self and, with a cross pattern, `name`.cross."""
-        slots = {self_pattern: f"{name}.self"} | ({cross_pattern: f"{name}.cross"} if cross_pattern else {})
+        slots = {self_pattern: f"{name}.self"}
+        if cross_pattern:
+            slots[cross_pattern] = f"{name}.cross"
 
         def build(family: Callable[..., Any], hidden: int) -> Stack:
             sized = replace(shape, hidden=hidden)
-            if isinstance(family, partial) and whole_stack(family):
+            if isinstance(family, partial) and is_stack(family):
                 return family(sized, self.pattern, feedforward)
             layers = {
                 pattern: [
@@ -100,7 +102,7 @@ class Slots:
         if self.pattern not in slots:
             return build(Vanilla, shape.hidden)
         taken = [slots[self.pattern]]
-        if whole_stack(self.family):
+        if is_stack(self.family):
             if cross_pattern and self.pattern is self_pattern:
                 raise Unsupported(f"a whole stack in {name}.self also takes {name}.cross")
             least = self.family.func.min_depth  # type: ignore[attr-defined]
@@ -121,7 +123,8 @@ class Slots:
         self.hidden[name] = shape.hidden
 
     def _solve(self, name: str, shape: Shape, build: Callable[[Any, int], nn.Module]) -> int:
-        """The roundest width at which the family's core parameters equal vanilla's at `shape.hidden` within 1%."""
+        """The width at which the family's core parameters equal vanilla's at `shape.hidden` within 1%, a multiple of
+        the first of HIDDEN_UNITS that allows it."""
         target = _core(lambda: build(Vanilla, shape.hidden))
         one, two = _core(lambda: build(self.family, 1)), _core(lambda: build(self.family, 2))
         per_unit = two - one  # parameters are linear in the width

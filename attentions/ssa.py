@@ -1,40 +1,39 @@
-"""SSA, stochastically subsampled self-attention: dense weights, trained on a fresh random part of the pairs each step.
+"""SSA, stochastically subsampled self-attention: dense attention, trained on a random sample of the pairs at each step.
 
 Hussain, Zaki, Subramanian 2023 (KDD), arXiv 2306.01705. No code was released; this follows the figure on the project's
-page and, where it says so, memory.  With r = `reduction`, in training, for N targets and M sources:
+page. In training, with r = `reduction`, for N targets and M sources:
 
     unbiased   a random permutation of the sources, the first ceil(M / r) are kept; all targets attend to them
-    local      targets in natural order in r windows; sources in the order of j + sigma w eps_j, eps_j ~ N(0, 1), in r
-               windows too; target window a attends to source window a. sigma -> inf makes it a partition at random
+    local      targets in their order, in r windows; sources in the order of j + sigma w eps_j, eps_j ~ N(0, 1), also
+               in r windows; target window a attends to source window a. sigma -> inf gives a random partition
 
     o_t = sum_{s in S(t)} softmax_s(q_t . k_s / sqrt(d)) v_s,  without reweighting
 
 Time O(N M d / r), half of it in causal_self, memory O(N + M); no parameters beyond vanilla's. Evaluation is dense:
 exactly vanilla, in time too. `dense_after` = n > 0 trains densely after n optimiser steps (the paper's fine-tune).
 
-From memory, not checked against the paper: the permutation of the local form, a fresh sample per layer and step, dense
-evaluation without rescaling, and that its language model masks as below. Choices made here:
+Not checked against the text of the paper: the permutation of the local form, a new sample per layer and step, dense
+evaluation without rescaling, and the causal mask as below. Choices made here:
   * One sample per layer and step, shared by heads, batch and micro-batches. It is a function of (seed, layer, counter)
-    and of the row's length; the counter is in the state dict and moves in `after_step` only. So activation
-    checkpointing and a resumed run see the same samples, and a row is sampled as if it had no padding.
-  * sigma counts in source windows, w = M / r, so that it means the same at every length.
+    and of the row's length; the counter is in the state dict and changes in `after_step` only. So activation
+    checkpointing and a resumed run get the same samples, and padding does not change the sample of a row.
+  * sigma is in units of a source window, w = M / r, so that it means the same at every length.
   * Windows differ by at most one token. A row with fewer sources than windows has some of them in several windows.
   * causal_self masks by original index and adds the query's own key, which would otherwise be missing from most sets
-    (and leave rows without any). Target window a sees source window a only, not a - 1 as well.
+    (and leave rows without any key). Target window a sees source window a only, not also a - 1.
   * The sample of a training step derives from the length of the input, so a prefix of an input is sampled differently.
     y_t still depends on x_<=t alone.
 
-samples = T > 0 evaluates a self-ensemble. The paper averages the predictions of T passes through the network; a layer
-cannot, so here each layer averages its output over T samples, T / r of the pairs. So that prefixes of inputs have the
-same samples, and all sources are read, the samples are drawn otherwise than in training: sources are cut into
-consecutive groups of r, and each r samples take one source each from every group, in an order drawn anew for every
-group and every further r samples. A last group that is not full gives some samples nothing; a sample without any source
-is left out of the mean. T is at least r. The local form has this ensemble as well: its windows are parts of the whole
-length, which a prefix does not know.
+samples = T > 0 evaluates a self-ensemble. The paper averages the predictions of T passes through the network; here each
+layer averages its output over T samples, which read T / r of the pairs. A prefix of an input must have the same
+samples, and all sources must be read, so samples are drawn differently than in training: sources are cut into
+consecutive groups of r, and each r samples take one source each from every group, in a random order per group. If the
+last group is not full, some samples get nothing from it; a sample without any source is left out of the mean. T is at
+least r. The local form has the same ensemble, because its windows depend on the length of the input.
 
 Patterns: noncausal_self and causal_self are the paper's. noncausal_cross and causal_cross (extensions) sample the
-memory, and are equal: sources are sampled without a look at the queries. Decoding has vanilla's cache; it is dense as
-evaluation is, or reads each sample's part of the cache and averages.
+memory, and are equal, because the sample does not depend on the queries. Decoding has vanilla's cache; as in evaluation
+it is dense, or averages over samples.
 """
 
 import hashlib
@@ -77,13 +76,12 @@ class Subsampled(Mixer):
         dense_after: int,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.shape, self.pattern, self.layer = shape, pattern, layer
-        self.form, self.reduction, self.sigma = form, reduction, sigma
+        super().__init__(shape, pattern)
+        self.layer, self.form, self.reduction, self.sigma = layer, form, reduction, sigma
         self.samples, self.dense_after, self.seed = samples, dense_after, seed
         self.dense = Softmax(shape, pattern)
         self.counter = 0
-        """Optimiser steps so far. No buffer: the sample is drawn on the host, which must not wait for a device."""
+        """Optimiser steps so far. Not a buffer: the sample is drawn on the CPU, without waiting for a device."""
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.counter, device="cpu")
@@ -117,7 +115,7 @@ class Subsampled(Mixer):
         if members.shape[1] * self.reduction <= t:
             members = self.members(2 * t + 1).to(q.device)
         outputs = []
-        for sources in members[:, : t // self.reduction + 1]:  # the last may lie in the future; the own key comes after
+        for sources in members[:, : t // self.reduction + 1]:  # the last one may be in the future; the own key is added
             past = F.pad(sources < t, (0, 1), value=True)
             there = F.pad(sources, (0, 1), value=t).clamp(max=t)
             chosen = cache.k.index_select(2, there), cache.v.index_select(2, there)
@@ -127,7 +125,7 @@ class Subsampled(Mixer):
     def state_size(self, n: int, m: int = 0) -> int:
         return self.dense.state_size(n, m)
 
-    # Compilers must not see the counter: they would compile anew at every step.
+    # torch.compile would otherwise compile again at every step, when the counter changes.
     @torch.compiler.disable
     def _train(self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None) -> Tensor:
         if 0 < self.dense_after <= self.counter:
@@ -139,7 +137,7 @@ class Subsampled(Mixer):
         n, m = q.shape[2], k.shape[2]
         sources = members.unsqueeze(1)  # (T, 1, K)
         count: Tensor | int = self.samples
-        if self.pattern is not Pattern.CAUSAL_SELF:  # there, padding is seen by padding only, and own keys by all
+        if self.pattern is not Pattern.CAUSAL_SELF:  # there only padding sees padding, and every token has a key
             length = torch.tensor([m], device=sources.device) if k_valid is None else k_valid.sum(-1)
             sources = sources.to(length.device)
             sources = sources.where(sources < length.unsqueeze(-1), m)  # (T, b, K)
@@ -163,7 +161,7 @@ class Subsampled(Mixer):
 
     @torch.no_grad()
     def sample(self, n: int, m: int, q_valid: Tensor | None, k_valid: Tensor | None, counter: int) -> Sample:
-        """On the host where no row has padding, else where the masks are."""
+        """The sample of a step, on the CPU if no row has padding, else on the device of the masks."""
         if not self.pattern.cross:
             q_valid = k_valid
         length = torch.tensor([m], device="cpu") if k_valid is None else k_valid.sum(-1)  # (b,)
@@ -196,21 +194,21 @@ class Subsampled(Mixer):
         return Sample(sources, rank.where(inside, -1), places, full)
 
     def members(self, m: int) -> Tensor:
-        """(T, ceil(m / r)): the sources of each ensemble sample, one in each group; the last perhaps beyond m."""
+        """(T, ceil(m / r)): the sources of each ensemble sample, one in each group; the last may be beyond m."""
         r, groups = self.reduction, -(-m // self.reduction)
-        cycles = range(-(-self.samples // r))  # of noise that no step of the training has
+        cycles = range(-(-self.samples // r))  # with negative counters, which training does not have
         orders = [self.noise(groups * r, -1 - cycle).view(groups, r).argsort(dim=-1) for cycle in cycles]
         return (torch.cat(orders, 1).T[: self.samples] + r * torch.arange(groups, device="cpu")).contiguous()
 
     def noise(self, m: int, counter: int) -> Tensor:
-        """(m,) uniform in (0, 1): the same for a position whatever comes after it."""
+        """(m,) uniform in (0, 1). The value at a position does not depend on m."""
         key = hashlib.sha256(repr((self.seed, self.layer, counter)).encode()).digest()
         generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "big"))
         return torch.rand(m, dtype=torch.float64, device="cpu", generator=generator).clamp_(min=2**-54)
 
 
 def _mean(outputs: Iterable[Tensor], count: Tensor | int) -> Tensor:
-    """In float32 or wider, one output after the other."""
+    """The sum of the outputs over the count, in float32 or wider."""
     total, dtype = None, None
     for y in outputs:
         wide, dtype = y.to(torch.promote_types(y.dtype, torch.float32)), y.dtype
@@ -220,13 +218,13 @@ def _mean(outputs: Iterable[Tensor], count: Tensor | int) -> Tensor:
 
 
 def _cut(length: Tensor, windows: int) -> tuple[Tensor, Tensor]:
-    """Start and size (b, g) of windows that cut lengths (b,) as evenly as can be."""
+    """Start and size (b, g) of windows that cut lengths (b,) as evenly as possible."""
     edges = length.unsqueeze(-1) * torch.arange(windows + 1, device=length.device) // windows
     return edges[:, :-1], edges.diff(dim=-1)
 
 
 def _slots(start: Tensor, size: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """(b, g, width): what is in each place of each window, and whether there is anything."""
+    """(b, g, width): the rank in each place of each window, and whether the place is used."""
     place = torch.arange(width, device=start.device)
     rank = start.unsqueeze(-1) + place
     return rank, (place < size.unsqueeze(-1)) & (rank < length.view(-1, 1, 1))
@@ -234,7 +232,7 @@ def _slots(start: Tensor, size: Tensor, length: Tensor, width: int) -> tuple[Ten
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
     """x (B, H, N, d), index (b, g, K) to (B, g, H, K, d)."""
-    tokens, flat = x.transpose(1, 2), index.to(x.device).flatten(1)  # tokens together, as projections leave them
+    tokens, flat = x.transpose(1, 2), index.to(x.device).flatten(1)  # (B, N, H, d) is contiguous after projections
     if index.shape[0] == 1:
         taken = tokens.index_select(1, flat[0])
     else:
@@ -275,7 +273,7 @@ class SSA(ProjectedAttention):
         dense_after: int = 0,
         seed: int | None = None,
     ) -> None:
-        """A seed of None is the one that torch was given last, so that a run needs to name its seed only once."""
+        """With seed None, the seed of torch's global generator is used, which is that of the run."""
         if form not in ("unbiased", "local"):
             raise ValueError(f"form={form!r}: one of unbiased, local is needed")
         check_whole("reduction", reduction)

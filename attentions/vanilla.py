@@ -1,4 +1,4 @@
-"""Vanilla attention: softmax over all keys, through torch's fused kernel. What a user would run today.
+"""Vanilla attention: softmax over all keys with torch's fused kernel.
 
 Vaswani et al. 2017, arXiv 1706.03762.  o_t = sum_s softmax_s(q_t . k_s / sqrt(d)) v_s
 Time O(N M d), memory O(N + M) with a fused kernel. All four patterns; causal_cross equals noncausal_cross, because a
@@ -13,11 +13,7 @@ from attentions.ops.kv_cache import KVCache
 
 
 class Softmax(Mixer):
-    """Exact softmax attention. `attend` does the arithmetic; everything else is bookkeeping."""
-
-    def __init__(self, shape: Shape, pattern: Pattern) -> None:
-        super().__init__()
-        self.shape, self.pattern = shape, pattern
+    """Exact softmax attention. Subclasses override `attend`, which computes it."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """`mask` (B, 1, 1, M), True = attend; `causal` needs M = N. Never both."""
@@ -26,7 +22,7 @@ class Softmax(Mixer):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None = None, k_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        if self.pattern is Pattern.CAUSAL_SELF:  # padding lies to the right of every valid query: no mask is needed
+        if self.pattern is Pattern.CAUSAL_SELF:  # padding is to the right of every valid query: no mask is needed
             return self.attend(q, k, v, None, causal=True), no_loss(q)
         return self._masked(q, k, v, k_valid), no_loss(q)
 
@@ -38,7 +34,7 @@ class Softmax(Mixer):
         cache, k_valid = state
         if k is not None and v is not None:
             cache = cache.append(k, v)
-        # Not causal: the one query comes last and may see every key, while is_causal aligns to the first.
+        # No causal mask: the query is the last token and may see every key.
         return self._masked(q, cache.k, cache.v, k_valid), (cache, k_valid)
 
     def state_size(self, n: int, m: int = 0) -> int:
@@ -48,8 +44,8 @@ class Softmax(Mixer):
         if k_valid is None:
             return self.attend(q, k, v, None, causal=False)
         some = k_valid.any(-1, keepdim=True)
-        mask = (k_valid | ~some)[:, None, None, :]  # a row without any key must not be softmax of nothing,
-        return self.attend(q, k, v, mask, causal=False) * some[:, None, :, None]  # it is 0
+        mask = (k_valid | ~some)[:, None, None, :]  # a row without any valid key gets all keys, because softmax
+        return self.attend(q, k, v, mask, causal=False) * some[:, None, :, None]  # over none is NaN, and then 0
 
 
 class Vanilla(ProjectedAttention):

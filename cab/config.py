@@ -1,11 +1,11 @@
-"""From a composed configuration to typed objects, with one clear line for every value that does not fit.
+"""From a composed configuration to typed objects: what a command is to do, checked.
 
-The only module besides the command lines that knows Hydra. Anything wrong with what the user asked for is a UserError.
+A value that does not fit is a UserError of one line that names it.
 """
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
@@ -19,10 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
-from attentions.base import Pattern, Shape, Unsupported
+from attentions.base import Attention, Pattern, Shape, Stack, Unsupported
 from attentions.slots import Family
 from cab import ROOT
 from cab.errors import NoSuchPattern, UserError
+from cab.store.fingerprint import own_fingerprint
 from tasks.base import Data, Task
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
@@ -95,15 +96,17 @@ class Tracking:
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class Request:
-    """Everything a command line asks for, checked."""
+    """What the command line of one cell asks for, checked."""
 
     attention: str
-    """Name of the group choice; the options are in `resolved`."""
+    """The family's name in records; its options are in `resolved`."""
     task: str
     size: str
     family: Any  # attentions.slots.Family, which pydantic cannot look into
-    small: Any
+    small_family: Any
     """The family with the options under `check:` in its YAML, for cab.check.gate."""
+    family_arguments: list[str]
+    """The arguments of a command line that choose the family and its options."""
     pattern: Pattern
     make_task: Callable[..., Any]
     shape: Shape
@@ -117,13 +120,15 @@ class Request:
     rerun: bool
     measure: bool
     resolved: dict[str, Any]
+    """The configuration without interpolations. A family of the user's own has the hash of its source in
+    attention._source_, so that a changed file makes a new cell."""
 
     def build_task(self) -> Task:
         return self.make_task(self.pattern, self.shape, self.data, self.seed, self.results / "cache")
 
 
-def load(config: DictConfig, attention: str, task: str) -> Request:
-    """`attention` and `task` are the names of the group choices. Raises UserError for anything that does not fit."""
+def load(config: DictConfig, attention: str, task: str, family_arguments: Sequence[str] = ()) -> Request:
+    """The request of a configuration, given the names of family and task. Raises UserError."""
     with user_errors():
         for key in OmegaConf.missing_keys(config):
             raise UserError(f"{key} is missing: give it as {key}=...")
@@ -132,16 +137,20 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
     resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
     resolved["attention"].pop(CHECK, None)
     pattern = Pattern(resolved["pattern"])
-    make_task = part("task", config.task)
-    known = make_task.func.patterns
-    if pattern not in known:
-        raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(known)}")
+    make_task = make_partial("task", config.task)
+    patterns = make_task.func.patterns
+    if pattern not in patterns:
+        raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(patterns)}")
+    family = make_family(config)
+    if not is_built_in(family.func.__module__):
+        resolved["attention"]["_source_"] = own_fingerprint(family.func)
     return Request(
         attention=attention,
         task=task,
         size=checked("size", str, resolved["size"]),
-        family=family(config),
-        small=family(config, small=True),
+        family=family,
+        small_family=make_family(config, small=True),
+        family_arguments=list(family_arguments),
         pattern=pattern,
         make_task=make_task,
         shape=checked("model", Shape, resolved["model"]),
@@ -158,18 +167,28 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
     )
 
 
-def family(config: DictConfig, small: bool = False) -> Family:
-    """The family with its options; `small` puts those under `check:` in their place."""
+def is_built_in(module: str) -> bool:
+    """Whether a module, or a class given by its path, is one of ours."""
+    return module.partition(".")[0] == "attentions"
+
+
+def make_family(config: DictConfig, small: bool = False) -> Family:
+    """The family with its options; with `small`, those under `check:` replace others."""
+    name = f"attention.{CHECK}" if small else "attention"
     options = copy.deepcopy(config.attention)
     with open_dict(options), user_errors(f"attention.{CHECK}: "):
-        for key, value in (options.pop(CHECK, None) or {}).items():
-            if small:
+        small_options = options.pop(CHECK, None) or {}
+        if small:
+            for key, value in small_options.items():
                 options[key] = value
-    return part(f"attention.{CHECK}" if small else "attention", options)
+    family: Family = make_partial(name, options)
+    if not (isinstance(family.func, type) and issubclass(family.func, Attention | Stack)):
+        raise UserError(f"{name}._target_={options._target_}: a subclass of Attention or Stack is needed")
+    return family
 
 
-def part(name: str, config: DictConfig) -> Any:
-    """A family or task, its options filled in and checked against its constructor."""
+def make_partial(name: str, config: DictConfig) -> Any:
+    """The constructor of a family or task with its options, which are checked against its type hints."""
     with user_errors(f"{name}: "):
         made = instantiate(config, _convert_="all")
     if not isinstance(made, partial):

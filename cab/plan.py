@@ -32,7 +32,8 @@ from pathlib import Path
 
 import torch
 
-from cab.command import Requests, command_line, expand
+from cab.command import command_line
+from cab.compose import Composer, expand, parse_arguments
 from cab.config import Request
 from cab.errors import NoSuchPattern
 from cab.machine import resolve_device
@@ -57,10 +58,10 @@ def plan(overrides: Sequence[str]) -> list[Cell]:
 
     earlier: dict[Path, list[Record]] = {}
     stores: dict[tuple[Path, bool], Store] = {}
-    cells, request_of = [], Requests()
+    cells, composer = [], Composer()
     for chosen in expand(overrides):
         try:
-            request = request_of(chosen)
+            request = composer.request(chosen)
         except NoSuchPattern as error:
             cells.append(Cell(tuple(chosen), CellState(State.LEFT_OUT, str(error))))
             continue
@@ -139,14 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cab.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", help="as in cab.run")
     parser.add_argument(
         "-m",
         "--multirun",
         action="store_true",
         help="accepted and not needed, so that a command line of cab.run can be pasted",
     )
-    overrides = parser.parse_intermixed_args(arguments).overrides
+    overrides = parse_arguments(parser, arguments)
 
     def work() -> int:
         print("\n".join(lines(plan(overrides))))

@@ -10,11 +10,11 @@ import time
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from cab import ROOT
 from cab.command import cell_exit_code, command_line, exit_code, title
-from cab.config import load
+from cab.compose import own_arguments, request_of
 from cab.quality.distributed import check_request, init_process_group, is_rank_zero
 
 sys.path.append(str(ROOT))  # Hydra finds hydra_plugins there, whatever the working directory is
@@ -41,10 +41,8 @@ def command() -> int:
 def run_cell(config: DictConfig) -> int:
     """Runs the cell that a composed configuration asks for; returns an exit code."""
     hydra_config = HydraConfig.get()
-    choices, overrides = hydra_config.runtime.choices, list(hydra_config.overrides.task)
-    with open_dict(config):
-        config.pop("hydra", None)
-    request = load(config, choices["attention"], choices["task"])
+    request = request_of(config, hydra_config)
+    overrides = [*own_arguments(hydra_config), *hydra_config.overrides.task]
 
     from cab.efficiency.cell import efficiency_cells, make_plan
     from cab.machine import resolve_device, set_threads

@@ -27,7 +27,8 @@ from attentions.base import Pattern, Shape
 from attentions.slots import Family
 from attentions.vanilla import Vanilla
 from cab import ROOT
-from cab.command import command_line, compose_requests
+from cab.command import command_line
+from cab.compose import compose_requests
 from cab.efficiency import efficiency_length as statistics
 from cab.efficiency.plan import Measurement, Plan
 from cab.efficiency.sweep import sweep

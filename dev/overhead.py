@@ -16,7 +16,8 @@ from statistics import median
 import torch
 from torch import nn
 
-from cab.command import command_line, compose_requests
+from cab.command import command_line
+from cab.compose import compose_requests
 from cab.config import Request
 from cab.machine import set_allocator
 from cab.quality.cell import build_model

@@ -52,7 +52,8 @@ class CabSweeper(BasicSweeper):
 
 def cells_to_run(cells: Sequence[list[str]], compose: Callable[[Sequence[str]], DictConfig]) -> list[list[str]]:
     """The cells, given as lists of overrides, that are not done. Prints a line about each of the others."""
-    from cab.command import REFUSED, Requests, cell_exit_code, exit_code, title
+    from cab.command import REFUSED, cell_exit_code, exit_code, title
+    from cab.compose import Composer
     from cab.errors import NoSuchPattern, UserError
     from cab.machine import resolve_device
     from cab.store.store import Store
@@ -60,11 +61,11 @@ def cells_to_run(cells: Sequence[list[str]], compose: Callable[[Sequence[str]], 
     todo: list[list[str]] = []
     no_pattern: list[str] = []
     done = 0
-    request_of = Requests(compose)
+    composer = Composer(compose)
     stores: dict[tuple[Path, bool], Store] = {}
     for cell in cells:
         try:
-            request = request_of(cell)
+            request = composer.request(cell)
             store = stores.setdefault((request.results, request.rerun), Store(request.results, request.rerun))
             record = store.request_state(request, resolve_device(request.device.name)).record
         except NoSuchPattern as error:

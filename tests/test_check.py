@@ -20,6 +20,7 @@ from cab.check import __main__ as check_command
 from cab.check import gate as check
 from cab.check.battery import TOLERANCE, Battery, Finding, checks
 from cab.check.models import REAL, SMALL, models_under_test
+from cab.compose import built_in_families
 from cab.efficiency import __main__ as efficiency
 from cab.store.fingerprint import fingerprint
 from cab.store.record import all_records, read_record, record_path
@@ -250,9 +251,9 @@ def test_the_command_prints_the_matrix_and_writes_its_files(tmp_path, quick, mon
     assert not (folder / "checks.csv").exists()  # a part does not stand for the whole
     assert check_command.main([f"results={tmp_path}", "attention=none"]) == 0
     assert json.loads(next(tmp_path.glob("runs/checks/*/result.json")).read_text())["kind"] == "checks"
-    monkeypatch.setattr(check_command, "all_families", lambda: ["none"])
-    assert check_command.main([f"results={tmp_path}"]) == 0
-    assert {line["family"] for line in csv.DictReader((folder / "checks.csv").open())} == {"none"}
+    quick.found = [Finding("padding", 0.0, "")]
+    assert check_command.main([f"results={tmp_path}", "rerun=true"]) == 0
+    assert {line["family"] for line in csv.DictReader((folder / "checks.csv").open())} == set(built_in_families())
 
 
 @pytest.mark.parametrize(

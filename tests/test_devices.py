@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import distributed_program
 
-from cab.command import compose_one
+from cab.compose import compose_one
 from cab.efficiency import __main__ as efficiency
 from cab.errors import UserError
 from cab.quality import distributed

@@ -11,7 +11,7 @@ from attentions.base import Attention, Pattern, Shape, core_parameters
 from attentions.none import NoAttention
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from cab.command import compose_requests
+from cab.compose import compose_requests
 from tasks.backbones.fastspeech import (
     BINS,
     WIDEST,
@@ -102,7 +102,7 @@ def test_the_feedforward_reaches_four_neighbours_twice() -> None:
 def test_rows_are_alone(name: str) -> None:
     """Each text by itself says what it says in a batch, both when told and when speaking."""
     (request,) = compose_requests([f"attention={name}", f"pattern={NS}", "task=tts_fastspeech2"])
-    model, slots = make(request.small)
+    model, slots = make(request.small_family)
     assert slots.took == ["encoder.self", "decoder.self"]
     symbols, valid = texts(19, 7, 12)
     durations, pitch, energy = told(valid)

@@ -13,7 +13,7 @@ from attentions.base import Attention, Pattern, Shape, Unsupported, core_paramet
 from attentions.none import NoAttention
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from cab.command import compose_requests
+from cab.compose import compose_requests
 from tasks.backbones.informer import Distil, distilled
 from tasks.base import Data
 from tasks.forecasting import Forecasting
@@ -278,7 +278,7 @@ def test_every_family_takes_a_step_or_says_why_not(family: str, pattern: Pattern
     (request,) = compose_requests([f"attention={family}", f"pattern={pattern}", "task=forecasting", *sizes])
     task = request.build_task()
     task.prepare()
-    slots = Slots(request.small, pattern)
+    slots = Slots(request.small_family, pattern)
     if family in WHOLE:
         with pytest.raises(Unsupported, match="the slot is a single layer, the family is a whole stack"):
             task.build(slots)

@@ -9,8 +9,7 @@ import torch
 from attentions.base import Pattern, Unsupported, core_parameters
 from attentions.slots import Slots
 from cab import ROOT, run
-from cab.check.__main__ import all_families
-from cab.command import compose_requests
+from cab.compose import built_in_families, compose_requests
 from cab.quality.cell import EXCESS_LIMIT
 from cab.store.record import all_records
 
@@ -72,7 +71,7 @@ def test_all_tasks_are_here():
 
 @pytest.mark.parametrize(("task", "size"), RECIPES)
 def test_every_cell_builds_or_says_why_not(task, size, tmp_path):
-    families = ",".join(all_families())
+    families = ",".join(built_in_families())
     for pattern in TASKS[task]:
         overrides = [f"attention={families}", f"pattern={pattern}", f"task={task}", f"size={size}"]
         built, refused = {}, {}
@@ -101,7 +100,7 @@ def test_every_cell_builds_or_says_why_not(task, size, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "pattern"), CELLS)
 def test_every_cell_runs(task, pattern, tmp_path, monkeypatch):
-    families = all_families()
+    families = built_in_families()
     arguments = [f"task={task}", f"pattern={pattern}", f"results={tmp_path}", *TINY, *TINY_TASK[task]]
     monkeypatch.setattr(sys, "argv", ["cab.run", "-m", f"attention={','.join(families)}", *arguments])
     monkeypatch.chdir(tmp_path)

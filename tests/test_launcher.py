@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
 from cab import ROOT, run
-from cab.command import compose_one
+from cab.compose import compose_one
 from cab.errors import UserError
 from hydra_plugins import cab_slurm
 

@@ -9,7 +9,7 @@ import pytest
 from test_run import TINY, cab  # noqa: F401
 
 from cab import ROOT
-from cab.command import compose_one, expand
+from cab.compose import compose_one, expand
 from cab.machine import resolve_device, set_allocator
 from cab.plan import duration, lines, main, plan
 from cab.store.identity import CellKey, efficiency_key, quality_key

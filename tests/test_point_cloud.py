@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, Unsupported, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from cab.command import compose_requests
+from cab.compose import compose_requests
 from tasks.backbones import pointops
 from tasks.base import Data
 from tasks.common import completion_baselines as untrained
@@ -263,7 +263,7 @@ def test_every_family_takes_a_step_or_says_why_not(family: str, pattern: Pattern
     (request,) = compose_requests([*chosen, *sizes, f"results={tmp_path}"])
     task = request.build_task()
     task.prepare()
-    slots = Slots(request.small, pattern)
+    slots = Slots(request.small_family, pattern)
     if family in WHOLE:
         with pytest.raises(Unsupported, match="the slot is a single layer, the family is a whole stack"):
             task.build(slots)

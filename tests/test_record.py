@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cab.command import compose_one
+from cab.compose import compose_one
 from cab.store.identity import efficiency_key, quality_key
 from cab.store.record import (
     SCIENCE_VERSION,

@@ -9,7 +9,7 @@ from reference.routing import grouped, nearest, norm, routing_layer, windowed
 from torch.utils.flop_counter import FlopCounterMode
 
 from attentions.base import Pattern, Shape, Unsupported, after_step
-from attentions.ops.clustered import grouped_attention, served_attention, top_tokens, windowed_attention
+from attentions.ops.clustered import assigned_attention, grouped_attention, top_tokens, windowed_attention
 from attentions.routing import Centroids, Routing
 
 NS, CS, NC, CC = Pattern
@@ -80,7 +80,7 @@ def test_gradcheck():
     scores, valid = torch.randn(2, 2, 3, 9, dtype=torch.float64), some_valid([9, 2], 9)
     group = top_tokens(scores, valid, 3)
     assert torch.autograd.gradcheck(lambda *x: grouped_attention(*x, group, group), inputs)
-    assert torch.autograd.gradcheck(lambda *x: served_attention(*x, cluster, group), inputs)
+    assert torch.autograd.gradcheck(lambda *x: assigned_attention(*x, cluster, group), inputs)
 
 
 def test_slots_without_a_token_count_nowhere():
@@ -369,7 +369,7 @@ def test_who_is_revived_and_where():
         side = 0.1 * side * middle.norm() / side.norm()
         counts[dead] = counts[full] = counts[full] / 2
         sums[dead], sums[full] = (middle + side) * counts[full], (middle - side) * counts[full]
-    table.pending = table.sums.clone(), table.counts.clone()  # of which an average is the same again
+    table.accumulated = table.sums.clone(), table.counts.clone()  # of which an average is the same again
     table.update()
     torch.testing.assert_close((table.sums[0], table.counts[0]), (sums, counts), **TIGHT)
 
@@ -495,10 +495,10 @@ def test_compiled_equals_eager_mode(pattern, local):
     torch.testing.assert_close((y, auxiliary), (expected, loss), **TIGHT)
     (gradient,), (wanted,) = (torch.autograd.grad(out.square().sum(), x) for out in (y, expected))
     torch.testing.assert_close(gradient, wanted, **TIGHT)
-    sums, counts = layer.mixer.centroids.pending
-    layer.mixer.centroids.pending = None
+    sums, counts = layer.mixer.centroids.accumulated
+    layer.mixer.centroids.accumulated = None
     layer(x, memory, *masks)
-    torch.testing.assert_close([sums, counts], [2 * t for t in layer.mixer.centroids.pending], **TIGHT)
+    torch.testing.assert_close([sums, counts], [2 * t for t in layer.mixer.centroids.accumulated], **TIGHT)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -508,7 +508,7 @@ def test_cuda_equals_cpu(pattern, local):
     x, memory = (None if t is None else t.requires_grad_() for t in tensors(pattern))
     expected, loss = layer(x, memory)
     (wanted,) = torch.autograd.grad(expected.square().sum(), x)
-    layer.mixer.centroids.pending = None
+    layer.mixer.centroids.accumulated = None
     y, auxiliary = layer.cuda()(x.cuda(), None if memory is None else memory.cuda())
     (gradient,) = torch.autograd.grad(y.square().sum(), x)
     torch.testing.assert_close((y.cpu(), auxiliary.cpu()), (expected, loss), atol=1e-10, rtol=1e-9)

@@ -24,8 +24,7 @@ class WholeStack(Stack):
     min_depth = 2
 
     def __init__(self, shape: Shape, pattern: Pattern, feedforward=MLP) -> None:
-        super().__init__()
-        self.pattern = pattern
+        super().__init__(shape, pattern)
         self.layers = nn.ModuleList(feedforward(shape.dim, shape.hidden) for _ in range(shape.depth))
 
     def forward(self, x, memory=None, valid=None, memory_valid=None):

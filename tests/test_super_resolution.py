@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, Unsupported, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from cab.command import compose_requests
+from cab.compose import compose_requests
 from tasks.backbones.diffusion import RESIDUAL
 from tasks.base import Data
 from tasks.data.packed import unpack_image
@@ -293,7 +293,7 @@ def test_every_family_takes_a_step_or_says_why_not(family: str, prediction: str,
     sizes += [f"task.prediction={prediction}", f"results={tmp_path}"]
     (request,) = compose_requests([f"attention={family}", f"pattern={NS}", "task=super_resolution", *sizes])
     task = request.build_task()
-    slots = Slots(request.small, NS)
+    slots = Slots(request.small_family, NS)
     if family in WHOLE:
         with pytest.raises(Unsupported, match=r"self\.16: the slot is a single layer, the family is a whole stack"):
             task.build(slots)

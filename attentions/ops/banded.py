@@ -1,4 +1,7 @@
-"""Local heads of the Routing Transformer: blocks of tokens that see themselves and their neighbours."""
+"""Banded attention: blocks of tokens that see their own block and its neighbours. Local heads of routing use it.
+
+Time O(N b d) with blocks of b tokens, memory O(N (b + d)).
+"""
 
 from typing import NamedTuple
 
@@ -29,13 +32,13 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, block: int, causal: bool, v
         visible = visible & (other <= place)
     elif valid is not None:
         visible = visible & valid[:, other.clamp(0, n - 1)]
-    visible = visible | (other == place)  # nobody sees nothing
+    visible = visible | (other == place)  # every token sees itself, as softmax over none is NaN
     visible = visible.expand(batch, *visible.shape[-3:]).unsqueeze(1).expand(-1, heads, -1, -1, -1)
     return read(q, around(k), around(v), visible).flatten(2, 3)[:, :, :n]
 
 
 class LocalRing(NamedTuple):
-    """What local heads keep: (B, H, 2 b, d), token t at place t mod 2 b, and how many tokens came."""
+    """The state of decoding: keys and values (B, H, 2 b, d), token t at index t mod 2 b, and the number of tokens."""
 
     k: Tensor
     v: Tensor

@@ -1,20 +1,20 @@
-"""Attention inside clusters: the operations under the Routing Transformer, given who belongs to which cluster.
+"""Attention inside clusters, given which token belongs to which cluster. The Routing Transformer uses it.
 
     windowed_attention   strictly causal: a token sees the last w tokens of its own cluster, itself included
     grouped_attention    every cluster has a group of queries and a group of keys, of fixed size; outputs are averaged
                          over the groups in which a query is, and 0 for a query in none
-    served_attention     a query belongs to one cluster and sees the fixed group of keys of that cluster
+    assigned_attention   a query belongs to one cluster and sees the fixed group of keys of that cluster
 
 windowed_attention. With the tokens of all sequences and heads sorted by (sequence, head, cluster, position), token p
 of the sorted line sees those s with start(p) <= s <= p and p - s < w, where start is the first token of the cluster.
-The line is cut into blocks, each of which sees itself and the blocks of one window before it. The mask alone decides
-who sees whom, so it does not matter where the cuts fall, which depends on tokens of the future; without p - s < w it
-would matter: a leak. Blocks are worked on in tiles of bounded size; scores are kept for the backward as far as they
-are not larger than twice the output, and else made again. Time O(N log N + N w d), memory O(N d).
+The line is cut into blocks, each of which sees itself and the blocks of one window before it. The cuts between
+blocks depend on later tokens, but only the mask decides what a token sees; without p - s < w the cuts would matter, and
+leak. Blocks are processed in tiles of bounded size. Scores are kept for the backward up to KEPT times the size of the
+output; the others are recomputed. Time O(N log N + N w d), memory O(N d).
 
 The others gather a group of w keys per cluster, or per block of queries: time O(N w d), memory O(N d) for C w ~ N.
 
-Shapes are static, whatever the clusters turn out to be: no loop over tokens or clusters, no wait for the device.
+Shapes do not depend on the clusters: there is no loop over tokens or clusters, and no synchronisation with the device.
 """
 
 from typing import Any, NamedTuple
@@ -27,11 +27,11 @@ from torch.nn import functional as F
 from attentions.ops.decayed_linear import no_autocast, widened
 
 BLOCK, WIDE_BLOCK = 16, 64
-"""About how long blocks are on a processor, where fewer wasted scores count, and on a GPU, where large products do."""
+"""Approximate length of blocks on a CPU, where fewer masked scores matter, and on a GPU, where large products do."""
 TILE, WIDE_TILE = 1 << 18, 1 << 25
-"""Scores made at a time: what stays in the cache of a processor, and what keeps a GPU busy."""
+"""Scores computed at a time: what fits the caches of a CPU, and what occupies a GPU."""
 KEPT = 2
-"""Scores kept for the backward, as a multiple of the size of the output. The others are made again."""
+"""Scores kept for the backward, as a multiple of the size of the output. The others are recomputed."""
 
 
 def sorted_by_cluster(cluster: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,11 +257,13 @@ def grouped_attention(
     return from_rows((total / count.clamp(min=1).unsqueeze(-1)).to(q.dtype), q)
 
 
-def served_attention(q: Tensor, k: Tensor, v: Tensor, cluster: Tensor, k_group: tuple[Tensor, Tensor | None]) -> Tensor:
+def assigned_attention(
+    q: Tensor, k: Tensor, v: Tensor, cluster: Tensor, k_group: tuple[Tensor, Tensor | None]
+) -> Tensor:
     """q (B, H, N, d) of one cluster each, (B, H, N), k, v (B, H, M, d) and the groups of `top_tokens` to (B, H, N, d).
 
     The queries of every cluster are cut into blocks of w, the last one not full: never more than N / w + C blocks,
-    whatever the clusters, and each of them gathers the keys of its cluster.
+    whatever the clusters are, and each block gathers the keys of its cluster.
     """
     index, valid = k_group
     n, clusters, block = q.shape[2], index.shape[2], index.shape[3]
@@ -271,16 +273,16 @@ def served_attention(q: Tensor, k: Tensor, v: Tensor, cluster: Tensor, k_group: 
     order, start = sorted_by_cluster(cluster)
     place = torch.arange(n, device=q.device)
     first = F.pad(end[..., :-1], (1, 0)).gather(-1, cluster.gather(-1, order))
-    seats = first * block + place - start  # (B, H, N), along the sorted line
-    seat = torch.zeros_like(seats).scatter(-1, order, seats)
-    sitter = seats.new_zeros(*seats.shape[:2], blocks * block).scatter(-1, seats, order)  # token 0 on empty seats
+    sorted_slot = first * block + place - start  # (B, H, N), along the sorted line
+    slot = torch.zeros_like(sorted_slot).scatter(-1, order, sorted_slot)
+    token = slot.new_zeros(*slot.shape[:2], blocks * block).scatter(-1, sorted_slot, order)  # token 0 in empty slots
     each = torch.arange(blocks, device=q.device).unsqueeze(-1)
     cluster_of = (end.unsqueeze(-2) <= each).sum(-1).clamp(max=clusters - 1)  # (B, H, blocks)
     chosen = cluster_of.unsqueeze(-1).expand(-1, -1, -1, block)
     index = index.gather(2, chosen)  # (B, H, blocks, w)
     visible = None if valid is None else valid.gather(2, chosen).unsqueeze(-2)
-    y = read(rows_of(q, sitter.view(*index.shape)), rows_of(k, index), rows_of(v, index), visible)
-    return rows_of(y.flatten(2, 3), seat)
+    y = read(rows_of(q, token.view(*index.shape)), rows_of(k, index), rows_of(v, index), visible)
+    return rows_of(y.flatten(2, 3), slot)
 
 
 def last_tokens(cluster: Tensor, clusters: int, window: int) -> tuple[Tensor, Tensor]:
@@ -292,8 +294,8 @@ def last_tokens(cluster: Tensor, clusters: int, window: int) -> tuple[Tensor, Te
     ordered = cluster.gather(-1, order)
     rank = torch.arange(cluster.shape[-1], device=cluster.device) - start
     last = rank >= counts.gather(-1, ordered) - window
-    seat = torch.where(last, ordered * window + rank % window, clusters * window)  # the others share one seat
-    index = cluster.new_zeros(*cluster.shape[:2], clusters * window + 1).scatter(-1, seat, order)
+    slot = torch.where(last, ordered * window + rank % window, clusters * window)  # the others share the last slot
+    index = cluster.new_zeros(*cluster.shape[:2], clusters * window + 1).scatter(-1, slot, order)
     return index[..., :-1].unflatten(-1, (clusters, window)), counts
 
 

@@ -26,15 +26,15 @@ from torch.nn import functional as F
 GROUP = 16
 """Blocks in a group of the scan: one small matrix within each group, one sum of each group for the next level."""
 PIECE = 1 << 19
-"""Numbers of q in the heads that the CPU works on together (2 MB in float32)."""
+"""Elements of q in the heads that the CPU processes together (2 MB in float32)."""
 NEGLIGIBLE = 1e-35
-"""Decays below are taken as 0: products with subnormal numbers are slow."""
+"""Smaller decays are set to 0, because products with subnormal numbers are slow."""
 
 
 def decayed_attention(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, block: int, both: bool = False) -> Tensor:
     """q, k (B, H, N, d), v (B, H, N, e), slope (H,) to y (B, H, N, e), float32 or wider.
 
-    With `both`, later tokens count as earlier ones do.
+    With `both`, in both directions.
     """
     y, _ = _DecayedAttention.apply(q, k, v, slope, min(block, q.shape[2]), both)
     return y
@@ -61,7 +61,7 @@ class _DecayedAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         slopes = slope.to(torch.promote_types(q.dtype, torch.float32)).view(-1, 1, 1, 1)  # (H, 1, 1, 1)
         pieces, y, kept, last = _pieces(q), v[:, :0], [], []
-        if len(pieces) == 1:  # the backward needs this order, too; of several pieces that would be too much to keep
+        if len(pieces) == 1:  # the backward needs this layout too; for several pieces copies would take too much memory
             q, k, v = (x.contiguous() for x in (q, k, v))
         with no_autocast(q):
             decays = _decays(slopes, block, both)
@@ -86,21 +86,21 @@ class _DecayedAttention(torch.autograd.Function):
         with no_autocast(q):
             for heads in _pieces(q):
                 own = [x[heads] for x in decays]
-                kept = [next(states) for _ in range(2 + ctx.both)]
+                kept = [next(states) for _ in range(3 if ctx.both else 2)]
                 parts = _backward(q[:, heads], k[:, heads], v[:, heads], dy[:, heads], slopes[heads], own, kept)
                 gradients = [_placed(*each, heads) for each in zip(parts, gradients, (q, k, v), strict=True)]
         return *gradients, None, None, None
 
 
 def _pieces(x: Tensor) -> list[slice]:
-    """Heads that are worked on together: on the CPU so few that what is made of them stays in its caches."""
+    """Heads that are processed together: on the CPU few enough for intermediate results to stay in its caches."""
     batch, heads, n, dim = x.shape
     size = heads if x.device.type != "cpu" else max(1, PIECE // (batch * n * dim))
     return [slice(start, min(start + size, heads)) for start in range(0, heads, size)]
 
 
 def _placed(part: Tensor, whole: Tensor, like: Tensor, heads: slice) -> Tensor:
-    """The part of some heads (B, h, N, d) put into the whole (without heads at first), in the layout of `like`."""
+    """Writes some heads (B, h, N, d) into `whole` (without heads at first), which has the layout of `like`."""
     if part.shape[1] == like.shape[1]:
         return part
     whole = whole if whole.shape[1] else torch.empty_like(like, dtype=part.dtype)
@@ -115,7 +115,8 @@ def _forward(
     within, to_end, from_end = decays
     qb, kb, vb = (_blocks(x, within.shape[-1]) for x in (q, k, v))  # (B, H, n, C, d) each
     y, states = None, []
-    for backwards in (False, True)[: 1 + both]:
+    directions = [False, True] if both else [False]
+    for backwards in directions:
         if backwards:
             to_end, from_end = to_end.flip(-2), from_end.flip(-2)
         sums = torch.bmm(_flat(kb * to_end).mT, _flat(vb))  # (BHn, d, e)
@@ -175,16 +176,16 @@ def _scores(q: Tensor, k: Tensor, within: Tensor, out: Tensor | None = None) -> 
 
 
 def _before(sums: Tensor, blocks: Tensor, slopes: Tensor, backwards: bool) -> Tensor:
-    """Sums over each block to the states before it, (BHn, d, e) both. Uses the sums up."""
+    """Sums over each block to the states before it, (BHn, d, e) both. Overwrites the sums."""
     return _scan(_unflat(sums, blocks).flatten(-2), slopes * blocks.shape[3], backwards).reshape(sums.shape)
 
 
 def _scan(x: Tensor, slopes: Tensor, backwards: bool) -> Tensor:
-    """What arrives from all before: y_j = sum_{m<j} exp(-slope (j-1-m)) x_m, or m>j backwards. Uses x up.
+    """What arrives from all before: y_j = sum_{m<j} exp(-slope (j-1-m)) x_m, or m>j backwards. Overwrites x.
 
     x (B, H, n, f), slopes (H, 1, 1, 1) per step. Linear in n: the sums of groups of at most GROUP go through the same
-    function, which gives what arrives from groups before, and a triangular matrix in each group does the rest. Nobody
-    in a group comes after its last member, so the arrivals take that one's place.
+    function, which gives what arrives from groups before, and a triangular matrix handles each group. Nothing in a
+    group comes after its last element, so what arrives from groups before takes that place.
     """
     n = x.shape[2]
     groups = -(-n // GROUP)
@@ -210,7 +211,7 @@ def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _add_decayed(total: Tensor | None, y: Tensor, blocks: Tensor, decay: Tensor) -> Tensor:
-    """total + decay y, for y (BHn, C, d) and decay (H, 1, C, 1). Uses y up."""
+    """total + decay y, for y (BHn, C, d) and decay (H, 1, C, 1). Overwrites y."""
     _unflat(y, blocks).mul_(decay)
     return y if total is None else total.add_(y)
 

@@ -37,10 +37,10 @@ class LatentAttention(Vanilla):
 
 
 class FewQueries(Vanilla):
-    """Few queries x (R, m, D) over many tokens (R, n, D), equal to vanilla's with less work.
+    """Few queries x (R, m, D) over many tokens (R, n, D): vanilla attention in fewer operations.
 
-    Per head q . (Wk s) = (Wk^T q) . s and sum_s p_s Wv s = Wv sum_s p_s s: the projections of tokens go over to the
-    queries, H m D operations a token in place of D^2.
+    Per head q . (Wk s) = (Wk^T q) . s and sum_s p_s Wv s = Wv sum_s p_s s: the projections are applied to the queries
+    instead of the tokens, H m D operations per token instead of D^2.
     """
 
     def forward(
@@ -67,7 +67,7 @@ class FewQueries(Vanilla):
 
 
 class FewKeys(Vanilla):
-    """Many queries x (R, n, D) over few latents (R, m, D), turned round: Wq goes into keys, Wo into values."""
+    """Many queries x (R, n, D) over few latents (R, m, D): Wq is applied to the keys, Wo to the values."""
 
     def forward(
         self,
@@ -88,7 +88,7 @@ class FewKeys(Vanilla):
 
 
 class Read(nn.Module):
-    """x + attention(norm(x), source), the source normed where it is not the memory."""
+    """x + attention(norm(x), source); the source is normed unless it is the memory."""
 
     def __init__(self, attention: Vanilla, norm_source: bool) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class SegmentState:
     """What a segment keeps while decoding. Layers that have seen nothing yet have no states."""
 
     before: State = None
-    """(B, m, D): the latents that the open group reads; gone once `spread` has their keys and values."""
+    """(B, m, D): the latents that the open group reads; None once `spread` has their keys and values."""
     spread: State = None
     local: list[State] = field(default_factory=list)
     seen: list[Tensor] = field(default_factory=list)
@@ -161,7 +161,7 @@ class Segment(nn.Module):
     ) -> Tensor:
         """Latents that read the memory, and latent layers. some (B, G m): latents of groups with real tokens.
 
-        `kept`, an empty state, gets what decoding goes on from.
+        `kept`, an empty state, is filled for decoding.
         """
         groups, latents = z.shape[1:3]
         z = z.flatten(1, 2)  # (B, G m, D)
@@ -179,7 +179,7 @@ class Segment(nn.Module):
         return z.unflatten(1, (groups, latents))
 
     def step(self, x: Tensor, kept: SegmentState) -> Tensor:
-        """Further tokens (B, j, D) of the open group: one, or several that open it."""
+        """Further tokens (B, j, D) of the open group: one, or several that begin it."""
         x, kept.local = further(self.local, x, kept.local)
         kept.seen.append(x)
         if kept.spread is None:
@@ -207,7 +207,7 @@ def local_layers(shape: Shape, pattern: Pattern, feedforward: MakeFeedForward, c
 
 
 def further(layers: Sequence[ResidualLayer], x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-    """Causal layers on what comes next; no states where it comes first."""
+    """Causal layers on the next tokens; `states` is empty for the first ones."""
     after = []
     for i, layer in enumerate(layers):
         x, state = layer.step(x, states[i]) if states else layer.prefill(x, None, None)

@@ -13,7 +13,7 @@ from attentions.ops.decayed_linear import no_autocast, widened
 
 SMOOTHING = 1e-5
 APART = 0.1
-"""Half the distance at which a dead centroid is set beside a full one, in units of their norm."""
+"""Half the distance between a dead centroid that was moved and the full one beside it, in units of their norm."""
 
 
 def normed(x: Tensor) -> Tensor:
@@ -36,8 +36,8 @@ class Centroids(nn.Module):
         self.register_buffer("centroids", start)  # (H, C, d)
         self.register_buffer("sums", start.clone())  # (H, C, d), moving sums of normed vectors
         self.register_buffer("counts", torch.ones(heads, clusters))  # (H, C), moving counts
-        self.pending: tuple[Tensor, Tensor] | None = None  # sums and counts since the last step
-        self.occupied: Tensor | None = None  # counts of the last training forward
+        self.accumulated: tuple[Tensor, Tensor] | None = None  # sums and counts since the last step
+        self.last_counts: Tensor | None = None  # counts of the last training forward
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
@@ -62,18 +62,22 @@ class Centroids(nn.Module):
             member = points.new_zeros(*index.shape, self.clusters)
             member.scatter_(-1, index.unsqueeze(-1), weight.expand_as(index).unsqueeze(-1))  # (H, BN, C)
             sums, counts = member.mT @ points, member.sum(1)
-        self.occupied = counts if self.occupied is None else self.occupied + counts
-        self.pending = (sums, counts) if self.pending is None else (self.pending[0] + sums, self.pending[1] + counts)
+        self.last_counts = counts if self.last_counts is None else self.last_counts + counts
+        if self.accumulated is None:
+            self.accumulated = sums, counts
+        else:
+            self.accumulated = self.accumulated[0] + sums, self.accumulated[1] + counts
         if not self.commitment:
             return no_loss(x)
         return self.commitment * _Commitment.apply(x, self.centroids.to(x.dtype), nearest, valid, sums, counts)
 
     @torch.no_grad()
     def update(self) -> None:
-        if self.pending is None:
+        """Moves the averages and the centroids by what was accumulated."""
+        if self.accumulated is None:
             return
-        sums, counts = self.pending
-        self.pending = None
+        sums, counts = self.accumulated
+        self.accumulated = None
         self.sums.lerp_(sums.to(self.sums.dtype), 1 - self.decay)
         self.counts.lerp_(counts.to(self.counts.dtype), 1 - self.decay)
         self._revive()
@@ -82,9 +86,9 @@ class Centroids(nn.Module):
         self.centroids.copy_(self.sums / smoothed.unsqueeze(-1))
 
     def _revive(self) -> None:
-        """The emptiest clusters are paired with the fullest, and where one is dead, it and its partner m become m + a
-        and m - a, with half of the partner's count each. The step a is at right angles to m, so that the border runs
-        through the middle of the full cluster, and its direction is that of the dead centroid."""
+        """Splits the fullest clusters. The emptiest clusters are paired with the fullest; if one is dead, it and its
+        partner m become m + a and m - a, with half of the partner's count each. The offset a is orthogonal to m, so
+        that the border runs through the middle of the full cluster, and has the direction of the dead centroid."""
         half = self.clusters // 2
         counts, order = self.counts.sort(dim=-1, stable=True)
         low, high = order[:, :half], order.flip(-1)[:, :half]

@@ -9,75 +9,48 @@ whose check is done with the same options and source is not checked again (rerun
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from attentions.base import Pattern
-from cab import ROOT
 from cab.check.gate import Subject, checked
 from cab.command import FAILED, command_line
-from cab.config import CHECK, family, one_line, user_errors
-from cab.errors import UserError
+from cab.compose import built_in_families, compose_requests, parse_arguments
+from cab.config import Request
 from cab.report.check_matrix import matrix, write
 
 
-def compose_subjects(overrides: Sequence[str]) -> tuple[list[Subject], list[Pattern], Path, bool]:
-    """From the overrides of a command line: families, patterns, the results folder, and whether to check again."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
+def requests_to_check(arguments: Sequence[str]) -> list[Request]:
+    """A request per family and pattern, the user's own families last. Raises UserError."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    everything = {"attention": "glob(*)", "pattern": "glob(*)", "task": "recall"}  # recall has all patterns
+    defaults = [f"{key}={value}" for key, value in everything.items() if key not in given]
+    families, patterns = built_in_families(), list(Pattern)
 
-    lists: dict[str, list[str]] = {"attention": all_families(), "pattern": list(Pattern)}
-    rest = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key in lists:
-            lists[key] = list(dict.fromkeys(value.split(",")))
-        else:
-            rest.append(override)
-    if unknown := set(lists["pattern"]) - set(Pattern):
-        raise UserError(f"pattern={min(unknown)}: no such pattern; use {', '.join(Pattern)}")
-    subjects = []
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for name in lists["attention"]:
-            try:
-                config = compose("config", [f"attention={name}", *rest])
-            except HydraException as error:
-                raise UserError(one_line(error)) from error
-            with user_errors():
-                options = OmegaConf.to_container(config.attention, resolve=True)
-            assert isinstance(options, dict)
-            kept = {str(key): value for key, value in options.items() if key != CHECK}
-            subjects.append(Subject(name, family(config), family(config, small=True), kept))
-    return subjects, [Pattern(name) for name in lists["pattern"]], Path(config.results).expanduser(), config.rerun
+    def place(request: Request) -> tuple[int, str, int]:
+        number = families.index(request.attention) if request.attention in families else len(families)
+        return number, request.attention, patterns.index(request.pattern)
 
-
-def all_families() -> list[str]:
-    """The names in conf/attention: baselines first, the control last."""
-    names = [path.stem for path in (ROOT / "conf" / "attention").glob("*.yaml")]
-    return sorted(names, key=lambda name: ({"vanilla": 0, "eager": 1, "none": 3}.get(name, 2), name))
+    return sorted(compose_requests([*arguments, *defaults]), key=place)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cab.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", help="as in cab.run; attention= and pattern= take lists")
-    overrides = parser.parse_args(arguments).overrides
+    overrides = parse_arguments(parser, arguments)
 
     def work() -> int:
-        subjects, patterns, results, rerun = compose_subjects(overrides)
+        requests = requests_to_check(overrides)
+        results = requests[0].results
         records = []
-        for subject in subjects:
-            for pattern in patterns:
-                outcome = checked(subject, pattern, results, rerun)
-                record = outcome.record
-                took = "already done" if outcome.was_done else f"{record.provenance['seconds']:.1f} s"
-                print(f"  {subject.name}, {pattern}: {record.status} ({took})", flush=True)
-                records.append(record)
+        for request in requests:
+            outcome = checked(Subject.of(request), request.pattern, results, request.rerun)
+            record = outcome.record
+            took = "already done" if outcome.was_done else f"{record.provenance['seconds']:.1f} s"
+            print(f"  {request.attention}, {request.pattern}: {record.status} ({took})", flush=True)
+            records.append(record)
         print(f"\n{matrix(records)}\n")
-        complete = all(override.partition("=")[0] in ("results", "rerun") for override in overrides)
-        stem = results / "leaderboard" / ("checks" if complete else "selected-checks")
+        selection = {override.partition("=")[0] for override in overrides} - {"results", "rerun", "--config-dir"}
+        stem = results / "leaderboard" / ("selected-checks" if selection else "checks")
         print(f"files: {', '.join(map(str, write(records, stem)))}")
         return FAILED if any(record.status == "failed_check" for record in records) else 0
 

@@ -7,7 +7,6 @@ A family's YAML may have a mapping `check:` of options that are small enough for
 its blocks. Families that derive their sizes from the design length need none.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +38,13 @@ class Subject:
     family: Family
     small: Family
     options: dict[str, Any]
+    arguments: Sequence[str] = ()
+    """Of a command line, to choose the family and its options."""
+
+    @classmethod
+    def of(cls, request: Request) -> "Subject":
+        options = request.resolved["attention"]
+        return cls(request.attention, request.family, request.small_family, options, request.family_arguments)
 
     @property
     def control(self) -> bool:
@@ -47,9 +53,8 @@ class Subject:
 
 def gate(request: Request) -> tuple[Status, str]:
     """ok if the request's family may be trained and measured in its pattern; else the status to record, and why."""
-    subject = Subject(request.attention, request.family, request.small, request.resolved["attention"])
     try:
-        record = checked(subject, request.pattern, request.results).record
+        record = checked(Subject.of(request), request.pattern, request.results).record
     except (RuntimeError, MemoryError) as error:  # not the family's fault, and not recorded as a check
         return failure(error)
     return record.status, record.reason
@@ -93,8 +98,7 @@ def _examine(subject: Subject, pattern: Pattern, key: CellKey) -> Record:
         status, reason = failure(error)
     except ValueError as error:
         status, reason = "failed_check", f"cannot be built for the battery: {error}"
-    options = [f"attention.{name}={json.dumps(value)}" for name, value in subject.options.items() if name[0] != "_"]
-    overrides = [f"attention={subject.name}", *options, f"pattern={pattern}"]
+    overrides = [*subject.arguments, f"pattern={pattern}"]
     return Record(
         kind="checks",
         status=status,

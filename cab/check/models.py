@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape, State, Unsupported, after_step
-from attentions.slots import Family, Slots, whole_stack
+from attentions.slots import Family, Slots, is_stack
 
 DIM, HEADS, HIDDEN, DEPTH = 32, 4, 256, 2
 """The feed-forward is wide, so that a family with more parameters than vanilla can still meet the equal budget."""
@@ -147,7 +147,7 @@ def normal(generator: torch.Generator, *size: int) -> Tensor:
 
 def models_under_test(family: Family, pattern: Pattern, setting: Setting) -> list[ModelUnderTest]:
     """All models of a setting. Raises Unsupported, or ValueError for options that do not fit the design length."""
-    levels = ["stack", "layer"] if setting.exhaustive and not whole_stack(family) else ["stack"]
+    levels = ["stack", "layer"] if setting.exhaustive and not is_stack(family) else ["stack"]
     models = []
     with preserved_random_state():
         for level in levels:
@@ -163,7 +163,7 @@ def models_under_test(family: Family, pattern: Pattern, setting: Setting) -> lis
 
 
 def _build(family: Family, pattern: Pattern, setting: Setting, level: str) -> nn.Module:
-    depth = max(DEPTH, family.func.min_depth) if whole_stack(family) else DEPTH  # type: ignore[attr-defined]
+    depth = max(DEPTH, family.func.min_depth) if is_stack(family) else DEPTH  # type: ignore[attr-defined]
     shape = Shape(DIM, HEADS, depth, HIDDEN, setting.length, setting.memory if pattern.cross else 0)
     if level == "layer":
         return Slots(family, pattern).layer("check", pattern, replace(shape, hidden=0), 0, depth)

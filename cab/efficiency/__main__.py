@@ -9,7 +9,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cab.command import ExitCode, cell_exit_code, command_line, compose_one, expand
+from cab.command import ExitCode, cell_exit_code, command_line
+from cab.compose import Composer, expand, parse_arguments
 from cab.config import Request
 from cab.efficiency.cell import efficiency_cells
 from cab.errors import UserError
@@ -22,24 +23,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cab.efficiency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "overrides", nargs="*", help="as in cab.run -m; cells that differ in attention= only are measured in turns"
-    )
-    overrides = parser.parse_args(arguments).overrides
+    overrides = parse_arguments(parser, arguments)
 
     def work() -> int:
         if (count := distributed.world_size()) > 1:
             raise UserError(
                 f"started as {count} processes: efficiency is measured by one; use neither torchrun nor srun"
             )
-        groups: dict[tuple[str, ...], list[Request]] = {}
-        for chosen in expand(overrides):
-            rest = tuple(override for override in chosen if not override.startswith("attention="))
-            groups.setdefault(rest, []).append(compose_one(chosen))
+        composer = Composer()
+        groups: dict[tuple[str, ...], dict[str, Request]] = {}  # by the choice of attention=
+        for cell in expand(overrides):
+            rest = tuple(override for override in cell if not override.startswith("attention="))
+            choices = [override.removeprefix("attention=") for override in cell if override.startswith("attention=")]
+            request = composer.request(cell)
+            groups.setdefault(rest, {})[choices[0] if choices else request.attention] = request
         exit_code = ExitCode()
-        for rest, requests in groups.items():
-            families = ",".join(request.attention for request in requests)
-            outcomes = efficiency_cells(requests, "cab.efficiency", [f"attention={families}", *rest])
+        for rest, group in groups.items():
+            command = [f"attention={','.join(group)}", *rest]
+            requests = list(group.values())
+            outcomes = efficiency_cells(requests, "cab.efficiency", command)
             for request, outcome in zip(requests, outcomes, strict=True):
                 record = outcome.record
                 if not outcome.was_done:

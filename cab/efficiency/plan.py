@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from attentions.base import Pattern, Shape
-from cab.efficiency.subjects import LEVELS, PHASES, PRECISIONS
+from cab.efficiency.subjects import LEVELS, PHASES, PRECISIONS, Decoding
 from cab.errors import UserError
 
 
@@ -66,6 +66,7 @@ class Measurement:
     parameters     core parameters of the timed module
     state_numbers  prefill and decode: numbers kept per sequence after the prompt, as the family reports them
     state_bytes    prefill and decode: bytes of the state after the prompt, for the whole batch
+    decoding       prefill and decode: "state", or "recomputation" where every step computes all outputs so far again
     """
 
     subject: str
@@ -80,6 +81,7 @@ class Measurement:
     parameters: int | None = None
     state_numbers: int | None = None
     state_bytes: int | None = None
+    decoding: Decoding | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

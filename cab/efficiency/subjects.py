@@ -19,7 +19,7 @@ it.
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ from attentions.slots import Family, Slots
 LEVELS = ("mixer", "attention", "stack")
 PHASES = ("forward", "train", "prefill", "decode")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Decoding = Literal["state", "recomputation"]
 DECODE_STEPS = 8
 WARMUP_STEPS = 2
 """Decoding steps before the timed ones: a cache that grows by doubling grows at the first."""
@@ -57,6 +58,7 @@ class TimedCall:
     """Numbers kept per sequence after the prompt, as the family reports them."""
     state_bytes: int | None = None
     """Bytes of the state after the prompt, for the whole batch."""
+    decoding: Decoding | None = None
 
 
 class Subject:
@@ -123,8 +125,9 @@ class Subject:
             return TimedCall(self._train, self._clear_gradients)
         _, state = self._without_gradients(self.module.prefill)
         numbers, size = self.module.state_size(self.shape.length, self.shape.memory), state_bytes(state)
+        decoding: Decoding = "recomputation" if self.module.decodes_by_recomputation else "state"
         if phase == "prefill":
-            return TimedCall(lambda: self._without_gradients(self.module.prefill), _nothing, 1, numbers, size)
+            return TimedCall(lambda: self._without_gradients(self.module.prefill), _nothing, 1, numbers, size, decoding)
         start = self._decode(state, range(WARMUP_STEPS))
         copies: list[State] = []  # at most one: a call takes it
 
@@ -134,7 +137,7 @@ class Subject:
         def call() -> State:
             return self._decode(copies.pop(), range(WARMUP_STEPS, WARMUP_STEPS + DECODE_STEPS))
 
-        return TimedCall(call, prepare, DECODE_STEPS, numbers, size)
+        return TimedCall(call, prepare, DECODE_STEPS, numbers, size, decoding)
 
     def _autocast(self) -> torch.autocast:
         device = "cpu" if self.device.type == "meta" else self.device.type  # there is no autocast for meta

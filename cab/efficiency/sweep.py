@@ -178,6 +178,7 @@ class _Series:
             parameters=subject.parameters,
             state_numbers=timed.state_numbers,
             state_bytes=timed.state_bytes,
+            decoding=timed.decoding,
         )
 
     def time_rounds(self, trials: Mapping[str, _Trial], longer: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import gc
 import os
 import re
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -114,6 +115,9 @@ def broadcast(job: TrainingJob | None = None) -> TrainingJob | None:
     """Sends rank 0's job to the other ranks; returns it on all ranks. None tells the workers to stop."""
     from torch import distributed
 
+    path = [sys.path]  # rank 0 may have found modules of the user's own
+    distributed.broadcast_object_list(path, src=0)
+    sys.path[:] = path[0]
     box = [job]
     distributed.broadcast_object_list(box, src=0)
     return box[0]

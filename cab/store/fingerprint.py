@@ -1,48 +1,92 @@
-"""Which code decides an answer: a fingerprint of modules and of everything of the project that they import."""
+"""Which code decides an answer: hashes of source files and of everything that they import.
+
+Imports are followed into the project and, for code of the user's own, into the same top-level package or, for a single
+file, the same folder. Only import statements are followed, and only files that end with .py count.
+"""
 
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 PROJECT = ("attentions", "cab", "tasks")
+INSTALLED = ("site-packages", "dist-packages")
+"""Folders of installed packages: their files are no neighbours of a single file."""
 
 
 def fingerprint(*objects: object) -> str:
-    """A hash of the files that define these classes or functions and of the project's modules they import.
+    """A hash of the files that define these classes or functions, bases included, and of what they import."""
+    return _hash(_sources(objects))
 
-    A class counts with its bases. A change elsewhere in the project does not change the fingerprint.
-    """
-    waiting = {name for item in objects for name in _modules_of(item)}
-    seen: dict[str, bytes] = {}
+
+def own_fingerprint(kind: object) -> str:
+    """A hash of the user's own files behind a family: as `fingerprint`, without the files of the project."""
+    sources = _sources([kind])
+    return _hash({name: source for name, source in sources.items() if not _in_project(name)})
+
+
+def _sources(objects: Sequence[object]) -> dict[str, bytes]:
+    """The name and content of every file that counts."""
+    waiting: set[str] = set()
+    packages: set[str] = set()
+    folders: set[Path] = set()
+    for item in objects:
+        waiting |= {base.__module__ for base in getattr(item, "__mro__", (item,)) if base is not object}
+        module: str = item.__module__
+        path = _file(module)
+        if "." in module:
+            packages.add(module.partition(".")[0])
+        elif path is not None and path.parent.name not in INSTALLED:
+            folders.add(path.parent)
+    found: dict[str, bytes] = {}
     while waiting:
         name = waiting.pop()
-        if name in seen or (path := _file(name)) is None:
+        path = _file(name)
+        if name in found or path is None:
             continue
-        seen[name] = path.read_bytes()
-        waiting |= _imports(seen[name])
+        found[name] = path.read_bytes()
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for imported in _imports(found[name], package):
+            top = imported.partition(".")[0]
+            if _in_project(top) or top in packages or any(_is_in(top, folder) for folder in folders):
+                waiting |= _with_parents(imported)
+    return found
+
+
+def _hash(sources: dict[str, bytes]) -> str:
     content = hashlib.sha256()
-    for name in sorted(seen):
-        content.update(f"{name}\0{len(seen[name])}\0".encode() + seen[name])
+    for name, source in sorted(sources.items()):
+        content.update(f"{name}\0{len(source)}\0".encode() + source)
     return content.hexdigest()[:16]
 
 
-def _modules_of(item: object) -> Iterator[str]:
-    yield from (part.__module__ for part in getattr(item, "__mro__", (item,)))
+def _in_project(name: str) -> bool:
+    return name.partition(".")[0] in PROJECT
+
+
+def _is_in(top: str, folder: Path) -> bool:
+    return (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+
+
+def _with_parents(name: str) -> set[str]:
+    """The module and its packages, which Python runs first."""
+    parts = name.split(".")
+    return {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
 
 
 @cache
-def _imports(source: bytes) -> frozenset[str]:
-    """The project's modules that a file imports, anywhere in it."""
+def _imports(source: bytes, package: str) -> frozenset[str]:
+    """What a file of this package imports, anywhere in it: modules, and names that may be modules."""
     found = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in PROJECT:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}  # `from cab import record`
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.partition(".")[0] in PROJECT}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return frozenset(found)
 
 
