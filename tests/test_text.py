@@ -1,11 +1,8 @@
 """Text from three sources, and its tokens: what is refused, what is exact, what survives several jobs and damage."""
 
-import json
-import multiprocessing
 import socket
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -282,32 +279,6 @@ def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str
     after = tokenise(REAL, 300, tmp_path)
     assert all(np.array_equal(before[split], after.streams[split]) for split in SPLITS)
     assert len(list(tmp_path.glob("tokens-*.damaged-*"))) == 1
-
-
-def _build_slowly(target: Path) -> None:
-    with (target.parent.parent / "builds").open("a") as log:
-        log.write("x")
-    time.sleep(0.3)
-    (target / "a.json").write_text(json.dumps(list(range(1000))))
-
-
-def _job(folder: Path, barrier, results) -> None:
-    barrier.wait()
-    stored(folder, _build_slowly)
-    results.put(json.loads((folder / "a.json").read_text()) == list(range(1000)))
-
-
-def test_two_jobs_make_it_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(2), context.Queue()
-    jobs = [context.Process(target=_job, args=(tmp_path / "cache" / "it", barrier, results)) for _ in range(2)]
-    for job in jobs:
-        job.start()
-    assert [results.get(timeout=20) for _ in jobs] == [True, True]
-    for job in jobs:
-        job.join()
-    assert (tmp_path / "builds").read_text() == "x"
-    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["it", "it.lock"]
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ Entries = dict[str, list[int | str]]
 """[size, time of change, SHA-256] by resolved path."""
 
 
-def file_digests(paths: Sequence[Path], cache: Path) -> list[str]:
-    """SHA-256 of the bytes of each file."""
+def file_digests(paths: Sequence[Path], cache: Path, save_every: float = SAVED_EVERY) -> list[str]:
+    """SHA-256 of the bytes of each file; what is known so far is saved every `save_every` seconds."""
     places = _resolved(paths)
     if not places:
         return []
@@ -48,7 +48,7 @@ def file_digests(paths: Sequence[Path], cache: Path) -> list[str]:
             except OSError as error:
                 raise ValueError(f"{place}: not readable ({error.strerror}): mend it, or take it away") from None
             found.append(str(own))
-            if new and time.monotonic() - saved > SAVED_EVERY:
+            if new and time.monotonic() - saved > save_every:
                 entries, new, saved = _save(memory, new), Entries(), time.monotonic()
     finally:
         if new:
