@@ -16,14 +16,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
 from attentions.base import Pattern, Shape, Unsupported
 from attentions.slots import Family
 from cab import ROOT
 from cab.errors import NoSuchPattern, UserError
-from tasks.base import Data, Task
+from tasks.base import Data, Task, TaskContext
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -102,7 +102,7 @@ class Request:
     small: Any
     """The family with the options under `check:` in its YAML, for cab.check.gate."""
     pattern: Pattern
-    make_task: Callable[..., Any]
+    make_task: Callable[[TaskContext], Task]
     shape: Shape
     data: Data
     seed: int
@@ -116,7 +116,7 @@ class Request:
     resolved: dict[str, Any]
 
     def build_task(self) -> Task:
-        return self.make_task(self.pattern, self.shape, self.data, self.seed, self.results / "cache")
+        return self.make_task(TaskContext(self.pattern, self.shape, self.data, self.seed, self.results / "cache"))
 
 
 def load(config: DictConfig, attention: str, task: str) -> Request:
@@ -129,8 +129,8 @@ def load(config: DictConfig, attention: str, task: str) -> Request:
     resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
     resolved["attention"].pop(CHECK, None)
     pattern = Pattern(resolved["pattern"])
-    make_task = part("task", config.task)
-    known = make_task.func.patterns
+    make_task = task_factory(config.task)
+    known = make_task.func.patterns  # type: ignore[attr-defined]
     if pattern not in known:
         raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(known)}")
     return Request(
@@ -165,8 +165,18 @@ def family(config: DictConfig, small: bool = False) -> Family:
     return part(f"attention.{CHECK}" if small else "attention", options)
 
 
+def task_factory(config: DictConfig) -> partial[Task]:
+    """The task's class with its options, checked against the class that it declares as `options`."""
+    with user_errors("task: "):
+        made = instantiate(config, _convert_="all")
+    if not isinstance(made, partial):
+        raise UserError("task: its YAML needs _partial_: true")
+    options = get_type_hints(made.func)["options"]
+    return partial(made.func, options=checked("task", options, made.keywords))
+
+
 def part(name: str, config: DictConfig) -> Any:
-    """A family or task, its options filled in and checked against its constructor."""
+    """A family, its options filled in and checked against its constructor."""
     with user_errors(f"{name}: "):
         made = instantiate(config, _convert_="all")
     if not isinstance(made, partial):
@@ -186,18 +196,23 @@ def part(name: str, config: DictConfig) -> Any:
 
 
 def checked(name: str, kind: Any, value: Any) -> Any:
-    """The value as `kind`; a dataclass is made from a mapping of its fields."""
-    made_of_fields = is_dataclass(kind)
-    if made_of_fields and (unknown := set(value) - {field.name for field in fields(kind)}):
-        raise UserError(f"{name}.{min(unknown)}: no such setting")
+    """The value as `kind`; a dataclass or pydantic model is made from a mapping of its fields."""
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    made_of_fields = is_dataclass(kind) or is_model
+    if made_of_fields:
+        known = list(kind.model_fields) if is_model else [field.name for field in fields(kind)]
+        for key in value:
+            if key not in known:
+                raise UserError(f"{name}.{key}={value[key]!r}: no such option; it has {', '.join(known) or 'none'}")
     try:
-        if is_pydantic_dataclass(kind):
+        if is_model or is_pydantic_dataclass(kind):
             return kind(**value)
         return TypeAdapter(kind).validate_python(value, strict=not made_of_fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([name, *(str(part) for part in first["loc"])])
-        shown = "" if made_of_fields and not first["loc"] else f"={first['input']!r}"
+        no_value = first["type"] == "missing" or (made_of_fields and not first["loc"])
+        shown = "" if no_value else f"={first['input']!r}"
         raise UserError(f"{where}{shown}: {first['msg'].removeprefix('Value error, ')}") from error
 
 

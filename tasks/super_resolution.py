@@ -24,31 +24,32 @@ noise that sampling starts from belongs to the example: it depends neither on th
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from attentions.base import Pattern, Shape, check_whole
+from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones import diffusion
-from tasks.backbones.diffusion import Prediction, check_prediction
+from tasks.backbones.diffusion import Prediction
 from tasks.backbones.unet import COLOURS, UNet, resolutions
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import Options as BaseOptions
 from tasks.data.epochs import Epochs
 from tasks.data.image_sources import collection
-from tasks.data.images import Crop, Squares, check_crop, resized, squares
-from tasks.data.packed import pack_image
+from tasks.data.images import Crop, Squares, resized, squares
+from tasks.data.packed_samples import pack_image
 
-EVALUATED_AT_ONCE = 2**15
+PIXELS_PER_BATCH = 2**15
 """Pixels in an evaluation batch."""
 LEAST_SIZE = 16
 """SSIM's window has to fit."""
 BEST_PSNR = 100.0
 """Of an image without any error, in dB."""
-SHOWN = 6
+SHOWN_IMAGES = 6
 """Rows of the table `images`, evenly spread over the test images."""
 TRAIN, EVALUATION = 1, 2
 """Tell the random draws of both apart."""
@@ -58,79 +59,61 @@ WANG: Any = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": Fa
 
 Score = tuple[float, float]
 """PSNR and SSIM."""
-Row = dict[str, int | float | str]
+
+
+class Options(BaseOptions):
+    factor: int = Field(4, ge=2)
+    """How many times smaller the small image is."""
+    multipliers: list[Annotated[int, Field(ge=1)]] = Field([1, 2, 2], min_length=1)
+    """Channels at each resolution, as multiples of model.dim; the resolution halves from one to the next."""
+    attention_sizes: list[int] = Field([32, 16, 8])
+    """Resolutions with attention."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    prediction: Prediction = "image"
+    sampling_steps: int = Field(4, ge=1, le=diffusion.STEPS)
+    """Evaluations of the network for each image."""
+    crop: Crop = "tiles"
+    validation_images: int = Field(32, ge=1)
+    test_images: int = Field(256, ge=1)
+    image_column: str = "image"
+    """Of a hub data set."""
 
 
 class SuperResolution(Task):
-    """Options: `factor` (how many times smaller the small image is), `multipliers` (channels at each resolution, as
-    multiples of dim), `attention_sizes` (resolutions with attention), `dropout`, what the network predicts, the
-    `sampling_steps` of an evaluation, `crop` (images whole or in tiles), how many images are evaluated, and the column
-    of a hub data set."""
-
     name = "super_resolution"
     patterns = (Pattern.NONCAUSAL_SELF,)
-    metrics = (Metric("psnr", "higher", "dB"), Metric("ssim", "higher"))
+    metrics = (Metric("psnr", "higher"), Metric("ssim", "higher"))
+    options: Options
     _squares: dict[Split, Squares]
     _epochs: Epochs
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        shape: Shape,
-        data: Data,
-        seed: int,
-        cache: Path,
-        *,
-        factor: int = 4,
-        multipliers: list[int],
-        attention_sizes: list[int],
-        dropout: float = 0.0,
-        prediction: Prediction = "image",
-        sampling_steps: int = 4,
-        crop: Crop = "tiles",
-        validation_images: int = 32,
-        test_images: int = 256,
-        image_column: str = "image",
-    ) -> None:
-        super().__init__(pattern, shape, data, seed, cache)
-        check_prediction(prediction)
-        check_crop(crop)
+    def __init__(self, context: TaskContext, options: Options) -> None:
+        super().__init__(context, options)
+        shape = self.shape
         if shape.hidden:
             raise ValueError(f"hidden={shape.hidden}: the U-Net has no feed-forward: use model.hidden=0")
-        wholes = {"sampling_steps": sampling_steps, "validation_images": validation_images, "test_images": test_images}
-        for name, value in wholes.items():
-            check_whole(name, value)
-        if sampling_steps > diffusion.STEPS:
-            raise ValueError(f"sampling_steps={sampling_steps}: there are {diffusion.STEPS} noise levels: use fewer")
-        if not multipliers or min(multipliers) < 1:
-            raise ValueError(f"multipliers={multipliers}: at least one, each at least 1, is needed")
-        sizes = resolutions(shape.length, len(multipliers))
+        sizes = resolutions(shape.length, len(options.multipliers))
         self.size = sizes[0]
         if self.size < LEAST_SIZE:
             raise ValueError(f"length={shape.length}: at least {LEAST_SIZE} x {LEAST_SIZE} = {LEAST_SIZE**2} is needed")
-        for size in attention_sizes:
+        for size in options.attention_sizes:
             if size not in sizes:
                 raise ValueError(f"attention_sizes: {size} is no resolution here: use {', '.join(map(str, sizes))}")
-        if factor < 2 or self.size % factor:
-            raise ValueError(f"factor={factor}: at least 2, and a divisor of {self.size} pixels, is needed")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: at least 0 and below 1 is needed")
-        self.factor, self.multipliers, self.attention_sizes = factor, multipliers, attention_sizes
-        self.dropout, self.prediction, self.sampling_steps = dropout, prediction, sampling_steps
-        self.crop, self.image_column = crop, image_column
-        self.counts: dict[Split, int] = {"validation": validation_images, "test": test_images}
+        if self.size % options.factor:
+            raise ValueError(f"factor={options.factor}: a divisor of {self.size} pixels is needed")
+        self.counts: dict[Split, int] = {"validation": options.validation_images, "test": options.test_images}
         self.levels = diffusion.levels().numpy()
 
     def prepare(self) -> Source:
-        found = collection(self.data, self.image_column, self.cache)
-        self._squares = squares(found, self.size, self.crop, self.cache)
+        found = collection(self.data, self.options.image_column, self.cache)
+        self._squares = squares(found, self.size, self.options.crop, self.cache)
         self._epochs = Epochs(self.seed, len(self._squares["train"]))
-        facts = found.facts | {"size": self.size, "small_size": self.size // self.factor}
+        facts = found.facts | {"size": self.size, "small_size": self.size // self.options.factor}
         facts |= {f"{split}_squares": len(own) for split, own in self._squares.items()}
         return Source(found.description, True, found.content, facts | {"test_evaluated": self.examples("test")})
 
     def build(self, slots: Slots) -> nn.Module:
-        return UNet(slots, self.shape, self.multipliers, self.attention_sizes, self.dropout)
+        return UNet(slots, self.shape, self.options.multipliers, self.options.attention_sizes, self.options.dropout)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`image`, `condition` and `noise` (B, 3, S, S), images within [-1, 1]; in training `level` (B,)."""
@@ -149,15 +132,17 @@ class SuperResolution(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         names = ("image", "condition", "noise", "level")
-        return diffusion.loss(model, self.prediction, *(batch[name] for name in names))
+        return diffusion.loss(model, self.options.prediction, *(batch[name] for name in names))
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         found: list[Score] = []
         shown: list[Row] = []
-        evenly = np.linspace(0, self.examples(split) - 1, SHOWN).round().astype(int)
+        evenly = np.linspace(0, self.examples(split) - 1, SHOWN_IMAGES).round().astype(int)
         wanted = set(evenly.tolist()) if split == "test" else set()
-        for batch in self.batches(split, self._at_once(), move):
-            images = diffusion.sample(model, self.prediction, batch["condition"], batch["noise"], self.sampling_steps)
+        for batch in self.batches(split, self._images_per_batch(), move):
+            images = diffusion.sample(
+                model, self.options.prediction, batch["condition"], batch["noise"], self.options.sampling_steps
+            )
             for image, score in zip(images, scores(images, batch["image"]), strict=True):
                 if len(found) in wanted:
                     shown.append(self._row(split, len(found), image, score))
@@ -166,12 +151,12 @@ class SuperResolution(Task):
 
     def trivial(self) -> Trivial:
         found: list[Score] = []
-        for batch in self.batches("test", self._at_once(), lambda batch: batch):
+        for batch in self.batches("test", self._images_per_batch(), lambda batch: batch):
             found += scores(batch["condition"], batch["image"])
         return Trivial("bicubic", _means(found))
 
-    def _at_once(self) -> int:
-        return max(1, EVALUATED_AT_ONCE // self.shape.length)
+    def _images_per_batch(self) -> int:
+        return max(1, PIXELS_PER_BATCH // self.shape.length)
 
     def _image(self, split: Split, index: int) -> np.ndarray:
         """Evaluated squares are evenly spread over all of the split."""
@@ -193,7 +178,7 @@ class SuperResolution(Task):
         return generator.standard_normal((COLOURS, self.size, self.size), np.float32)
 
     def _small(self, image: np.ndarray) -> np.ndarray:
-        return resized(image, self.size // self.factor)
+        return resized(image, self.size // self.options.factor)
 
     def _pairs(self, images: Sequence[np.ndarray]) -> Batch:
         conditions = [resized(self._small(image), self.size) for image in images]
@@ -203,7 +188,7 @@ class SuperResolution(Task):
         """A row of the table: the scores, and small, bicubic, generated and true image side by side."""
         true = self._image(split, index)
         small = self._small(true)
-        nearest = small.repeat(self.factor, 0).repeat(self.factor, 1)
+        nearest = small.repeat(self.options.factor, 0).repeat(self.options.factor, 1)
         made = ((image.cpu().numpy().transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
         strip = pack_image(np.concatenate([nearest, resized(small, self.size), made, true], 1))
         return {"example": index, **_means([score]), "small_bicubic_generated_true": strip}

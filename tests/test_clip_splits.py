@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.base import SPLITS
 from tasks.data.clip_splits import by_text, from_file, held_out
-from tasks.data.text import SPLITS
 
 TEXTS = {f"LJ-{n}": f"text {n // 4}." for n in range(60)}
 """Every text is said by four clips."""

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.base import Data
+from tasks.base import SPLITS, Data
 from tasks.data import image_sources, images
 from tasks.data.image_sources import PHOTOGRAPHS, Collection, collection, held_out
 from tasks.data.images import Squares, resized, squares
-from tasks.data.text import SPLITS
 
 SIZE = 16
 
@@ -345,7 +344,7 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pytest.fail("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.data.digest._read", fail)
+        patch.setattr("tasks.data.file_digests._read", fail)
         patch.setattr(Image, "open", fail)
         again = kept(root)
         for split in SPLITS:

@@ -16,7 +16,7 @@ from tasks.backbones import pointops
 from tasks.base import Data
 from tasks.common import completion_baselines as untrained
 from tasks.common.completion_baselines import Untrained
-from tasks.data.packed import unpack_cloud
+from tasks.data.packed_samples import unpack_cloud
 from tasks.metrics.chamfer import chamfer_l1, distances, scores
 from tasks.point_cloud import PointCloud
 

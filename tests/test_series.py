@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tasks.base import Data
-from tasks.data import seasonal
+from tasks.data import synthetic_series
 from tasks.data.series import Series, read_csv, series, split_parts, standardised, time_features
 
 HOUR = 3600
@@ -159,11 +159,11 @@ def test_time_features_by_hand() -> None:
 
 def test_the_generator_is_pinned() -> None:
     """Other values need another VERSION: results on both would be mixed."""
-    columns, dates, values = seasonal.seasonal()
-    assert seasonal.VERSION == 1
+    columns, dates, values = synthetic_series.seasonal()
+    assert synthetic_series.VERSION == 1
     assert (len(columns), len(dates), values.shape) == (7, 14_400, (14_400, 7))
     np.testing.assert_allclose(values[[0, 5000, -1], [0, 3, 6]], [49.9656442358, 42.8233333314, 28.2629936535])
-    np.testing.assert_array_equal(seasonal.seasonal()[2], values)
+    np.testing.assert_array_equal(synthetic_series.seasonal()[2], values)
     assert pd.Timestamp(dates[0]).weekday() == 0
     found = series(Data())
     assert not found.real
@@ -172,9 +172,9 @@ def test_the_generator_is_pinned() -> None:
 
 def test_followers_follow_their_drivers() -> None:
     """What a driver's noise was is seen later in its follower, at the hours declared and less at any other."""
-    noise = seasonal._noise(np.random.default_rng(0))
-    for i, lag in enumerate(seasonal.LAGS):
-        driver, follower = noise[:, i % seasonal.DRIVERS], noise[:, seasonal.DRIVERS + i]
+    noise = synthetic_series._noise(np.random.default_rng(0))
+    for i, lag in enumerate(synthetic_series.LAGS):
+        driver, follower = noise[:, i % synthetic_series.DRIVERS], noise[:, synthetic_series.DRIVERS + i]
         at = [np.corrcoef(driver[: len(driver) - late], follower[late:])[0, 1] for late in range(1, 100)]
         assert 1 + int(np.argmax(at)) == lag
         assert at[lag - 1] > 0.9

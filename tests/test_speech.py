@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.base import Data
-from tasks.data import alignment, digest, formants
-from tasks.data.letters import EDGE, SYMBOLS, clean, symbols
+from tasks.base import SPLITS, Data
+from tasks.data import alignment, synthetic_speech
+from tasks.data import file_digests as digest
 from tasks.data.ljspeech import read_wave, write_wave
 from tasks.data.mel import HOP, RATE, log_mel, magnitudes
 from tasks.data.pitch import filled, pitch
 from tasks.data.speech import Speech, speech
-from tasks.data.text import SPLITS
+from tasks.data.symbols import EDGE, SYMBOLS, clean, symbols
 
 SENTENCES = [
     "Banana, sir!",
@@ -57,10 +57,10 @@ def load(folder: Path, cache: Path | None = None) -> Speech:
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory) -> Speech:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formants, "CLIPS", {"train": 12, "validation": 3, "test": 4})
-        formants._texts.cache_clear()
+        patch.setattr(synthetic_speech, "CLIPS", {"train": 12, "validation": 3, "test": 4})
+        synthetic_speech._texts.cache_clear()
         yield speech(Data(), tmp_path_factory.mktemp("cache"))
-    formants._texts.cache_clear()
+    synthetic_speech._texts.cache_clear()
 
 
 def test_letters() -> None:
@@ -97,19 +97,20 @@ def test_standardised_by_train(generated: Speech) -> None:
         np.testing.assert_allclose(values.mean(0), 0, atol=2e-3)
         np.testing.assert_allclose(values.std(0), 1, atol=2e-3)
     clip = generated.clips["test"][1]
-    again = formants.speak("x", clip.text, np.random.default_rng((formants.SEED, SPLITS.index("test"), 1)))
+    rng = np.random.default_rng((synthetic_speech.SEED, SPLITS.index("test"), 1))
+    again = synthetic_speech.speak("x", clip.text, rng)
     np.testing.assert_allclose(generated.mel(clip.mel), log_mel(torch.from_numpy(again.wave)).numpy(), atol=1e-3)
 
 
 def test_no_text_is_in_two_splits(generated: Speech) -> None:
     texts = [clip.text for split in SPLITS for clip in generated.clips[split]]
     assert len(set(texts)) == len(texts) == 19
-    formants._texts.cache_clear()
+    synthetic_speech._texts.cache_clear()
 
 
 def test_generated_speech_sounds_as_said() -> None:
     """Durations, pitch and formants of single letters are where the tables have them."""
-    spoken = formants.speak("x", "sasa mi, so.", np.random.default_rng(0))
+    spoken = synthetic_speech.speak("x", "sasa mi, so.", np.random.default_rng(0))
     frames = np.repeat(np.arange(len(spoken.durations)), spoken.durations)
     assert len(frames) == len(spoken.wave) // HOP + 1
     power = magnitudes(torch.from_numpy(spoken.wave)).numpy() ** 2
@@ -133,7 +134,7 @@ def test_generated_speech_sounds_as_said() -> None:
 
 
 def test_a_first_vowel_lasts_two_units_and_all_else_one() -> None:
-    spoken = formants.speak("x", "sasa mi, ato.", np.random.default_rng(0))
+    spoken = synthetic_speech.speak("x", "sasa mi, ato.", np.random.default_rng(0))
     #                                       |  s  a   s  a  _  m  i   ,  _  a   t  o  .  |
     assert spoken.durations.tolist() == [6, 6, 12, 6, 6, 6, 6, 12, 6, 6, 12, 6, 6, 6, 6]
 
@@ -152,7 +153,7 @@ def test_a_fixed_rate_is_within_one_symbol_nearly_always(generated: Speech) -> N
 
 @pytest.mark.parametrize("mark", "!?")
 def test_the_last_mark_changes_the_whole_sentence(mark: str) -> None:
-    plain, other = (formants.speak("x", f"nama lo sugi{m}", np.random.default_rng(0)) for m in f".{mark}")
+    plain, other = (synthetic_speech.speak("x", f"nama lo sugi{m}", np.random.default_rng(0)) for m in f".{mark}")
     np.testing.assert_array_equal(other.durations, plain.durations)
     first = [pitch(s.wave)[s.durations[:2].sum() + s.durations[2] // 2] for s in (plain, other)]
     assert first[1] > 1.05 * first[0]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.base import Data
+from tasks.base import SPLITS, Data
 from tasks.data import hub, summaries, text
 from tasks.data.docstrings import documented
 from tasks.data.summaries import Collection, Columns
-from tasks.data.text import SPLITS, Corpus, library_split
+from tasks.data.text import Corpus, library_split
 from tasks.data.tokens import tokenise
 
 SOURCE = '''# é: columns are counted in bytes

@@ -14,8 +14,8 @@ from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.base import Data
-from tasks.data.commonplace import commonplace
 from tasks.data.text import Corpus
+from tasks.data.typical_summary import commonplace
 from tasks.summarization import NO_LABEL, Summarization
 
 CC = Pattern.CAUSAL_CROSS

@@ -17,7 +17,7 @@ from attentions.vanilla import Vanilla
 from cab.command import compose_requests
 from tasks.backbones.diffusion import RESIDUAL
 from tasks.base import Data
-from tasks.data.packed import unpack_image
+from tasks.data.packed_samples import unpack_image
 from tasks.super_resolution import SuperResolution, scores
 
 NS = Pattern.NONCAUSAL_SELF

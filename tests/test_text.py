@@ -3,15 +3,16 @@
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tasks.base import Data
+from tasks.base import SPLITS, Data
 from tasks.data import hub, text, tokens
-from tasks.data.store import stored
-from tasks.data.text import SPLITS, Corpus, corpus, library_split
+from tasks.data.cache_folder import stored
+from tasks.data.text import Corpus, corpus, library_split
 from tasks.data.tokens import tokenise
 
 TEXTS = {

@@ -15,9 +15,9 @@ from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.base import Data
-from tasks.data import formants
+from tasks.data import synthetic_speech
 from tasks.data.mel import BANDS
-from tasks.data.packed import LOWEST, unpack_mel
+from tasks.data.packed_samples import LOWEST, unpack_mel
 from tasks.metrics.speech import mcd, msd
 from tasks.tts import TextToSpeech
 
@@ -30,10 +30,10 @@ FEATURES = FRAMES * BANDS
 @pytest.fixture(scope="module", autouse=True)
 def little_speech():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formants, "CLIPS", SIZES)
-        formants._texts.cache_clear()
+        patch.setattr(synthetic_speech, "CLIPS", SIZES)
+        synthetic_speech._texts.cache_clear()
         yield
-    formants._texts.cache_clear()
+    synthetic_speech._texts.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.backbones.fastspeech import Spectrogram
 from tasks.base import Data
-from tasks.data import formants
-from tasks.data.lettertable import letter_table
+from tasks.data import synthetic_speech
+from tasks.data.letter_spectrograms import letter_table
 from tasks.metrics.speech import mcd, msd
 from tasks.tts_fastspeech2 import FastSpeech2Task
 
@@ -24,10 +24,10 @@ SIZES = {"train": 12, "validation": 3, "test": 4}
 @pytest.fixture(scope="module", autouse=True)
 def little_speech():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formants, "CLIPS", SIZES)
-        formants._texts.cache_clear()
+        patch.setattr(synthetic_speech, "CLIPS", SIZES)
+        synthetic_speech._texts.cache_clear()
         yield
-    formants._texts.cache_clear()
+    synthetic_speech._texts.cache_clear()
 
 
 @pytest.fixture(scope="module")

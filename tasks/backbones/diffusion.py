@@ -25,7 +25,7 @@ sampled in any number of steps, and both predictions go the same way. Estimates 
 """
 
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +41,6 @@ def levels() -> Tensor:
     """(STEPS + 1,) gamma^1/2 from 1, no noise, down to almost 0."""
     betas = torch.linspace(FIRST_BETA, LAST_BETA, STEPS, dtype=torch.float64)
     return torch.cat([torch.ones(1), (1 - betas).cumprod(0).sqrt()]).float()
-
-
-def check_prediction(prediction: str) -> None:
-    """Raises ValueError where `prediction` is neither."""
-    if prediction not in get_args(Prediction):
-        raise ValueError(f"prediction={prediction!r}: use noise or image")
 
 
 def noisy(image: Tensor, noise: Tensor, level: Tensor) -> Tensor:

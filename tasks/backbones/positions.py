@@ -29,7 +29,8 @@ class Positions(nn.Module):
 
     def __init__(self, kind: PositionKind, length: int, dim: int) -> None:
         super().__init__()
-        check_positions(kind)
+        if kind not in get_args(PositionKind):
+            raise ValueError(f"positions={kind!r}: use {', '.join(get_args(PositionKind))}")
         self.kind = kind
         self.table = mark_position(nn.Parameter(sinusoidal(0, length, dim))) if kind == "learned" else None
 
@@ -41,9 +42,3 @@ class Positions(nn.Module):
         if self.kind == "sinusoidal":
             return x + sinusoidal(start, x.shape[1], x.shape[2], x.device).to(x.dtype)
         return x
-
-
-def check_positions(kind: str) -> None:
-    """Raises ValueError where `kind` is none of the three."""
-    if kind not in get_args(PositionKind):
-        raise ValueError(f"positions={kind!r}: use sinusoidal, learned or none")

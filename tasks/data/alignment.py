@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data.letters import EDGE
 from tasks.data.mel import HOP, RATE
+from tasks.data.symbols import EDGE
 
 SILENT = 40.0
 """dB below the loudest frame."""

@@ -12,8 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.base import Split
-from tasks.data.text import SPLITS
+from tasks.base import SPLITS, Split
 
 SHARE, SMALL_SHARE, SMALL = 0.04, 0.1, 8
 FEW = 10

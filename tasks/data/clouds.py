@@ -1,6 +1,6 @@
 """Pairs of a cloud seen from one side and the whole cloud, in three splits, from one of two sources.
 
-embedded   `tasks.data.solids`, generated
+embedded   `tasks.data.synthetic_solids`, generated
 local      an .npz file with `points` (S, P, 3), whole numbers or floats in any unit, `name` (S,) and perhaps `split`
            (S,) of train, validation and test; without it shapes are split by a hash of their name, about 15% for each
            of validation and test, so that copies of a name stay together, and copies of a shape. Or a folder as PCN's
@@ -11,7 +11,7 @@ from random directions (`tasks.data.camera`), which depend on the split and the 
 partial cloud of theirs has no point in common with the whole one. Points are drawn once, those of a partial cloud with
 copies where the camera sees fewer, and not anew every time as published: every epoch, family and seed sees the same.
 
-Partial clouds are kept in farthest point order (`tasks.data.farthest`), all of it in a cache that is made once and read
+Partial clouds are kept in farthest point order (`tasks.data.farthest_point_order`), all of it in a cache that is made once and read
 by pages.
 """
 
@@ -24,13 +24,12 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
-from tasks.base import Data, Split
-from tasks.data import solids
-from tasks.data.farthest import farthest_order
+from tasks.base import SPLITS, Data, Split
+from tasks.data import synthetic_solids
+from tasks.data.cache_folder import stored
+from tasks.data.cloud_views import Pair, Shapes, Sizes, check_apart, check_points, looked_at
+from tasks.data.farthest_point_order import farthest_order
 from tasks.data.pcn import pcn
-from tasks.data.store import stored
-from tasks.data.text import SPLITS
-from tasks.data.views import Pair, Shapes, Sizes, check_apart, check_points, looked_at
 
 VERSION = 1
 """Raised when the same source would give other clouds."""
@@ -66,7 +65,7 @@ class Clouds:
 def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
     """What `data` names."""
     if data.source == "embedded":
-        content = hashlib.sha256(f"solids {solids.VERSION} {VERSION} {sizes}".encode()).hexdigest()
+        content = hashlib.sha256(f"solids {synthetic_solids.VERSION} {VERSION} {sizes}".encode()).hexdigest()
         description, real, shapes = "solids, generated", False, _generated(sizes)
     elif data.source == "local":
         path = Path(data.path or "").expanduser()
@@ -84,12 +83,12 @@ def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
 
 def _generated(sizes: Sizes) -> dict[Split, Shapes]:
     def shapes(number: int, count: int, views: int) -> Shapes:
-        parts = [solids.PARTS[index % len(solids.PARTS)] for index in range(count)]
+        parts = [synthetic_solids.PARTS[index % len(synthetic_solids.PARTS)] for index in range(count)]
 
         def load(index: int) -> Pair:
-            rng = np.random.default_rng((solids.VERSION, number, index))
-            solid = solids.solid(rng, parts[index])
-            points = solids.surface_points(solid, sizes.truth + DENSITY * sizes.points, rng)
+            rng = np.random.default_rng((synthetic_solids.VERSION, number, index))
+            solid = synthetic_solids.solid(rng, parts[index])
+            points = synthetic_solids.surface_points(solid, sizes.truth + DENSITY * sizes.points, rng)
             return looked_at(points, sizes, views, rng)
 
         return Shapes([f"{part} parts" for part in parts], views, load)

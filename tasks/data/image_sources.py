@@ -20,10 +20,9 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageFile
 
-from tasks.base import Data, Split
-from tasks.data.digest import file_digests
+from tasks.base import SPLITS, Data, Split
+from tasks.data.file_digests import file_digests
 from tasks.data.hub import snapshot
-from tasks.data.text import SPLITS
 
 HUB_DEFAULT = "merkol/ffhq-256"
 ENDINGS = (".jpg", ".jpeg", ".png")

@@ -12,18 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 from tqdm import tqdm
 
-from tasks.base import Split
-from tasks.data.digest import SILENT
+from tasks.base import SPLITS, Split
+from tasks.data.cache_folder import stored
+from tasks.data.file_digests import SILENT
 from tasks.data.image_sources import Collection, Open
-from tasks.data.store import stored
-from tasks.data.text import SPLITS
 
 Crop = Literal["whole", "tiles"]
 CONVERTED = ("RGB", "L", "1", "P", "RGBA", "LA", "PA")
@@ -71,7 +70,6 @@ class Squares:
 
 def squares(found: Collection, size: int, crop: Crop, cache: Path) -> dict[Split, Squares]:
     """The images of each split, decoded once; sizes and colours of all are looked at before."""
-    check_crop(crop)
     name = f"{VERSION}:{found.content}:{crop}:{size}"
 
     def build(folder: Path) -> None:
@@ -90,12 +88,6 @@ def squares(found: Collection, size: int, crop: Crop, cache: Path) -> dict[Split
 
     folder = stored(cache / "images" / hashlib.sha256(name.encode()).hexdigest()[:16], build)
     return {split: Squares(folder, split, size) for split in SPLITS}
-
-
-def check_crop(crop: str) -> None:
-    """Raises ValueError where `crop` is neither."""
-    if crop not in get_args(Crop):
-        raise ValueError(f"crop={crop!r}: use whole or tiles")
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from tasks.base import Split
 from tasks.data import alignment
 from tasks.data.clip_splits import by_text, from_file
-from tasks.data.digest import file_digests
-from tasks.data.letters import clean
+from tasks.data.file_digests import file_digests
 from tasks.data.mel import HOP, LEAST_SAMPLES, RATE, magnitudes
+from tasks.data.symbols import clean
 
 LAYOUT = "a folder with wavs/<id>.wav and metadata.csv of lines id|text|normalised text"
 SILENT = 2.0

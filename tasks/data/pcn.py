@@ -22,12 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.base import Split
+from tasks.base import SPLITS, Split
 from tasks.data import camera
-from tasks.data.digest import file_digests
+from tasks.data.cloud_views import Pair, Shapes, Sizes, check_apart, check_points
+from tasks.data.file_digests import file_digests
 from tasks.data.pcd import read_pcd
-from tasks.data.text import SPLITS
-from tasks.data.views import Pair, Shapes, Sizes, check_apart, check_points
 
 NEEDED = "a folder in PCN's layout has one: give such a folder, or an .npz file"
 FOLDERS = ("train", "val", "test")

@@ -1,6 +1,6 @@
 """Regular time series of several channels: where they come from, how they are split, scaled and dated.
 
-embedded   `tasks.data.seasonal`, generated
+embedded   `tasks.data.synthetic_series`, generated
 local      a CSV file (also .csv.gz) with a `date` column and otherwise numbers, one row per step, without gaps: the
            layout of ETTh1, ECL and Weather (Zhou et al., AAAI 2021, arXiv 2012.07436)
 
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.base import Data, Split
-from tasks.data import seasonal
+from tasks.data import synthetic_series
 
 SplitKind = Literal["fractions", "ett"]
 ETT_MONTHS = (12, 4, 4)
@@ -50,8 +50,8 @@ class Series:
 def series(data: Data) -> Series:
     """What `data` names."""
     if data.source == "embedded":
-        columns, dates, values = seasonal.seasonal()
-        content = hashlib.sha256(f"seasonal {seasonal.VERSION}".encode()).hexdigest()
+        columns, dates, values = synthetic_series.seasonal()
+        content = hashlib.sha256(f"seasonal {synthetic_series.VERSION}".encode()).hexdigest()
         return Series("seasonal series, generated", False, content, columns, dates, values)
     if data.source == "local":
         return read_csv(data.path)

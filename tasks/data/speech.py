@@ -1,6 +1,6 @@
 """Recordings with their transcripts, ready for a model: spectrograms, durations, pitch and energy, in three splits.
 
-embedded   `tasks.data.formants`, generated; durations are known
+embedded   `tasks.data.synthetic_speech`, generated; durations are known
 local      a folder in LJSpeech's layout (`tasks.data.ljspeech`); durations from word times in alignments/, or by the
            simple alignment (`tasks.data.alignment`)
 
@@ -23,14 +23,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tasks.base import Data, Split
-from tasks.data import formants, ljspeech
-from tasks.data.letters import SYMBOLS, symbols
+from tasks.base import SPLITS, Data, Split
+from tasks.data import ljspeech, synthetic_speech
+from tasks.data.cache_folder import stored
 from tasks.data.ljspeech import Recordings
 from tasks.data.mel import BANDS, log_mel_of, magnitudes
 from tasks.data.pitch import filled, pitch
-from tasks.data.store import stored
-from tasks.data.text import SPLITS
+from tasks.data.symbols import SYMBOLS, symbols
 
 FORMAT = 1
 """Raised when the same recordings would give other features."""
@@ -150,7 +149,7 @@ def speech(data: Data, cache: Path) -> Speech:
 
 def _recordings(data: Data, cache: Path) -> Recordings:
     if data.source == "embedded":
-        return formants.recordings()
+        return synthetic_speech.recordings()
     if data.source == "local":
         return ljspeech.folder(data.path, cache)
     if data.source == "hub":

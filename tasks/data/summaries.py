@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import Data, Split
+from tasks.base import SPLITS, Data, Split
 from tasks.data.docstrings import VERSION, documented
-from tasks.data.text import SPLITS, Corpus, corpus, hub_splits
+from tasks.data.text import Corpus, corpus, hub_splits
 
 HUB_DEFAULT = ("alexfabbri/multi_news", "refs/convert/parquet")
 ENDINGS = (".jsonl", ".jsonl.gz")

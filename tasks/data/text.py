@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.base import Data, Split
+from tasks.base import SPLITS, Data, Split
 from tasks.data.hub import snapshot
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 HUB_DEFAULT = "emozilla/pg19"
 EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "idlelib", "encodings", "pydoc_data"}
 EXCLUDED_PREFIXES = ("_sysconfigdata", "config-")  # made when Python was built: they describe the machine

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import PlainValidator
 
-from tasks.base import Split
-from tasks.data.store import stored
-from tasks.data.text import SPLITS, Corpus
+from tasks.base import SPLITS, Split
+from tasks.data.cache_folder import stored
+from tasks.data.text import Corpus
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -33,7 +34,16 @@ TRAINING_BYTES = 2**28
 """BPE merges are learned from this much of the train split: more changes little and does not fit into memory."""
 ENCODED_AT_ONCE = 256
 
-Vocabulary = int | Literal["bytes"]
+
+def _checked(vocabulary: object) -> object:
+    is_size = isinstance(vocabulary, int) and not isinstance(vocabulary, bool) and vocabulary >= LEAST_VOCABULARY
+    if vocabulary != "bytes" and not is_size:
+        raise ValueError(f"use bytes, or a number of at least {LEAST_VOCABULARY} for BPE")
+    return vocabulary
+
+
+Vocabulary = Annotated[int | Literal["bytes"], PlainValidator(_checked)]
+"""An option of tasks on text."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,6 @@ class Tokens:
         return bytes(letters[letter] for piece in pieces for letter in piece)
 
 
-def check_vocabulary(vocabulary: int | str) -> None:
-    """Raises ValueError unless it is `bytes` or a possible number."""
-    number = isinstance(vocabulary, int) and not isinstance(vocabulary, bool)
-    if vocabulary != "bytes" and not (number and int(vocabulary) >= LEAST_VOCABULARY):
-        raise ValueError(f"vocabulary={vocabulary!r}: use bytes, or a number of at least {LEAST_VOCABULARY} for BPE")
-
-
 def vocabulary_size(vocabulary: Vocabulary) -> int:
     """Ids that there may be, the separator included. A small text can give fewer BPE tokens than were asked for."""
     return 257 if vocabulary == "bytes" else vocabulary
@@ -70,7 +73,6 @@ def vocabulary_size(vocabulary: Vocabulary) -> int:
 
 def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
     """The corpus in tokens, from the cache where that is worth it."""
-    check_vocabulary(vocabulary)
     if vocabulary == "bytes" and not corpus.large:
         return Tokens({split: _joined(_encode_bytes(corpus.read(split))) for split in SPLITS}, 257, _byte_sizes())
     key = hashlib.sha256(f"{FORMAT}:{corpus.content}:{vocabulary}".encode()).hexdigest()[:24]

@@ -7,7 +7,7 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from tasks.data.store import stored
+from tasks.data.cache_folder import stored
 
 CONTENT = list(range(1000))
 

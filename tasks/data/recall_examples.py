@@ -43,10 +43,8 @@ class Sizes:
     delay: int
 
     def __post_init__(self) -> None:
-        least = {"length": 1, "vocabulary": 4, "pairs": 1, "queries": 1, "delay": 0}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name}={getattr(self, name)}: at least {minimum} is needed")
+        if self.pairs < 1:
+            raise ValueError(f"pairs={self.pairs}: at least 1 is needed")
         if self.pairs > self.keys or (self.memory > self.pairs and self.pairs == self.keys):
             raise ValueError(f"pairs={self.pairs}: vocabulary={self.vocabulary} has {self.keys} keys: use fewer pairs")
         if self.pattern.cross and self.memory < self.pairs:

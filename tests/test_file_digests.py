@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.data import digest
-from tasks.data.digest import file_digests
+from tasks.data import file_digests as digest
+from tasks.data.file_digests import file_digests
 
 
 def file_digest(path: Path, cache: Path) -> str:

@@ -26,11 +26,10 @@ from functools import cache
 import numpy as np
 import torch
 
-from tasks.base import Split
-from tasks.data.letters import EDGE
+from tasks.base import SPLITS, Split
 from tasks.data.ljspeech import Recording, Recordings
 from tasks.data.mel import HOP, RATE, WINDOW, inverse_stft, stft
-from tasks.data.text import SPLITS
+from tasks.data.symbols import EDGE
 
 VERSION = 2
 """Raised when the same call would give other speech."""

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tasks.data.letters import symbols
-from tasks.data.lettertable import letter_table
+from tasks.data.letter_spectrograms import letter_table
 from tasks.data.mel import BANDS
 from tasks.data.speech import Clip
+from tasks.data.symbols import symbols
 
 
 def clip(text: str, durations: list[int], values: list[float]) -> Clip:
