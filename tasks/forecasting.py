@@ -70,6 +70,8 @@ class Forecasting(Task):
         length = self.shape.length
         if options.label > length:
             raise ValueError(f"label={options.label}: only length={length} steps are known: use a smaller label")
+        self.windows_per_batch = max(1, TOKENS_PER_BATCH // (length + options.label + options.horizon))
+        """In an evaluation."""
         self.windows: dict[Split, int | None] = {
             "validation": options.validation_windows,
             "test": options.test_windows,
@@ -94,14 +96,9 @@ class Forecasting(Task):
         return Source(found.description, found.real, found.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        sizes = (
-            self.values.shape[1],
-            self._time.shape[1],
-            self.options.label,
-            self.options.horizon,
-            self.options.decoder_layers,
-        )
-        return Informer(slots, self.shape, *sizes, self.options.positions)
+        options, channels = self.options, self.values.shape[1]
+        sizes = channels, self._time.shape[1], options.label, options.horizon, options.decoder_layers
+        return Informer(slots, self.shape, *sizes, options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`past` (B, L, C) is known, `future` (B, H, C) is to be forecast; `time` (B, L + H, F) covers both."""
@@ -127,7 +124,7 @@ class Forecasting(Task):
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         squared = absolute = np.zeros(())
-        for batch in self.batches(split, self._windows_per_batch(), move):
+        for batch in self.batches(split, self.windows_per_batch, move):
             error = (model(batch["past"], batch["time"])[0].float() - batch["future"]).cpu().double()
             squared, absolute = squared + (error**2).sum(0).numpy(), absolute + error.abs().sum(0).numpy()
         mse, mae = squared / self.examples(split), absolute / self.examples(split)  # (H, C)
@@ -142,7 +139,7 @@ class Forecasting(Task):
         if period <= length:
             sources[f"seasonal naive ({period} steps)"] = length - period + ahead % period
         sums = {name: np.zeros(2) for name in sources}
-        for batch in self.batches("test", self._windows_per_batch(), lambda batch: batch):
+        for batch in self.batches("test", self.windows_per_batch, lambda batch: batch):
             for name, steps in sources.items():
                 error = (batch["past"][:, steps] - batch["future"]).double()
                 sums[name] += [(error**2).mean((1, 2)).sum().item(), error.abs().mean((1, 2)).sum().item()]
@@ -159,9 +156,6 @@ class Forecasting(Task):
             return found
         column = found.values[:, [found.columns.index(target)]]
         return Series(found.description, found.real, found.content, (target,), found.dates, column)
-
-    def _windows_per_batch(self) -> int:
-        return max(1, TOKENS_PER_BATCH // (self.shape.length + self.options.label + self.options.horizon))
 
     def _starts(self, split: Split) -> tuple[int, int]:
         """Where the first window starts, and how many there are with a step between them."""

@@ -87,6 +87,8 @@ class PointCloud(Task):
         self.counts: dict[Split, int | None] = {"validation": options.validation_clouds, "test": options.test_clouds}
         held_out = max(HELD_OUT if count is None else count for count in self.counts.values())
         self.sizes = Sizes(points, options.truth, options.views, options.solids, held_out)
+        self.clouds_per_batch = max(1, POINTS_PER_BATCH // max(self.completed_points, options.truth))
+        """In an evaluation."""
 
     @property
     def completed_points(self) -> int:
@@ -128,7 +130,7 @@ class PointCloud(Task):
         found: dict[str, list[Tensor]] = {metric.name: [] for metric in self.metrics}
         shown: list[Row] = []
         wanted = np.unique(np.linspace(0, self.examples(split) - 1, SHOWN_CLOUDS).round().astype(int))
-        for batch in self.batches(split, self._clouds_per_batch(), move):
+        for batch in self.batches(split, self.clouds_per_batch, move):
             start = len(torch.cat(found["cd_l1"])) if found["cd_l1"] else 0
             dense = model(batch["partial"])[1]
             for name, score in scores(dense, batch["complete"]).items():
@@ -144,31 +146,26 @@ class PointCloud(Task):
 
     def trivial(self) -> Trivial:
         """The best completion baseline on some evenly spread test clouds, with its score on all of them."""
-        complete, count = (
-            CompletionBaselines(self.clouds.splits["train"].complete, self.completed_points),
-            self.examples("test"),
-        )
+        baselines = CompletionBaselines(self.clouds.splits["train"].complete, self.completed_points)
+        count = self.examples("test")
         some = np.unique(np.linspace(0, count - 1, min(BASELINE_CLOUDS, count)).round().astype(int))
-        tried = self._baseline_scores(complete, some.tolist())
+        tried = self._baseline_scores(baselines, some.tolist())
         name = min(tried, key=lambda name: tried[name]["cd_l1"])
-        return Trivial(name, self._baseline_scores(complete, range(count), name)[name])
+        return Trivial(name, self._baseline_scores(baselines, range(count), name)[name])
 
     def _baseline_scores(
         self, baselines: CompletionBaselines, ids: Sequence[int], only: str = ""
     ) -> dict[str, dict[str, float]]:
         """Mean scores on test clouds by baseline; `only` of one, if given."""
         sums: dict[str, dict[str, float]] = {}
-        for start in range(0, len(ids), self._clouds_per_batch()):
-            batch = self.batch("test", ids[start : start + self._clouds_per_batch()])
+        for start in range(0, len(ids), self.clouds_per_batch):
+            batch = self.batch("test", ids[start : start + self.clouds_per_batch])
             for name, completed in baselines(batch["partial"]).items():
                 if only in ("", name):
                     own = sums.setdefault(name, dict.fromkeys((metric.name for metric in self.metrics), 0.0))
                     for metric, values in scores(completed, batch["complete"]).items():
                         own[metric] += values.sum().item() / len(ids)
         return sums
-
-    def _clouds_per_batch(self) -> int:
-        return max(1, POINTS_PER_BATCH // max(self.completed_points, self.options.truth))
 
     def _places(self, split: Split, ids: Sequence[int]) -> np.ndarray:
         """The partial clouds behind ids."""

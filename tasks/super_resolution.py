@@ -103,6 +103,8 @@ class SuperResolution(Task):
             raise ValueError(f"factor={options.factor}: a divisor of {self.size} pixels is needed")
         self.counts: dict[Split, int] = {"validation": options.validation_images, "test": options.test_images}
         self.levels = diffusion.levels().numpy()
+        self.images_per_batch = max(1, PIXELS_PER_BATCH // shape.length)
+        """In an evaluation."""
 
     def prepare(self) -> Source:
         found = collection(self.data, self.options.image_column, self.cache)
@@ -139,7 +141,7 @@ class SuperResolution(Task):
         shown: list[Row] = []
         evenly = np.linspace(0, self.examples(split) - 1, SHOWN_IMAGES).round().astype(int)
         wanted = set(evenly.tolist()) if split == "test" else set()
-        for batch in self.batches(split, self._images_per_batch(), move):
+        for batch in self.batches(split, self.images_per_batch, move):
             images = diffusion.sample(
                 model, self.options.prediction, batch["condition"], batch["noise"], self.options.sampling_steps
             )
@@ -151,12 +153,9 @@ class SuperResolution(Task):
 
     def trivial(self) -> Trivial:
         found: list[Score] = []
-        for batch in self.batches("test", self._images_per_batch(), lambda batch: batch):
+        for batch in self.batches("test", self.images_per_batch, lambda batch: batch):
             found += scores(batch["condition"], batch["image"])
         return Trivial("bicubic", _means(found))
-
-    def _images_per_batch(self) -> int:
-        return max(1, PIXELS_PER_BATCH // self.shape.length)
 
     def _image(self, split: Split, index: int) -> np.ndarray:
         """Evaluated squares are evenly spread over all of the split."""

@@ -13,10 +13,10 @@ depth at lengths of their own (memory as long as the queries), so that these two
 with the weight `stop_weight` for the one step that is the last.
 
 Scores are of generated speech: every step is given the model's own frames before it, up to the stop token or
-`shape.length`, through prefill and step. `teacher_forced_l1` is the mean error of standardised values when each step is given the real
-frames before it. It is taken before the postnet, which smooths over later steps, and those were given the very frames
-to predict. The prenet's dropout is drawn for each example, in training from (seed, id), in evaluation from the
-id alone; it stays on there, as published.
+`shape.length`, through prefill and step. `teacher_forced_l1` is the mean error of standardised values when each step is
+given the real frames before it. It is taken before the postnet, which smooths over later steps and was given the frames
+to predict. The prenet's dropout is drawn for each example, in training from (seed, id), in evaluation from the id
+alone; it stays on there, as published.
 """
 
 from collections.abc import Sequence

@@ -39,7 +39,7 @@ class FastSpeech2Task(SpeechTask):
     patterns = (Pattern.NONCAUSAL_SELF,)
 
     def build(self, slots: Slots) -> nn.Module:
-        return FastSpeech2(slots, self.shape, len(SYMBOLS), BANDS, self.positions)
+        return FastSpeech2(slots, self.shape, len(SYMBOLS), BANDS, self.options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`symbols`, `durations`, `pitch` and `energy` (B, S) with `symbols_valid`, `mel` (B, F, 80) with `valid`;

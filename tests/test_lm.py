@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape, no_loss
-from tasks.base import Data
-from tasks.lm import LanguageModelling, buckets
+from tasks.base import Data, TaskContext
+from tasks.lm import LanguageModelling, Options, buckets
 
 WORDS = ["alpha", "bêta", "gamma", "δέλτα", "epsilon", "zeta", "été", "theta"]
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 def make(folder: Path, length: int = 20, seed: int = 0, **options) -> LanguageModelling:
     shape = Shape(dim=8, heads=1, depth=1, hidden=8, length=length)
     data = Data("local", str(folder))
-    task = LanguageModelling(Pattern.CAUSAL_SELF, shape, data, seed, folder / "cache", **options)
+    task = LanguageModelling(TaskContext(Pattern.CAUSAL_SELF, shape, data, seed, folder / "cache"), Options(**options))
     task.prepare()
     return task
 
@@ -218,21 +218,6 @@ def test_text_shorter_than_a_window(folder: Path) -> None:
         make(folder, length=100_000)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vocabulary": 100}, "vocabulary=100: use bytes, or a number of at least 257 for BPE"),
-        ({"vocabulary": "words"}, "vocabulary='words': use bytes"),
-        ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
-        ({"test_windows": 0}, "test_windows=0: a whole number of at least 1"),
-        ({"contexts": [0.5, 0]}, "contexts=0: a finite number above 0 is needed"),
-    ],
-)
-def test_invalid_options(folder: Path, options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(folder, **options)
-
-
 def test_other_patterns_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="task lm has no pattern noncausal_self: use one of causal_self"):
-        LanguageModelling(Pattern.NONCAUSAL_SELF, Shape(8, 1, 1, 8, 4), Data(), 0, folder)
+        LanguageModelling(TaskContext(Pattern.NONCAUSAL_SELF, Shape(8, 1, 1, 8, 4), Data(), 0, folder), Options())

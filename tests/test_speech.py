@@ -58,9 +58,7 @@ def load(folder: Path, cache: Path | None = None) -> Speech:
 def generated(tmp_path_factory) -> Speech:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic_speech, "CLIPS", {"train": 12, "validation": 3, "test": 4})
-        synthetic_speech._texts.cache_clear()
         yield speech(Data(), tmp_path_factory.mktemp("cache"))
-    synthetic_speech._texts.cache_clear()
 
 
 def test_letters() -> None:
@@ -105,7 +103,6 @@ def test_standardised_by_train(generated: Speech) -> None:
 def test_no_text_is_in_two_splits(generated: Speech) -> None:
     texts = [clip.text for split in SPLITS for clip in generated.clips[split]]
     assert len(set(texts)) == len(texts) == 19
-    synthetic_speech._texts.cache_clear()
 
 
 def test_generated_speech_sounds_as_said() -> None:

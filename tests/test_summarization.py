@@ -3,7 +3,6 @@
 import json
 import math
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from tasks.base import Data
+from tasks.base import Data, TaskContext
 from tasks.data.text import Corpus
 from tasks.data.typical_summary import commonplace
-from tasks.summarization import NO_LABEL, Summarization
+from tasks.summarization import NO_LABEL, Options, Summarization
 
 CC = Pattern.CAUSAL_CROSS
 ROWS = {
@@ -46,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def make(folder: Path, length: int = 16, memory: int = 24, seed: int = 0, **options) -> Summarization:
     shape = Shape(dim=16, heads=2, depth=2, hidden=32, length=length, memory=memory)
     options = {"vocabulary": "bytes", **options}
-    task = Summarization(CC, shape, Data("local", str(folder)), seed, folder / "cache", **options)
+    task = Summarization(TaskContext(CC, shape, Data("local", str(folder)), seed, folder / "cache"), Options(**options))
     task.prepare()
     return task
 
@@ -95,19 +94,15 @@ def test_ids_are_pure(folder: Path) -> None:
             assert torch.equal(tensor[0], expected[name][row, : tensor.shape[1]])
 
 
-@pytest.mark.parametrize(("group", "count"), [(1, 21), (2, 20), (16, 16), (32, 21)])
-def test_an_epoch_has_references_at_most_once_and_seeds_differ(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, group: int, count: int
-) -> None:
-    monkeypatch.setattr("tasks.data.epochs.GROUP", group)
+def test_an_epoch_has_references_at_most_once_and_seeds_differ(folder: Path) -> None:
     task, other = make(folder), make(folder, seed=1)
-    assert task.examples("train") == count
-    first, second = (task._epochs(range(e * count, (e + 1) * count)) for e in (0, 1))
-    for epoch in (first, second):
-        assert len(set(epoch)) == count
-        assert set(epoch) <= set(range(21))
-    assert first.tolist() != second.tolist()
-    assert first.tolist() != other._epochs(range(count)).tolist()
+    count = task.examples("train")
+    assert count == 16  # whole groups of the 21 references
+    epochs = [task.batch("train", range(e * count, (e + 1) * count)) for e in (0, 1)]
+    epochs.append(other.batch("train", range(count)))
+    texts = [[row.numpy().tobytes() for row in epoch["labels"]] for epoch in epochs]
+    assert texts[0] != texts[1]
+    assert texts[0] != texts[2]
     for split in ("validation", "test"):
         mine, theirs = (t.batch(split, range(t.examples(split))) for t in (task, other))
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -131,19 +126,6 @@ def test_batches_are_shifted_padded_and_cut(folder: Path) -> None:
     for name in ("valid", "document_valid"):  # padding is on the right
         assert (batch[name].int().diff(dim=1) <= 0).all()
     assert task.targets(batch) == sum(len(labels) for _, _, labels in wanted)
-
-
-def test_neighbours_have_documents_of_similar_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """32 documents, sorted by 16s: the order of groups is mixed, not sorted."""
-    train = [("x" * n + f"{n:02}", ["a b"]) for n in range(1, 33)]
-    monkeypatch.setattr("tasks.data.epochs.BLOCK", 16)
-    monkeypatch.setattr("tasks.data.epochs.GROUP", 4)
-    task = make(write(tmp_path, {**ROWS, "train": train}), memory=26)
-    widths = [task.batch("train", range(i, i + 4))["document_valid"].sum(1) for i in range(0, 320, 4)]
-    for block in range(0, 80, 4):
-        groups = sorted(widths[block : block + 4], key=lambda width: width.tolist())
-        assert (torch.cat(groups).diff() >= 0).all()
-    assert any(first.max() > second.min() for first, second in pairwise(widths))
 
 
 def test_facts_say_what_was_cut(folder: Path) -> None:
@@ -277,11 +259,11 @@ def test_commonplace_text_by_brute_force() -> None:
     assert commonplace([[], []]) == 0
 
 
-def test_evaluation_is_batched_and_of_the_first_documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_is_batched_and_of_the_first_documents(folder: Path) -> None:
     texts = {"the cat sat on the mat, ": "the cat", "nothing happened here to": "nothing", "é": "last"}
-    whole = make(folder).evaluate(Scripted(texts), "test", stay).metrics
-    monkeypatch.setattr("tasks.summarization.EVALUATED_AT_ONCE", 1)
-    assert make(folder).evaluate(Scripted(texts), "test", stay).metrics == pytest.approx(whole)
+    together = make(folder, memory=60).evaluate(Scripted(texts), "test", stay).metrics
+    one_by_one = make(folder, memory=2**15)  # so long that an evaluation batch has one document
+    assert one_by_one.evaluate(Scripted(texts), "test", stay).metrics == pytest.approx(together)
     task = make(folder, test_documents=1)
     assert task.examples("test") == 2
     assert task.evaluate(Scripted(texts), "test", stay).metrics["rouge_l"] == pytest.approx(80)
@@ -316,11 +298,7 @@ def test_a_model_learns_to_write_its_summaries(folder: Path) -> None:
     ("options", "message"),
     [
         ({"memory": 0}, "memory=0: documents need a length: set model.memory to the most tokens of a document"),
-        ({"vocabulary": 100}, "vocabulary=100: use bytes, or a number of at least 257 for BPE"),
-        ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
-        ({"label_smoothing": 1.0}, "label_smoothing=1.0: at least 0 and below 1 is needed"),
-        ({"least_length": 16}, "least_length=16: at least 0 and below model.length=16 is needed"),
-        ({"test_documents": 0}, "test_documents=0: at least 1 is needed"),
+        ({"least_length": 16}, "least_length=16: a number below model.length=16 is needed"),
     ],
 )
 def test_invalid_options(folder: Path, options: dict, message: str) -> None:
@@ -340,11 +318,11 @@ def test_other_patterns_are_refused(folder: Path) -> None:
     with pytest.raises(
         ValueError, match="task summarization has no pattern noncausal_cross: use one of noncausal_self"
     ):
-        Summarization(Pattern.NONCAUSAL_CROSS, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder)
+        Summarization(TaskContext(Pattern.NONCAUSAL_CROSS, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder), Options())
 
 
 def test_documents_come_before_anything_else(folder: Path) -> None:
-    task = Summarization(CC, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder)
+    task = Summarization(TaskContext(CC, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder), Options())
     with pytest.raises(AttributeError, match="tokens"):
         _ = task.tokens
     task.build(Slots(partial(Vanilla), CC))  # the model is known without data

@@ -16,9 +16,9 @@ from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from cab.command import compose_requests
 from tasks.backbones.diffusion import RESIDUAL
-from tasks.base import Data
+from tasks.base import Data, TaskContext
 from tasks.data.packed_samples import unpack_image
-from tasks.super_resolution import SuperResolution, scores
+from tasks.super_resolution import Options, SuperResolution, scores
 
 NS = Pattern.NONCAUSAL_SELF
 LAYERED = ("vanilla", "eager", "none", "lightning", "routing", "ssa")
@@ -48,7 +48,7 @@ def make(root: Path, seed: int = 0, shape: Shape | None = None, **options) -> Su
         folder(data)
     given = {"multipliers": [1, 2], "attention_sizes": [16, 8]} | options
     shape = shape or Shape(16, 2, 1, 0, 256)
-    task = SuperResolution(NS, shape, Data("local", str(data)), seed, root / "cache", **given)
+    task = SuperResolution(TaskContext(NS, shape, Data("local", str(data)), seed, root / "cache"), Options(**given))
     task.prepare()
     return task
 
@@ -212,13 +212,13 @@ def test_evaluation_by_hand(tmp_path: Path) -> None:
     assert [row["psnr"] for row in rows] == pytest.approx(psnr[[0, 1, 2, 4, 5, 6]].tolist(), rel=1e-5)
 
 
-def test_batches_do_not_change_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_an_evaluation(tmp_path: Path) -> None:
     task = make(tmp_path, test_images=5)
     model = task.build(Slots(partial(Vanilla), NS)).eval()
     nn.init.normal_(model.head[-1].weight, std=0.1)
     with torch.no_grad():
         at_once = task.evaluate(model, "test", lambda batch: batch).metrics
-        monkeypatch.setattr("tasks.super_resolution.EVALUATED_AT_ONCE", 512)
+        task.images_per_batch = 2
         assert task.evaluate(model, "test", lambda batch: batch).metrics == pytest.approx(at_once, rel=1e-4)
 
 
@@ -259,12 +259,6 @@ def test_no_pictures_are_made_in_training(tmp_path: Path, monkeypatch: pytest.Mo
         ({}, {"attention_sizes": [32]}, "attention_sizes: 32 is no resolution here: use 16, 8"),
         ({}, {"factor": 1}, "factor=1: at least 2, and a divisor of 16 pixels, is needed"),
         ({}, {"factor": 3}, "factor=3: at least 2"),
-        ({}, {"dropout": 1.0}, "dropout=1.0: at least 0 and below 1"),
-        ({}, {"prediction": "speed"}, "prediction='speed': use noise or image"),
-        ({}, {"crop": "centre"}, "crop='centre': use whole or tiles"),
-        ({}, {"sampling_steps": 0}, "sampling_steps=0: a whole number of at least 1"),
-        ({}, {"sampling_steps": 2001}, "sampling_steps=2001: there are 2000 noise levels: use fewer"),
-        ({}, {"test_images": 0}, "test_images=0: a whole number of at least 1"),
         (
             {"length": 64**2},
             {"attention_sizes": [32]},
@@ -281,7 +275,8 @@ def test_impossible_requests(tmp_path: Path, shape: dict, options: dict, message
 def test_other_patterns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="task super_resolution has no pattern causal_self: use one of noncausal_self"):
         SuperResolution(
-            Pattern.CAUSAL_SELF, Shape(16, 2, 1, 0, 256), Data(), 0, tmp_path, multipliers=[1], attention_sizes=[]
+            TaskContext(Pattern.CAUSAL_SELF, Shape(16, 2, 1, 0, 256), Data(), 0, tmp_path),
+            Options(multipliers=[1], attention_sizes=[]),
         )
 
 

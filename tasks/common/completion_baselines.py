@@ -24,12 +24,12 @@ MIXED_SHAPES = 4
 class CompletionBaselines:
     """All baselines, from the train shapes (S, T, 3); completed clouds have at most `count` points."""
 
-    def __init__(self, shapes: np.ndarray, count: int) -> None:
+    def __init__(self, shapes: np.ndarray, count: int, most_shapes: int = MOST_SHAPES) -> None:
         rng = np.random.default_rng(0)
         pooled = shapes[rng.integers(len(shapes), size=count), rng.integers(shapes.shape[1], size=count)]
         self.mean = torch.from_numpy(pooled).unsqueeze(0)
         self.shapes, self.count = shapes, count
-        self.compared = np.sort(rng.permutation(len(shapes))[:MOST_SHAPES])
+        self.compared = np.sort(rng.permutation(len(shapes))[:most_shapes])
         self.shape_points = torch.from_numpy(np.ascontiguousarray(shapes[self.compared, :SHAPE_POINTS]))
 
     def __call__(self, given: Tensor) -> dict[str, Tensor]:

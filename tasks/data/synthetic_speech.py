@@ -21,7 +21,6 @@ So a model that does not look from the first letters to the last mark cannot kno
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -126,7 +125,6 @@ def _read(split: Split) -> Iterator[Recording]:
         yield speak(f"{split}-{number:04d}", text, np.random.default_rng((SEED, SPLITS.index(split), number)))
 
 
-@cache
 def _texts() -> dict[Split, list[str]]:
     rng, seen = np.random.default_rng(SEED), set[str]()
     texts: dict[Split, list[str]] = {split: [] for split in SPLITS}
