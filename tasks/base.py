@@ -27,6 +27,8 @@ Move = Callable[[Batch], Batch]
 """Moves a batch to the model's device."""
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+NO_LABEL = -100
+"""The label of a position where nothing is predicted."""
 Row = dict[str, int | float | str]
 """A row of a table in a record."""
 

@@ -24,9 +24,9 @@ from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind
 from tasks.backbones.recall import RecallNet
-from tasks.base import Batch, Evaluation, Move, Row, Source, Split, TaskContext, Trivial, synthetic
+from tasks.base import NO_LABEL, Batch, Evaluation, Move, Row, Source, Split, TaskContext, Trivial, synthetic
 from tasks.base import Options as BaseOptions
-from tasks.common.token_prediction import NO_LABEL, TOKENS_PER_BATCH, TokenPrediction
+from tasks.common.token_prediction import TOKENS_PER_BATCH, TokenPrediction
 from tasks.data.recall_examples import VERSION, Examples, Sizes
 
 BLOCK = 1024

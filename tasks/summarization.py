@@ -30,14 +30,13 @@ from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind
 from tasks.backbones.seq2seq import Seq2Seq, greedy
-from tasks.base import SPLITS, Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import NO_LABEL, SPLITS, Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
 from tasks.base import Options as BaseOptions
-from tasks.common.token_prediction import NO_LABEL
-from tasks.data.epochs import Epochs, in_whole_groups, of_similar_length
+from tasks.data.epochs import Epochs, in_complete_groups, of_similar_length
 from tasks.data.padding import padded
 from tasks.data.summaries import Collection, Columns, summaries
 from tasks.data.tokens import Tokens, Vocabulary, tokenise, vocabulary_size
-from tasks.data.typical_summary import commonplace
+from tasks.data.typical_summary import most_typical
 
 TOKENS_PER_BATCH = 2**15
 """Tokens in an evaluation batch, documents and summaries together."""
@@ -131,7 +130,7 @@ class Summarization(Task):
         """References: in an epoch as many as make whole groups, in an evaluation all of its documents."""
         collection = self._collections[split]
         if split == "train":
-            return in_whole_groups(len(collection.summaries))
+            return in_complete_groups(len(collection.summaries))
         return int(np.searchsorted(collection.owner, self._evaluated(split)))
 
     def targets(self, batch: Batch) -> int:
@@ -165,7 +164,7 @@ class Summarization(Task):
 
     def trivial(self) -> Trivial:
         """The better of two, by ROUGE-L: the first words of each document, as many as train references have on average,
-        and one train reference for all documents, the one most like the others."""
+        and one train reference for all documents, the most typical one."""
         train = self._collections["train"]
         references = [self._text(train.summary(index)) for index in range(len(train.summaries))]
         words = [[word.group().lower() for word in _words(reference)] for reference in references]
@@ -174,7 +173,7 @@ class Summarization(Task):
         leads = [_lead(document, count) for document in documents]
         candidates = [
             Trivial(f"first {count} words", self._rouge("test", leads)),
-            Trivial("one summary for all", self._rouge("test", [references[commonplace(words)]] * len(documents))),
+            Trivial("one summary for all", self._rouge("test", [references[most_typical(words)]] * len(documents))),
         ]
         return max(candidates, key=lambda trivial: trivial.metrics["rouge_l"])
 

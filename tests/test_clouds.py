@@ -60,17 +60,17 @@ def test_farthest_order_by_brute_force(copies: int) -> None:
 def test_camera_sees_the_front_of_a_ball(seed: int) -> None:
     points, toward = ball(4000), camera.direction(np.random.default_rng(seed))
     assert np.linalg.norm(toward) == pytest.approx(1)
-    visible, height = camera.seen(points, toward), points @ toward
+    visible, height = camera.visible(points, toward), points @ toward
     assert visible[height > 0.3].all()
     assert 0.1 < visible[np.abs(height) < 0.2].mean() < 0.6
     assert visible[height < -0.2].mean() < 0.01
-    assert (visible | camera.seen(points, -toward))[np.abs(height) > 0.3].all()
+    assert (visible | camera.visible(points, -toward))[np.abs(height) > 0.3].all()
 
 
 def test_camera_does_not_see_through_a_wall() -> None:
     rng = np.random.default_rng(0)
     front, back = (np.column_stack([np.full(2000, x), rng.uniform(-0.25, 0.25, (2000, 2))]) for x in (0.25, -0.25))
-    visible = camera.seen(np.concatenate([front, back]), np.array([1.0, 0.0, 0.0]))
+    visible = camera.visible(np.concatenate([front, back]), np.array([1.0, 0.0, 0.0]))
     assert visible[:2000].all()
     assert visible[2000:].mean() < 0.01
 

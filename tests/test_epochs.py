@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.data.epochs import BLOCK, GROUP, Epochs, in_whole_groups, of_similar_length
+from tasks.data.epochs import BLOCK, GROUP, Epochs, in_complete_groups, of_similar_length
 
 
 def test_every_example_comes_once_in_an_epoch_and_orders_differ():
@@ -38,7 +38,7 @@ def test_no_examples_are_refused():
 
 @pytest.mark.parametrize(("count", "kept"), [(GROUP - 1, GROUP - 1), (GROUP, GROUP), (3 * GROUP + 5, 3 * GROUP)])
 def test_whole_groups_where_there_is_one(count: int, kept: int):
-    assert in_whole_groups(count) == kept
+    assert in_complete_groups(count) == kept
 
 
 def test_neighbours_are_of_similar_length():

@@ -98,16 +98,16 @@ def test_links_are_followed(tmp_path: Path, read: list[str], monkeypatch: pytest
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "cut", "flipped", "\ud800"])
-def test_a_damaged_memory_is_not_believed(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_index_is_not_used(tmp_path: Path, damage: str) -> None:
     paths = made(tmp_path / "data")
     file_digests(paths, tmp_path / "cache")
-    (memory,) = (tmp_path / "cache" / digest.FOLDER).iterdir()
-    text = memory.read_text()
+    (index,) = (tmp_path / "cache" / digest.FOLDER).iterdir()
+    text = index.read_text()
     own = expected(paths)[0]
     damaged = {"cut": text[:-20], "flipped": text.replace(own, own[::-1])}.get(damage, damage)
-    memory.write_bytes(damaged.encode(errors="surrogatepass"))
+    index.write_bytes(damaged.encode(errors="surrogatepass"))
     assert file_digests(paths, tmp_path / "cache") == expected(paths)
-    assert memory.read_text() == text
+    assert index.read_text() == text
 
 
 @pytest.mark.parametrize("stage", ["mkdir", "write_bytes", "replace"])
@@ -153,7 +153,9 @@ def test_several_jobs_at_once(tmp_path: Path) -> None:
 def test_what_was_read_before_a_failure_is_kept(tmp_path: Path, read: list[str]) -> None:
     paths = made(tmp_path / "data")
     paths[5].unlink()
-    with pytest.raises(ValueError, match=r"5\.bin: not readable \(No such file or directory\): mend it, or") as error:
+    with pytest.raises(
+        ValueError, match=r"5\.bin: not readable \(No such file or directory\): make it readable, or"
+    ) as error:
         file_digests(paths, tmp_path / "cache")
     assert "\n" not in str(error.value)
     read.clear()
@@ -169,8 +171,8 @@ def test_digests_are_saved_while_files_are_read(tmp_path: Path) -> None:
     reader = threading.Thread(target=file_digests, args=arguments, daemon=True)
     reader.start()
     with pipe.open("wb"):  # opens when the reader has come to the pipe, and ends it
-        (memory,) = (tmp_path / "cache" / digest.FOLDER).iterdir()
-        saved = memory.read_text()
+        (index,) = (tmp_path / "cache" / digest.FOLDER).iterdir()
+        saved = index.read_text()
     reader.join()
     assert all(own in saved for own in expected(paths))
 
@@ -181,8 +183,8 @@ def test_colleagues_may_read_it(tmp_path: Path) -> None:
         file_digests(made(tmp_path / "data"), tmp_path / "cache")
     finally:
         os.umask(before)
-    (memory,) = (tmp_path / "cache" / digest.FOLDER).iterdir()
-    assert memory.stat().st_mode & 0o777 == 0o644
+    (index,) = (tmp_path / "cache" / digest.FOLDER).iterdir()
+    assert index.stat().st_mode & 0o777 == 0o644
 
 
 def test_folders_are_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

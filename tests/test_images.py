@@ -218,7 +218,7 @@ def truncated(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("x.png", lambda path: save(path, picture(9, 15, 40)), "40 x 15 pixels, 16 x 16 are needed: take it away, or"),
+        ("x.png", lambda path: save(path, picture(9, 15, 40)), "40 x 15 pixels, 16 x 16 are needed: remove it, or"),
         ("x.png", transparent, "parts of it are transparent: save it as RGB"),
         ("x.jpg", lambda path: save(path, picture(9), "CMYK"), "its colours are CMYK: save it as RGB with 8 bits, or"),
         (
@@ -226,11 +226,11 @@ def truncated(path: Path) -> None:
             lambda path: save(path, np.ones((20, 24), np.uint16)),
             "its colours are I;16 with 16 bits: save it as",
         ),
-        ("x.png", sixteen_bits, "its colours are RGB with 16 bits: save it as RGB with 8 bits, or take it away"),
+        ("x.png", sixteen_bits, "its colours are RGB with 16 bits: save it as RGB with 8 bits, or remove it"),
         ("x.png", lambda path: sixteen_bits(path, 6), "its colours are RGBA with 16 bits: save it as RGB with 8 bits"),
         ("x.png", lambda path: path.write_text("no image"), r"not readable as an image \(cannot identify image file\)"),
-        ("x.png", truncated, r"not readable as an image \(.*\): mend it, or take it away"),
-        ("x.jpg", truncated, r"not readable as an image \((?i:.*truncated.*)\): mend it, or take it away"),
+        ("x.png", truncated, r"not readable as an image \(.*\): repair it, or remove it"),
+        ("x.jpg", truncated, r"not readable as an image \((?i:.*truncated.*)\): repair it, or remove it"),
         ("x.jpg", lambda path: path.write_bytes(b""), "not readable as an image"),
     ],
 )
@@ -267,7 +267,7 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
         save(tmp_path / "train" / f"{i}.png", picture(1 + i))
     for name in ("valid/a.png", "a.png"):
         stray = save(tmp_path / name, picture(8))
-        with pytest.raises(ValueError, match=rf"{name.split('/')[0]} is in none of train/, test/: move it, or take it"):
+        with pytest.raises(ValueError, match=rf"{name.split('/')[0]} is in none of train/, test/: move it, or"):
             local(tmp_path)
         stray.unlink()
     save(tmp_path / "val" / "0.png", picture(9))

@@ -14,7 +14,7 @@ from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.base import Data, TaskContext
 from tasks.data.text import Corpus
-from tasks.data.typical_summary import commonplace
+from tasks.data.typical_summary import most_typical
 from tasks.summarization import NO_LABEL, Options, Summarization
 
 CC = Pattern.CAUSAL_CROSS
@@ -248,23 +248,24 @@ def test_trivial_is_one_summary_for_all_where_that_is_better(tmp_path: Path) -> 
     assert trivial.metrics["rouge_l"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)  # "the cat sat"
 
 
-def test_commonplace_text_by_brute_force() -> None:
+def test_most_typical_text_by_brute_force() -> None:
     texts = [text.split() for text in ("red apple", "red pear", "", "red red", "green grape", "a red pear in a tree")]
 
     def likeness(one: list[str]) -> float:
         return sum(2 * len(set(one) & set(other)) / (len(set(one)) + len(set(other)) or 1) for other in texts)
 
-    assert commonplace(texts) == max(range(len(texts)), key=lambda index: likeness(texts[index])) == 1
-    assert commonplace(texts[::-1]) == 4
-    assert commonplace([[], []]) == 0
+    assert most_typical(texts) == max(range(len(texts)), key=lambda index: likeness(texts[index])) == 1
+    assert most_typical(texts[::-1]) == 4
+    assert most_typical([[], []]) == 0
 
 
 def test_evaluation_is_batched_and_of_the_first_documents(folder: Path) -> None:
-    texts = {"the cat sat on the mat, ": "the cat", "nothing happened here to": "nothing", "é": "last"}
+    documents = ("the cat sat on the mat, and the dog barked", "nothing happened here today", "é")
+    texts = dict(zip(documents, ("the cat", "nothing", "last"), strict=True))
     together = make(folder, memory=60).evaluate(Scripted(texts), "test", stay).metrics
     one_by_one = make(folder, memory=2**15)  # so long that an evaluation batch has one document
     assert one_by_one.evaluate(Scripted(texts), "test", stay).metrics == pytest.approx(together)
-    task = make(folder, test_documents=1)
+    task = make(folder, memory=60, test_documents=1)
     assert task.examples("test") == 2
     assert task.evaluate(Scripted(texts), "test", stay).metrics["rouge_l"] == pytest.approx(80)
 

@@ -1,6 +1,6 @@
-"""Positions, owned by the front-end, the same for every family.
+"""Position embeddings of the front-end, the same for every family.
 
-`sinusoidal` (Vaswani et al. 2017, arXiv 1706.03762, section 3.5) has no parameters and no longest length; `learned` is
+`sinusoidal` (Vaswani et al. 2017, arXiv 1706.03762, section 3.5) has no parameters and no maximum length; `learned` is
 a table of the design length, which starts as the sinusoids; `none` leaves order to the attention. Both are made for
 embeddings whose entries are of size 1, as in section 3.4 of that paper.
 """

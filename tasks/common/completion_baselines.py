@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.backbones.pointops import ENTRIES, comparable
+from tasks.backbones.pointops import ENTRIES, comparison_factors
 
 MOST_SHAPES = 4096
 GIVEN_POINTS, SHAPE_POINTS = 64, 128
@@ -59,7 +59,7 @@ class CompletionBaselines:
         for cloud in probes:
             parts = []
             for shapes in self.shape_points.split(at_once):
-                left, right = comparable(cloud.unsqueeze(0), shapes.flatten(0, 1).unsqueeze(0))
+                left, right = comparison_factors(cloud.unsqueeze(0), shapes.flatten(0, 1).unsqueeze(0))
                 squares = (left @ right)[0].unflatten(1, shapes.shape[:2]).amin(2)  # (n, S)
                 distances = (squares + cloud.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
                 parts.append(distances.mean(0))

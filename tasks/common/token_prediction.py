@@ -11,9 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.base import Batch, Evaluation, Metric, Move, Split, Task, Trivial
+from tasks.base import NO_LABEL, Batch, Evaluation, Metric, Move, Split, Task, Trivial
 
-NO_LABEL = -100
 TOKENS_PER_BATCH = 2**14
 """Of an evaluation batch, to bound its memory."""
 

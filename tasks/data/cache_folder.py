@@ -1,8 +1,8 @@
-"""A folder that is made once and kept: complete or absent, safe when several jobs want it at once.
+"""Cache folders that are built once: complete or absent, safe with parallel jobs.
 
-It is made under another name and renamed when complete. One job makes it while the others wait; where files cannot be
-locked, several make it and the first one wins. A folder that does not match its own checksums is set aside and made
-again. What a job that was killed left unfinished is deleted by the next one that makes something in the same place.
+A folder is built under another name and renamed when it is complete. One job builds it while the others wait; without
+file locks several build it and the first one wins. A folder that does not match its checksums is renamed and built
+again. An unfinished folder of a killed job is deleted by the next job that builds something beside it.
 """
 
 import contextlib
@@ -18,38 +18,38 @@ from pathlib import Path
 
 CHECKSUMS = "checksums.json"
 HASHED = 2**26
-"""Checksums cover the size and this many first bytes of a file: enough to notice damage, quick for large files."""
+"""Checksums cover the size and the first bytes of a file, so that large files are checked quickly."""
 ABANDONED = 2 * 24 * 3600
-"""Seconds without a change after which an unfinished folder has no owner, whatever machine it is from."""
+"""Seconds without a change after which an unfinished folder of any machine is deleted."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def stored(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, complete; made by `build(empty folder)` unless it is there already."""
+    """`folder`, complete; built by `build(empty folder)` if it does not exist."""
     if _complete(folder):
         return folder
-    with _one_line(folder, build=False):
+    with _os_errors(folder, build=False):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name(folder.name + ".lock")):
         if _complete(folder):
             return folder
         token = uuid.uuid4().hex[:8]
-        making = folder.with_name(f"{folder.name}.making-{_machine()}-{os.getpid()}-{token}")
-        with _one_line(folder, build=False):
+        building = folder.with_name(f"{folder.name}.making-{_machine()}-{os.getpid()}-{token}")
+        with _os_errors(folder, build=False):
             if folder.exists():
                 os.replace(folder, folder.with_name(f"{folder.name}.damaged-{token}"))
-            making.mkdir()
+            building.mkdir()
         try:
-            _delete_unfinished(folder.parent, making.stat().st_mtime)
-            with _one_line(folder, build=True):
-                build(making)
-                (making / CHECKSUMS).write_text(json.dumps(_checksums(making)))
-            with contextlib.suppress(OSError):  # another job was first, where locks do not work
-                os.replace(making, folder)
+            _delete_unfinished(folder.parent, building.stat().st_mtime)
+            with _os_errors(folder, build=True):
+                build(building)
+                (building / CHECKSUMS).write_text(json.dumps(_checksums(building)))
+            with contextlib.suppress(OSError):  # another job was first, without locks
+                os.replace(building, folder)
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(building, ignore_errors=True)
     if not _complete(folder):
-        raise _unwritten(folder, "it is not as it was made")
+        raise _not_written(folder, "its content changed while it was written")
     return folder
 
 
@@ -73,7 +73,7 @@ def _checksums(folder: Path) -> dict[str, list[int | str]]:
 
 
 def _machine() -> str:
-    """Where the number of a process means something: a start of a host, and the container there."""
+    """Where a process id is unique: a boot of a host, and a container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
         return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -82,17 +82,17 @@ def _machine() -> str:
 
 
 def _delete_unfinished(parent: Path, now: float) -> None:
-    """`now` by the clock of the file system, which may be another machine's."""
-    for left in parent.glob("*.making-*"):
-        machine, _, process = left.name.split(".making-")[-1].rpartition("-")[0].rpartition("-")
-        with contextlib.suppress(OSError):  # it is gone meanwhile
-            changed = max(path.stat().st_mtime for path in (left, *left.iterdir()))
-            gone = machine == _machine() and not _runs(int(process))
-            if gone or now - changed > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
+    """`now` is the time of the file system, which may belong to another machine."""
+    for unfinished in parent.glob("*.making-*"):
+        machine, _, process = unfinished.name.split(".making-")[-1].rpartition("-")[0].rpartition("-")
+        with contextlib.suppress(OSError):  # deleted meanwhile
+            changed = max(path.stat().st_mtime for path in (unfinished, *unfinished.iterdir()))
+            dead = machine == _machine() and not _is_running(int(process))
+            if dead or now - changed > ABANDONED:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -103,24 +103,24 @@ def _runs(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def _one_line(folder: Path, build: bool) -> Iterator[None]:
-    """A full disk or a missing right as ValueError. `build` also reads: its other errors are not about `folder`."""
+def _os_errors(folder: Path, build: bool) -> Iterator[None]:
+    """Turns a full disk or a missing permission into ValueError. Other errors of `build` are raised as they are."""
     try:
         yield
     except OSError as error:
-        short = error.errno is None and "written" in str(error)  # numpy's, of a file that became shorter than its array
+        short = error.errno is None and "written" in str(error)  # numpy's error when a file is shorter than its array
         if build and not short and error.errno not in FULL:
             raise
-        raise _unwritten(folder, error.strerror or str(error)) from None
+        raise _not_written(folder, error.strerror or str(error)) from None
 
 
-def _unwritten(folder: Path, reason: str) -> ValueError:
+def _not_written(folder: Path, reason: str) -> ValueError:
     return ValueError(f"{folder}: could not be written ({reason}): free some space, or choose another cache folder")
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock; goes on without one where the system has none."""
+    """Waits until no other process holds the lock; goes on without it if files cannot be locked."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):
             import fcntl

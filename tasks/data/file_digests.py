@@ -1,10 +1,9 @@
-"""SHA-256 of files, remembered: a file is read again only where its resolved path, size or time of change differ.
+"""SHA-256 of files, cached: a file is read again only if its resolved path, size or modification time differ.
 
-Not seen: a file changed to other bytes of the same size and `st_mtime_ns`.
+A file that was changed to other bytes of the same size and `st_mtime_ns` is not noticed.
 
-What is remembered lies below the cache folder, one JSON file for all files that were asked for together, replaced at
-once and checked by a digest of its own. Where it is damaged or cannot be written, files are simply read; what jobs that
-run at once overwrite of each other is read again.
+The cache is one JSON file for all files that are digested together, replaced atomically, with a digest of its own. If
+it is damaged or cannot be written, files are read again; so are entries that parallel jobs overwrite of each other.
 """
 
 import contextlib
@@ -20,9 +19,9 @@ from tqdm import tqdm
 
 FOLDER = "digests"
 SAVED_EVERY = 60.0
-"""Seconds: so much is lost at most when a job is killed."""
-SILENT = 2.0
-"""Seconds before a bar is shown, on a terminal."""
+"""Seconds; a job that is killed loses the digests since then."""
+BAR_DELAY = 2.0
+"""Seconds before a progress bar is shown."""
 
 Entries = dict[str, list[int | str]]
 """[size, time of change, SHA-256] by resolved path."""
@@ -34,30 +33,30 @@ def file_digests(paths: Sequence[Path], cache: Path, save_every: float = SAVED_E
     if not places:
         return []
     together = hashlib.sha256(os.fsencode(os.path.commonpath([min(places), max(places)]))).hexdigest()[:16]
-    memory = cache / FOLDER / f"{together}.json"
-    entries, found, new = _load(memory), list[str](), Entries()
+    index = cache / FOLDER / f"{together}.json"
+    entries, found, new = _load(index), list[str](), Entries()
     saved = time.monotonic()
     try:
-        for place in tqdm(places, "reading files", unit="file", leave=False, disable=None, delay=SILENT):
+        for place in tqdm(places, "reading files", unit="file", leave=False, disable=None, delay=BAR_DELAY):
             try:
-                status = os.stat(place)  # before it is read: what changes meanwhile is seen the next time
+                status = os.stat(place)  # before reading, so that a change meanwhile is noticed next time
                 size, changed, own = entries.get(place, (-1, -1, ""))
                 if (size, changed) != (status.st_size, status.st_mtime_ns):
                     own = _read(place)
                     new[place] = [status.st_size, status.st_mtime_ns, own]
             except OSError as error:
-                raise ValueError(f"{place}: not readable ({error.strerror}): mend it, or take it away") from None
+                raise ValueError(f"{place}: not readable ({error.strerror}): make it readable, or remove it") from None
             found.append(str(own))
             if new and time.monotonic() - saved > save_every:
-                entries, new, saved = _save(memory, new), Entries(), time.monotonic()
+                entries, new, saved = _save(index, new), Entries(), time.monotonic()
     finally:
         if new:
-            _save(memory, new)
+            _save(index, new)
     return found
 
 
 def _resolved(paths: Sequence[Path]) -> list[str]:
-    """As `os.path.realpath`, which looks at every folder above every file again."""
+    """As `os.path.realpath`, but each folder is resolved only once."""
     folders: dict[str, str] = {}
 
     def resolved(path: str) -> str:
@@ -76,25 +75,25 @@ def _read(place: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load(memory: Path) -> Entries:
-    """Nothing where it is not there, or not as it was written."""
+def _load(index: Path) -> Entries:
+    """Empty if the file is missing or damaged."""
     try:
-        own, _, body = memory.read_bytes().partition(b"\n")
+        own, _, body = index.read_bytes().partition(b"\n")
         return json.loads(body) if own.decode() == hashlib.sha256(body).hexdigest() else {}
     except (OSError, ValueError):
         return {}
 
 
-def _save(memory: Path, new: Entries) -> Entries:
-    """Adds to what is remembered by now, perhaps by other jobs too, and returns all of it."""
-    entries = _load(memory) | new
+def _save(index: Path, new: Entries) -> Entries:
+    """Adds to the current entries, which may include those of other jobs, and returns all of them."""
+    entries = _load(index) | new
     body = json.dumps(entries, separators=(",", ":")).encode()
-    part = memory.with_name(f"{memory.name}.{uuid.uuid4().hex}")
+    temporary = index.with_name(f"{index.name}.{uuid.uuid4().hex}")
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        os.replace(part, memory)
-    except OSError:  # no right, no space: the next start reads again
+        index.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        os.replace(temporary, index)
+    except OSError:  # not allowed, no space: files are read again next time
         with contextlib.suppress(OSError):
-            part.unlink()
+            temporary.unlink()
     return entries

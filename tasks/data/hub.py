@@ -1,8 +1,8 @@
 """A data set from the Hugging Face hub, as a local folder at one commit.
 
 Branches move, so a name such as `main` is resolved to the commit that it points to, and results are tied to that
-commit. An unreachable hub is found out by a short connection attempt before anything large is imported: the client
-itself retries for minutes, and a name look-up can hang.
+commit. Whether the hub can be reached is tested by a short connection before anything large is imported: the
+client itself retries for minutes, and a name look-up can hang.
 """
 
 import contextlib

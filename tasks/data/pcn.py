@@ -61,7 +61,7 @@ def pcn(root: Path, sizes: Sizes, cache: Path) -> tuple[str, dict[Split, Shapes]
     paths = [path for split in SPLITS for own in files[split] for path in own]
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"{path}: in PCN.json, but not there: get it, or take it off the list")
+            raise ValueError(f"{path}: in PCN.json, but not there: get it, or remove it from the list")
     digests = dict(zip(paths, file_digests(paths, cache), strict=True))
     whole: dict[str, list[tuple[str, str]]] = {}
     for split in SPLITS:
@@ -90,6 +90,6 @@ def pcn(root: Path, sizes: Sizes, cache: Path) -> tuple[str, dict[Split, Shapes]
 def _checked_pcd(path: Path) -> np.ndarray:
     points = read_pcd(path)
     if len(points) < LEAST_SEEN:
-        raise ValueError(f"{path}: has {len(points)} points, at least {LEAST_SEEN} are needed: take it away")
+        raise ValueError(f"{path}: has {len(points)} points, at least {LEAST_SEEN} are needed: remove it")
     check_points(points, str(path))
     return points

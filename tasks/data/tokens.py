@@ -4,8 +4,8 @@
 a number    byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909; on bytes as in GPT-2), trained on the train split
             only, by the `tokenizers` library; the separator is the last id
 
-Every token is a known number of bytes of the text (the separator is 0), so that bits per byte is exact. BPE tokens,
-and those of texts too large for memory, are kept below `cache` by content.
+Every token stands for a known number of bytes of the text (the separator for 0), so that bits per byte is exact. BPE
+tokens, and those of texts too large for memory, are cached by content.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 1
-"""Raised when the same text and vocabulary would give other tokens."""
+"""Increased when the same text and vocabulary would give other tokens."""
 LEAST_VOCABULARY = 257
 TRAINING_BYTES = 2**28
-"""BPE merges are learned from this much of the train split: more changes little and does not fit into memory."""
+"""BPE merges are learned from the beginning of the train split: more changes little and does not fit into memory."""
 ENCODED_AT_ONCE = 256
 
 
@@ -57,7 +57,7 @@ class Tokens:
     tokenizer: "Tokenizer | None" = None
 
     def decode(self, ids: Iterable[int]) -> bytes:
-        """The text behind ids, separators left out."""
+        """The text of the ids, without separators."""
         kept = [int(i) for i in ids if i != self.size - 1]
         if self.tokenizer is None:
             return bytes(kept)
@@ -67,12 +67,12 @@ class Tokens:
 
 
 def vocabulary_size(vocabulary: Vocabulary) -> int:
-    """Ids that there may be, the separator included. A small text can give fewer BPE tokens than were asked for."""
+    """The largest number of ids, with the separator. A small text can give fewer BPE tokens."""
     return 257 if vocabulary == "bytes" else vocabulary
 
 
 def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
-    """The corpus in tokens, from the cache where that is worth it."""
+    """The corpus in tokens, cached if that saves time or memory."""
     if vocabulary == "bytes" and not corpus.large:
         return Tokens({split: _joined(_encode_bytes(corpus.read(split))) for split in SPLITS}, 257, _byte_sizes())
     key = hashlib.sha256(f"{FORMAT}:{corpus.content}:{vocabulary}".encode()).hexdigest()[:24]
@@ -87,7 +87,7 @@ def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
 
 
 def _build(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes what `tokenise` reads."""
+    """Writes the cache that `tokenise` reads."""
     tokenizer = None if vocabulary == "bytes" else _train(corpus.read("train"), vocabulary)
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
@@ -101,7 +101,7 @@ def _build(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def _write(parts: Iterable[np.ndarray], path: Path) -> None:
-    """Parts of a stream to one .npy, without ever holding the whole."""
+    """Writes parts of a stream to one .npy, without the whole stream in memory."""
     with tempfile.TemporaryFile(dir=path.parent) as raw:
         count, dtype = 0, np.dtype(np.uint16)
         for part in parts:
