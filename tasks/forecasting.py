@@ -4,10 +4,10 @@ CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): Informer (Zhou et al., A
 and Weather; mean squared and absolute error of standardised values. noncausal_self puts the family under test into the
 encoder, noncausal_cross into the decoder's attention to the encoder; the decoder's own attention stays vanilla.
 
-`shape.length` is the encoder's input and `shape.depth` its layers; `shape.memory` is not used, the encoder's output is
-the memory. A window is `length` known steps and `horizon` steps to forecast. Training windows start at every step of
-the train part, in a random order in every epoch. What an evaluation window forecasts lies in its own part; what it
-knows may reach back into the part before, as published.
+`shape.length` is the length of the encoder's input and `shape.depth` its layers; `shape.memory` is not used, because
+the encoder's output is the memory. A window is `length` known steps and `horizon` steps to forecast. Training windows
+start at every step of the train part, in a random order in every epoch. The forecast steps of an evaluation window lie
+in its own part; its known steps may reach back into the part before, as published.
 """
 
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ class Forecasting(Task):
         return Informer(slots, self.shape, *sizes, options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
-        """`past` (B, L, C) is known, `future` (B, H, C) is to be forecast; `time` (B, L + H, F) covers both."""
+        """`past` (B, L, C) is known, `future` (B, H, C) is the target; `time` (B, L + H, F) covers both."""
         if split == "train":
             starts = self._starts("train")[0] + self._epochs(ids)
         else:
@@ -132,7 +132,7 @@ class Forecasting(Task):
         return Evaluation(_scores(mse, mae), tables)
 
     def trivial(self) -> Trivial:
-        """The better of two: the last known values, and those of the last known period, over and over."""
+        """The better of two: the last known value, or the last known period, repeated."""
         length, period = self.shape.length, self.options.period or max(1, DAY // self._series.step)
         ahead = np.arange(self.options.horizon)
         sources = {"last value": np.full(self.options.horizon, length - 1)}
@@ -148,7 +148,7 @@ class Forecasting(Task):
         return Trivial(name, {"mse": float(mse), "mae": float(mae)})
 
     def _select_channels(self, found: Series) -> Series:
-        """The series with the channels that are forecast."""
+        """The series with the channels to forecast."""
         target = found.columns[-1] if self.options.target is None else self.options.target
         if target not in found.columns:
             raise ValueError(f"target={target!r}: no such column: use one of {', '.join(found.columns)}")
@@ -158,7 +158,7 @@ class Forecasting(Task):
         return Series(found.description, found.real, found.content, (target,), found.dates, column)
 
     def _starts(self, split: Split) -> tuple[int, int]:
-        """Where the first window starts, and how many there are with a step between them."""
+        """The start of the first window, and the number of windows at a distance of one step."""
         start, end = self._parts[split]
         first = start if split == "train" else start - self.shape.length
         return first, end - first - self.shape.length - self.options.horizon + 1

@@ -1,14 +1,14 @@
 """Language modelling: predict every next token of real text, in the pattern causal_self, with GPT.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): GPT-2 on PG-19, perplexity. Here the text comes from any of
-three sources (`tasks.data.text`) and the headline is bits per byte, which compares across vocabularies.
+three sources (`tasks.data.text`) and the headline is bits per byte, which is comparable across vocabularies.
 
-A window (`tasks.data.windows`) has length + 1 tokens: the inputs and, one further, the labels; neighbours in an epoch
-share one token, so that no label is seen twice. Nothing is carried from one window to the next.
+A window (`tasks.data.windows`) has length + 1 tokens: the labels are the inputs shifted by one. Neighbouring windows of
+an epoch share one token, so that no label occurs twice. There is no state between windows.
 
-The trained model is also tested at other contexts, shorter and longer than it was trained at, on as many tokens
-(CAB's interpolation and extrapolation): the table `loss_by_context`. How far positions extrapolate is part of what it
-shows; they are the same for all families.
+The trained model is also tested at shorter and longer contexts on the same number of tokens (CAB's interpolation and
+extrapolation): the table `loss_by_context`. It includes how well positions extrapolate, which are the same for all
+families.
 """
 
 import math
@@ -54,7 +54,7 @@ class LanguageModelling(WindowedText):
         return GPT(slots, self.shape, vocabulary_size(self.options.vocabulary), self.options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
-        """`tokens` (B, N + 1): inputs and, one further, labels."""
+        """`tokens` (B, N + 1): inputs, and labels shifted by one."""
         return {"tokens": torch.from_numpy(self.windows(split, ids))}
 
     def targets(self, batch: Batch) -> int:
@@ -89,7 +89,7 @@ class LanguageModelling(WindowedText):
         return losses.view(labels.shape), auxiliary
 
     def _bits(self, model: nn.Module, windows: Windows, split: Split, move: Move) -> tuple[np.ndarray, np.ndarray]:
-        """Bits by position, summed over windows, (N,); and what was predicted, (windows, N)."""
+        """Bits by position, summed over windows, (N,), and the labels (windows, N)."""
         length, count = windows.stride, windows.examples(split)
         size = max(1, TOKENS_PER_BATCH // length)
         bits = torch.zeros(length, dtype=torch.float64)
@@ -99,7 +99,7 @@ class LanguageModelling(WindowedText):
         return bits.numpy() / math.log(2), windows(split, range(count))[:, 1:]
 
     def _at_context(self, context: int, model: nn.Module, move: Move) -> Row:
-        """The test loss at another context, or why there is none."""
+        """The test loss at another context, or the reason why there is none."""
         if self.options.positions == "learned" and context > self.shape.length:
             return {"context": context, "reason": f"learned positions end at {self.shape.length}"}
         count = -(-self.counts["test"] * self.shape.length // context)  # as many tokens as the test has
@@ -112,7 +112,7 @@ class LanguageModelling(WindowedText):
         return {"context": context, "tokens": labels.size, **_scores(float(bits.sum()), size, labels.size)}
 
     def _labels(self, split: Split) -> np.ndarray:
-        """What is predicted in an evaluation, (windows, N)."""
+        """All labels of an evaluation, (windows, N)."""
         return self.windows(split, range(self.examples(split)))[:, 1:]
 
 
@@ -125,5 +125,5 @@ def buckets(length: int) -> list[tuple[int, int]]:
 
 
 def _scores(bits: float, size: int, count: int) -> dict[str, float]:
-    """`bits` spent on `count` tokens, which are `size` bytes of text."""
+    """Scores from the total `bits` of `count` tokens, which are `size` bytes of text."""
     return {"bits_per_byte": bits / max(1, size), "perplexity": 2 ** (bits / count)}

@@ -1,10 +1,10 @@
-"""Masked language modelling: fill in hidden tokens of real text, in the pattern noncausal_self, with RoBERTa.
+"""Masked language modelling: predict masked tokens of real text, in the pattern noncausal_self, with RoBERTa.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): RoBERTa-base on PG-19 at 2,048 tokens, perplexity of the masked
-tokens (CAB on its validation set; here on the test set). In every window a share of the places, `masked`, is to be
-predicted; there the input is the mask token in 8 cases of 10, any token of the vocabulary in 1, and the token itself
-in 1 (Devlin et al. 2019, arXiv 1810.04805). Each training id has places of its own (RoBERTa's dynamic masking); those
-of validation and test are the same for every seed.
+tokens (CAB on its validation set; here on the test set). In every window a share `masked` of the positions is
+predicted. Of these, the input is the mask token with probability 0.8, a random token with 0.1, and the original token
+with 0.1 (Devlin et al. 2019, arXiv 1810.04805). Each training id has positions of its own (RoBERTa's dynamic masking);
+those of validation and test are the same for every seed.
 """
 
 import math
@@ -24,7 +24,7 @@ from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedT
 from tasks.data.tokens import vocabulary_size
 
 MASKED, RANDOM = 0.8, 0.1
-"""Of the places to predict: what the input has there. The rest keeps its token."""
+"""Probabilities of a mask token and of a random token at a position to predict; else the token stays."""
 
 
 class Options(WindowedTextOptions):
@@ -49,12 +49,11 @@ class MaskedLanguageModelling(WindowedText):
         return RoBERTa(slots, self.shape, self.mask + 1, self.options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
-        """`tokens` (B, N) with some hidden, the `places` (B, K) to predict, ascending, and their `labels` (B, K)."""
+        """Masked `tokens` (B, N), the positions to predict `places` (B, K), ascending, and their `labels` (B, K)."""
         tokens = self.windows(split, ids)
         draws = [self._draw(split, i) for i in ids]
-        places = np.stack([place for place, _, _ in draws])
+        places, kinds, others = (np.stack(each) for each in zip(*draws, strict=True))
         labels = np.take_along_axis(tokens, places, 1)
-        kinds, others = (np.stack(each) for each in list(zip(*draws, strict=True))[1:])
         hidden = np.where(kinds < MASKED, self.mask, np.where(kinds < MASKED + RANDOM, others, labels))
         np.put_along_axis(tokens, places, hidden, 1)
         return {name: torch.from_numpy(x) for name, x in (("tokens", tokens), ("places", places), ("labels", labels))}
@@ -89,7 +88,7 @@ class MaskedLanguageModelling(WindowedText):
         return losses.view(labels.shape)
 
     def _draw(self, split: Split, id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For one window: places to predict, what becomes of each (uniform in 0 to 1), and a token at random; (K,)."""
+        """For one window, (K,) each: positions to predict, a uniform number that selects the input, a random token."""
         rng = self.random(split, id)
         places = np.sort(rng.permutation(self.shape.length)[: self.places])
         return places, rng.random(self.places), rng.integers(self.tokens.size, size=self.places)

@@ -1,16 +1,16 @@
-"""Point cloud completion: the whole of a shape from the points that are seen from one side, with PoinTr.
+"""Point cloud completion: a complete shape from the points that are visible from one side, with PoinTr.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): PoinTr (Yu et al., ICCV 2021, arXiv 2108.08839) on PCN, Chamfer
 distances and F-score (`tasks.metrics.chamfer`). noncausal_self puts the family under test into the encoder's and the
 decoder's own attention, noncausal_cross into the decoder's attention to the encoder.
 
-`shape.length` is the number of queries, which are the decoder's tokens, and `shape.memory` that of proxies, the
-encoder's: CAB's 3,584 and 1,536. `shape.depth` is the encoder's. Costs are measured on stacks of the model's width,
-heads and depth at lengths of their own (memory as long as the queries), so that neither enters there. The completed
-cloud has `length` x `fold`^2 points that are predicted and the `points` that are given, as published.
+`shape.length` is the number of queries, the decoder's tokens, and `shape.memory` that of proxies, the encoder's tokens:
+3,584 and 1,536 in CAB. `shape.depth` is the encoder's. Efficiency is measured on stacks of this width, heads and depth,
+at other lengths. The completed cloud has `length` x `fold`^2 predicted points and the `points` of the input, as
+published.
 
-The loss is the CD-L1 of the coarse cloud and that of the dense one, as published. Train ids go through all views of all
-shapes in an order of their own in every epoch. CD-L1 is the headline, in thousandths of the bounding box's diagonal.
+The loss is the sum of CD-L1 of the coarse and of the dense cloud, as published. An epoch is all views of all shapes in
+random order. CD-L1 is the headline, in thousandths of the bounding box's diagonal.
 """
 
 from collections.abc import Sequence
@@ -110,8 +110,8 @@ class PointCloud(Task):
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`partial` (B, N, 3) in farthest point order, and `complete` (B, T, 3)."""
-        places, views = self._places(split, ids), self.clouds.splits[split]
-        arrays = {"partial": views.partial[places], "complete": views.complete[views.owner[places]]}
+        indices, views = self._indices(split, ids), self.clouds.splits[split]
+        arrays = {"partial": views.partial[indices], "complete": views.complete[views.owner[indices]]}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
     def examples(self, split: Split) -> int:
@@ -167,8 +167,8 @@ class PointCloud(Task):
                         own[metric] += values.sum().item() / len(ids)
         return sums
 
-    def _places(self, split: Split, ids: Sequence[int]) -> np.ndarray:
-        """The partial clouds behind ids."""
+    def _indices(self, split: Split, ids: Sequence[int]) -> np.ndarray:
+        """The indices of the partial clouds of these ids."""
         if split == "train":
             return self._epochs(ids)
         most, count = len(self.clouds.splits[split].partial), self.examples(split)
@@ -176,7 +176,7 @@ class PointCloud(Task):
 
     def _group(self, split: Split, id: int) -> str:
         views = self.clouds.splits[split]
-        return views.groups[views.owner[self._places(split, [id])[0]]]
+        return views.groups[views.owner[self._indices(split, [id])[0]]]
 
     def _by_group(self, split: Split, values: dict[str, np.ndarray]) -> list[Row]:
         names = np.array([self._group(split, id) for id in range(self.examples(split))])

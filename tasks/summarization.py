@@ -3,18 +3,17 @@
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): an encoder-decoder of 6 + 6 layers on Multi-News, ROUGE. Here
 documents come from any of three sources (`tasks.data.summaries`).
 
-`shape.memory` is the design length of documents, in tokens, `shape.length` that of summaries, the end included; what is
-longer is cut, and the record says how many were. Costs are measured on stacks of the model's width, heads and depth at
-lengths of their own (memory as long as the queries), so that these two lengths do not enter there.
+`shape.memory` is the design length of documents in tokens, `shape.length` that of summaries with their end; longer ones
+are cut, and the record has their number. Efficiency is measured on stacks of this width, heads and depth, at other
+lengths.
 
-Scores are ROUGE F-measures (Lin 2004, by `rouge-score`, stemmed) in percent between generated text, greedy through
-prefill and step, and whole references; of several references of a document the best one counts for each measure, as
-rouge-score does it. ROUGE-L is the headline: it wants the words of the reference in its order, which a bag of frequent
-words does not have. `rouge-score` knows words of letters a to z and digits only. The perplexity is that of the
-references, given what comes before.
+Scores are ROUGE F-measures (Lin 2004, by `rouge-score`, stemmed) in percent between generated texts (greedy, by prefill
+and step) and complete references; of several references of a document the best one counts for each measure, as in
+rouge-score. ROUGE-L is the headline: it depends on the order of words, so that a bag of frequent words scores low.
+`rouge-score` uses only words of the letters a to z and digits. The perplexity is that of the references.
 
-Every reference is one training example; an epoch sees each of them at most once, in an order of its own, in which
-documents of similar length are neighbours: a batch has little padding.
+Every reference is one training example. An epoch has each of them at most once, in random order, but with documents of
+similar length as neighbours, so that a batch has little padding.
 """
 
 import math
@@ -127,7 +126,7 @@ class Summarization(Task):
         return {**documents, "tokens": shifted, "valid": valid, "labels": padded(labels, NO_LABEL)[0]}
 
     def examples(self, split: Split) -> int:
-        """References: in an epoch as many as make whole groups, in an evaluation all of its documents."""
+        """References: in an epoch those of complete groups, in an evaluation those of all its documents."""
         collection = self._collections[split]
         if split == "train":
             return in_complete_groups(len(collection.summaries))
@@ -204,7 +203,7 @@ class Summarization(Task):
         return [self._text(collection.summary(index)) for index in collection.references(document)]
 
     def _rouge(self, split: Split, texts: Sequence[str]) -> dict[str, float]:
-        """Of the first documents' texts, in percent."""
+        """ROUGE of the texts of the first documents, in percent."""
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer(list(ROUGE.values()), use_stemmer=True)
@@ -229,6 +228,6 @@ def _words(text: str) -> list[re.Match[str]]:
 
 
 def _lead(text: str, count: int) -> str:
-    """The beginning of a text, up to the end of a word."""
+    """The first `count` words of a text."""
     words = _words(text)[:count]
     return text[: words[-1].end()] if words else ""

@@ -1,25 +1,25 @@
-"""Super-resolution: an image from one of few pixels, by a diffusion model, with SR3's U-Net.
+"""Super-resolution: a large image from a small one, by a diffusion model, with SR3's U-Net.
 
-CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): SR3 (Saharia et al. 2021, arXiv 2104.07636) from 16 x 16 to
-128 x 128, trained on FFHQ and tested on CelebA-HQ, attention at 16, 32, 64 and 128. CAB left vanilla out of 128; here
-every family gets the same slots. CAB's data, the 70,000 faces of FFHQ to train on and CelebA-HQ as the test, are
-data=local with both in train/ and test/; without val/, 7,000 of train/ are validation. data=hub is not that: there the
-test is 7,000 faces that are held out of FFHQ itself.
+CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): SR3 (Saharia et al. 2021, arXiv 2104.07636) from 16 x 16 to 128
+x 128, trained on FFHQ and tested on CelebA-HQ, attention at 16, 32, 64 and 128. CAB left vanilla out of 128; here every
+family gets the same slots. CAB's data, 70,000 faces of FFHQ for training and CelebA-HQ for the test, are data=local
+with both in train/ and test/; without val/, 7,000 of train/ are validation. With data=hub the test is 7,000 held-out
+faces of FFHQ instead.
 
-The small image is the large one made smaller by Pillow's bicubic filter, antialiased; the model's condition is that one
-made larger again by the same filter; both have 8 bits, as files do. The condition is also the trivial predictor.
+The small image is the large one, downsampled by Pillow's antialiased bicubic filter; the model's condition is the small
+image, upsampled by the same filter; both have 8 bits. The condition is also the baseline.
 
 `shape.length` is the number of pixels of the large image, the longest attention of the U-Net; `shape.dim` and
-`shape.heads` are those at that resolution, `shape.depth` the blocks at each (one more on the way up), `shape.hidden` 0,
-because there is no feed-forward, `shape.memory` is not used. Costs are measured on one attention layer of that width
-and lengths of its own (efficiency.level=attention in the recipes): a stack would be none of this model's.
+`shape.heads` are those at that resolution, `shape.depth` the blocks at each (one more on the way up), `shape.hidden` is
+0, because there is no feed-forward, `shape.memory` is not used. Efficiency is measured on one attention layer of that
+width at other lengths (efficiency.level=attention in the recipes), because the model has no stack.
 
-Scores are of images in RGB within [0, 1], not rounded, a mean over the images of each one's PSNR (range 1, over all
-pixels and colours, at most 100 dB) and SSIM (range 1, Gaussian window of 11 pixels and deviation 1.5, mean over where
-the window fits and the three colours; Wang et al. 2004), both by scikit-image.
+Scores are of RGB images in [0, 1], not rounded: means over images of PSNR (range 1, over all pixels and colours, at
+most 100 dB) and SSIM (range 1, Gaussian window of 11 pixels and standard deviation 1.5, mean over all complete windows
+and the three colours; Wang et al. 2004), both by scikit-image.
 
-A training example is a square of an image, mirrored or not, with a noise level and noise of its own. In evaluation the
-noise that sampling starts from belongs to the example: it depends neither on the seed nor on the batch.
+A training example is a random square of an image, mirrored or not, with a random noise level and noise. In evaluation
+the initial noise is a function of the example: it depends neither on the seed nor on the batch.
 """
 
 import math
@@ -46,16 +46,16 @@ from tasks.data.packed_samples import pack_image
 PIXELS_PER_BATCH = 2**15
 """Pixels in an evaluation batch."""
 LEAST_SIZE = 16
-"""SSIM's window has to fit."""
+"""SSIM needs a complete window."""
 BEST_PSNR = 100.0
-"""Of an image without any error, in dB."""
+"""PSNR of an image without error, in dB."""
 SHOWN_IMAGES = 6
 """Rows of the table `images`, evenly spread over the test images."""
 TRAIN, EVALUATION = 1, 2
-"""Tell the random draws of both apart."""
+"""Seeds that separate the random numbers of both."""
 
 WANG: Any = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-"""SSIM as Wang et al. 2004 have it; the window has 11 pixels then."""
+"""SSIM as in Wang et al. 2004, with a window of 11 pixels."""
 
 Score = tuple[float, float]
 """PSNR and SSIM."""

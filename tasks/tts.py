@@ -1,16 +1,16 @@
-"""Text to speech, one step of frames after another: text to a log-mel spectrogram, with Transformer-TTS.
+"""Autoregressive text to speech: text to a log-mel spectrogram, with Transformer-TTS.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): Transformer-TTS (Li et al. 2019, arXiv 1809.08895) on LJSpeech,
 MCD and MSD. noncausal_self puts the family under test into the encoder, causal_self and causal_cross into the decoder.
 
 `shape.memory` is the design length of texts in symbols, `shape.length` that of speech in steps of `frames_per_step`
 frames; clips that are longer are left out of every split. Frames at a clip's end that do not fill a step are dropped
-from training, as in fairseq, and kept in the references. Costs are measured on stacks of the model's width, heads and
-depth at lengths of their own (memory as long as the queries), so that these two lengths do not enter there.
+from training, as in fairseq, and kept in the references. Efficiency is measured on stacks of this width, heads and
+depth, at other lengths.
 
     loss   sum over steps of mean_k |x - y| + (x - y)^2, before and after the postnet, + bce(stop, last step)
 
-with the weight `stop_weight` for the one step that is the last.
+with the weight `stop_weight` for the last step.
 
 Scores are of generated speech: every step is given the model's own frames before it, up to the stop token or
 `shape.length`, through prefill and step. `teacher_forced_l1` is the mean error of standardised values when each step is
@@ -66,7 +66,7 @@ class TextToSpeech(SpeechTask):
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`symbols` (B, M) and `frames` (B, S, frames_per_step x 80), the steps to predict, with `symbols_valid` and
-        `valid`; M and S are the longest in the batch. `kept` (B, S, 2, P): what the prenet does not drop."""
+        `valid`; M and S are the longest in the batch. `kept` (B, S, 2, P): the prenet's dropout mask."""
         return self._batch(self.clips(split, ids), split, ids)
 
     def targets(self, batch: Batch) -> int:
@@ -74,8 +74,8 @@ class TextToSpeech(SpeechTask):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         before, after, stop, auxiliary = self._teacher_forced(model, batch)
-        valid, wanted = batch["valid"], batch["frames"]
-        errors = torch.stack([frames.float() - wanted for frames in (before, after)])
+        valid, target = batch["valid"], batch["frames"]
+        errors = torch.stack([frames.float() - target for frames in (before, after)])
         losses = (errors.abs() + errors.square()).mean(-1).sum(0)  # (B, S)
         last = valid & ~F.pad(valid[:, 1:], (0, 1))
         weight = torch.tensor(self.options.stop_weight, device=stop.device)
@@ -96,8 +96,8 @@ class TextToSpeech(SpeechTask):
         return Evaluation(scored.metrics | {"teacher_forced_l1": absolute / values}, scored.tables)
 
     def trivial(self) -> Trivial:
-        """As in every speech task; the forced error is that of the last frame before each step, over and over, or of
-        the mean of train where that is better."""
+        """As in every speech task; the teacher-forced error is that of the last frame before each step, repeated, or of
+        the mean of train if that is better."""
         copied, mean, values = 0.0, 0.0, 0
         for clip in self.clips("test", range(self.examples("test"))):
             steps = self._steps(clip.mel).reshape(-1, self.frames_per_step, BANDS)
@@ -115,12 +115,12 @@ class TextToSpeech(SpeechTask):
         return {"symbols": symbols, "symbols_valid": symbols_valid, "frames": frames, "valid": valid, "kept": kept}
 
     def _steps(self, mel: np.ndarray) -> np.ndarray:
-        """(F, 80) to (S, frames_per_step x 80), without what does not fill a step."""
+        """(F, 80) to (S, frames_per_step x 80), without frames that do not fill a step."""
         steps = len(mel) // self.frames_per_step
         return mel[: steps * self.frames_per_step].reshape(steps, -1)
 
     def _kept(self, split: Split, ids: Sequence[int], steps: int) -> Tensor:
-        """(B, steps, 2, P): that of fewer steps is the beginning of that of more."""
+        """The prenet's dropout mask (B, steps, 2, P); fewer steps give the beginning of the mask of more steps."""
         sizes = steps, PRENET_LAYERS, self.options.prenet
         draws = [self.random(split, id).random(sizes, np.float32) for id in ids]
         return torch.from_numpy(np.stack(draws) >= self.options.dropout)

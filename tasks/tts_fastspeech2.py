@@ -1,16 +1,15 @@
-"""Text to speech, all frames at once: text to a log-mel spectrogram in the pattern noncausal_self, with FastSpeech 2.
+"""Parallel text to speech: text to a log-mel spectrogram in the pattern noncausal_self, with FastSpeech 2.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): FastSpeech 2 (Ren et al. 2020, arXiv 2006.04558) on LJSpeech,
 MCD and MSD. The family under test is in the encoder (over symbols) and in the decoder (over frames).
 
 `shape.memory` is the design length of texts in symbols, `shape.length` that of spectrograms in frames; clips that are
-longer are left out of every split. Both stacks have `shape.depth` layers. Costs are measured on stacks of the model's
-width, heads and depth with a feed-forward of two linear maps, at lengths of their own, so that neither the two lengths
-nor the convolutions enter there.
+longer are left out of every split. Both stacks have `shape.depth` layers. Efficiency is measured on stacks of this
+width, heads and depth with a feed-forward of two linear maps, at other lengths.
 
     loss   mean over frames of mean_k |y - y'|  +  mean over symbols of squared errors: log(1 + frames), pitch, energy
 
-The mean over symbols is taken with the frames that a symbol of train lasts on average, so that it is a sum over frames
+The mean over symbols is weighted by the mean number of frames of a symbol in train, so that it is a sum over frames
 like the first. Pitch and energy of a symbol are means over its frames; a symbol without frames has neither.
 
 Scores are of generated speech: durations, pitch and energy are the model's own, and no speech is longer than

@@ -60,9 +60,8 @@ def loss(
     model: nn.Module, prediction: Prediction, image: Tensor, condition: Tensor, noise: Tensor, level: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The sum over all pixels and colours, and the auxiliary loss."""
-    predicted, auxiliary = model(
-        network_input(prediction, noisy(image, noise, level), condition, level), condition, level
-    )
+    inputs = network_input(prediction, noisy(image, noise, level), condition, level)
+    predicted, auxiliary = model(inputs, condition, level)
     target = noise if prediction == "noise" else (image - condition) / RESIDUAL
     return (predicted.float() - target).abs().sum(), auxiliary
 

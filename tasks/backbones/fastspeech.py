@@ -7,8 +7,8 @@ Ren et al., ICLR 2021, arXiv 2006.04558, in the form of fairseq's fastspeech2, w
     x        = h + embedding(bin(pitch)) + embedding(bin(energy)), each x_i repeated for its frames
     y        = linear(decoder(x + PE))
 
-In training x uses durations, pitch and energy of the recording, and they are predicted as well; in generation x uses the
-predicted ones. Encoder and decoder are stacks of FFT blocks: attention, and a feed-forward of two convolutions of
+In training x uses durations, pitch and energy of the recording, and they are predicted as well; in generation x uses
+the predicted ones. Encoder and decoder are stacks of FFT blocks: attention, and a feed-forward of two convolutions of
 width 9. Pitch and energy are standardised, one number per symbol, in 256 bins.
 
 Slots, both noncausal: encoder.self, of design length `shape.memory` (symbols), and decoder.self, of design length

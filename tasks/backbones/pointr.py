@@ -94,7 +94,7 @@ def _perceptron(features: int, width: int, out: int) -> nn.Sequential:
 
 
 class Geometry(nn.Module):
-    """Merges the output of attention for x (B, N, D) with an edge convolution over the nearest of `source` (B, M, D)."""
+    """Merges the output of attention for x (B, N, D) with an edge convolution over `source` (B, M, D)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -68,7 +68,7 @@ class TransformerTTS(nn.Module):
     def forward(
         self, symbols: Tensor, symbols_valid: Tensor, previous: Tensor, kept: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """symbols (B, M), the frames before each step (B, S, F), the mask of the prenet's dropout (B, S, 2, P), valid (B, S).
+        """symbols (B, M), the frames before each step (B, S, F), the prenet's dropout mask (B, S, 2, P), valid (B, S).
 
         Returns the frames before and after the postnet (B, S, F), the logits of stopping (B, S), the auxiliary loss.
         """

@@ -13,7 +13,7 @@ The condition is stacked onto the noisy image. Channels are `dim` times the mult
 of s x s has s^2 tokens in the order of rows; SR3 has attention at 16 x 16, CAB at 16 to 128.
 
 Slots: self.<s>, noncausal_self, single layers without feed-forward, as many at each resolution as there are blocks with
-attention. A wider level has more heads, not wider ones. There are no position embeddings: convolutions encode positions.
+attention. A wider level has more heads of the same width. There are no position embeddings: convolutions encode them.
 Without a feed-forward, parameters cannot be balanced: `none` has fewer parameters than vanilla (smoke 12%, base and
 paper 8%), lightning more (4%, 1%).
 
@@ -172,7 +172,7 @@ class _Attentions:
 
 
 def resolutions(length: int, count: int) -> list[int]:
-    """Side lengths of the square of `length` pixels, halved `count` - 1 times. Raises ValueError if that is impossible."""
+    """Side lengths of the square of `length` pixels, halved `count` - 1 times. Raises ValueError if not possible."""
     size = math.isqrt(length)
     if size**2 != length:
         raise ValueError(f"length={length:,}: the pixels of a square image are needed: use {size**2:,} for example")

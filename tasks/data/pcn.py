@@ -7,13 +7,12 @@
 Clouds are taken as they are: PCN's have a bounding box with a diagonal of about 1. The content hash is of the list and
 of the bytes of all files that are used. The same whole cloud in two splits is refused.
 
-Published (PoinTr's code): every time that a partial cloud is seen, in evaluation too, 2,048 of its points are drawn
-anew; where it has fewer, zeros are appended, which are points at the origin. In train it is always the last view, 07,
-and both clouds are mirrored at random; in val and test it is 00. All 1,200 test shapes are scored against all 16,384
-points of theirs. Here points are drawn once and kept, so that every family and seed sees the same; missing ones are
-copies of others, as PCN's own code has it, because zeros would stay in the completed cloud; train has the first `views`
-views, one of them 00, without mirrors; val and test are as published but for the drawing. Scores compare with published
-ones as far as these draws matter.
+In PoinTr's code, 2,048 points of a partial cloud are drawn every time, also in evaluation; if there are fewer, zeros
+are appended, which are points at the origin. Train always uses the last view, 07, and both clouds are mirrored at
+random; val and test use 00. All 1,200 test shapes are scored against all of their 16,384 points. Here points are drawn
+once, so that every family and seed sees the same; missing ones are copies, as in PCN's own code, because zeros would
+stay in the completed cloud; train has the first `views` views, one of them 00, without mirrors; val and test are as
+published except for the drawing. Up to these draws, scores are comparable with published ones.
 """
 
 import hashlib

@@ -12,8 +12,8 @@ The path goes from the first to the last frames by steps (1, 0), (0, 1), (1, 1) 
 of distances, for each measure separately.
 
 The sum is not divided by the length of the path: otherwise speech that continues in silence or repeats itself would
-lower its score with a longer path. Here a repeated frame never lowers it, and an appended frame only by as much as it is
-nearer to the reference's last frames than the frame before it.
+lower its score with a longer path. Here a repeated frame never lowers it, and an appended frame only by as much as it
+is nearer to the reference's last frames than the frame before it.
 
 CAB takes both from fairseq, which makes waves first (Griffin-Lim), takes from them windows of 50 ms every 12.5 ms over
 all frequencies, the power in place of the magnitude, an orthonormal cosine transform with m = 0..12, the root of the
