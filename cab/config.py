@@ -23,7 +23,7 @@ from attentions.base import Pattern, Shape, Unsupported
 from attentions.slots import Family
 from cab import ROOT
 from cab.errors import NoSuchPattern, UserError
-from tasks.base import Data, Task, TaskContext
+from tasks.base import Data, Options, Task, TaskContext
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -171,7 +171,9 @@ def task_factory(config: DictConfig) -> partial[Task]:
         made = instantiate(config, _convert_="all")
     if not isinstance(made, partial):
         raise UserError("task: its YAML needs _partial_: true")
-    options = get_type_hints(made.func)["options"]
+    options = get_type_hints(made.func).get("options")
+    if not (isinstance(options, type) and issubclass(options, Options)):
+        raise UserError(f"task: {config._target_} has to be a Task with `options: MyOptions`, a subclass of Options")
     return partial(made.func, options=checked("task", options, made.keywords))
 
 

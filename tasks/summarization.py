@@ -157,7 +157,7 @@ class Summarization(Task):
                 self.options.least_length,
             )
             texts += [self._text(row) for row in generated.cpu().numpy()]
-        scores = self._rouge(split, texts)
+        scores = self.rouge(split, texts)
         metrics = {**scores, "perplexity": math.exp(nats / targets)}
         return Evaluation(metrics, {"texts": self._shown(split, texts)})
 
@@ -171,8 +171,8 @@ class Summarization(Task):
         documents = [self._text(self._collections["test"].document(i)) for i in range(self._evaluated("test"))]
         leads = [_lead(document, count) for document in documents]
         candidates = [
-            Trivial(f"first {count} words", self._rouge("test", leads)),
-            Trivial("one summary for all", self._rouge("test", [references[most_typical(words)]] * len(documents))),
+            Trivial(f"first {count} words", self.rouge("test", leads)),
+            Trivial("one summary for all", self.rouge("test", [references[most_typical(words)]] * len(documents))),
         ]
         return max(candidates, key=lambda trivial: trivial.metrics["rouge_l"])
 
@@ -202,7 +202,7 @@ class Summarization(Task):
         collection = self._collections[split]
         return [self._text(collection.summary(index)) for index in collection.references(document)]
 
-    def _rouge(self, split: Split, texts: Sequence[str]) -> dict[str, float]:
+    def rouge(self, split: Split, texts: Sequence[str]) -> dict[str, float]:
         """ROUGE of the texts of the first documents, in percent."""
         from rouge_score.rouge_scorer import RougeScorer
 

@@ -89,9 +89,9 @@ class TextToSpeech(SpeechTask):
             errors = (self._teacher_forced(model, batch)[0].float() - batch["frames"])[batch["valid"]]
             absolute, values = absolute + errors.abs().double().sum().item(), values + errors.numel()
             ids = range(len(generated), len(generated) + len(batch["symbols"]))
-            generated += self._generate(model, batch, move({"kept": self._kept(split, ids, self.shape.length)}))
+            generated += self._generate(model, batch, move({"kept": self.dropout_mask(split, ids, self.shape.length)}))
         batch = move(self._batch([self.seen_clip], "train", [0]))
-        seen = self._generate(model, batch, move({"kept": self._kept("train", [0], self.shape.length)}))
+        seen = self._generate(model, batch, move({"kept": self.dropout_mask("train", [0], self.shape.length)}))
         scored = self.scored(split, generated, seen[0])
         return Evaluation(scored.metrics | {"teacher_forced_l1": absolute / values}, scored.tables)
 
@@ -111,7 +111,7 @@ class TextToSpeech(SpeechTask):
     def _batch(self, clips: Sequence[Clip], split: Split, ids: Sequence[int]) -> Batch:
         symbols, symbols_valid = padded([clip.symbols for clip in clips])
         frames, valid = padded([self._steps(clip.mel) for clip in clips])
-        kept = self._kept(split, ids, valid.shape[1])
+        kept = self.dropout_mask(split, ids, valid.shape[1])
         return {"symbols": symbols, "symbols_valid": symbols_valid, "frames": frames, "valid": valid, "kept": kept}
 
     def _steps(self, mel: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ class TextToSpeech(SpeechTask):
         steps = len(mel) // self.frames_per_step
         return mel[: steps * self.frames_per_step].reshape(steps, -1)
 
-    def _kept(self, split: Split, ids: Sequence[int], steps: int) -> Tensor:
+    def dropout_mask(self, split: Split, ids: Sequence[int], steps: int) -> Tensor:
         """The prenet's dropout mask (B, steps, 2, P); fewer steps give the beginning of the mask of more steps."""
         sizes = steps, PRENET_LAYERS, self.options.prenet
         draws = [self.random(split, id).random(sizes, np.float32) for id in ids]

@@ -167,7 +167,7 @@ def test_colleagues_may_read_it(tmp_path: Path) -> None:
 
 def test_what_a_killed_job_left_is_deleted(tmp_path: Path, gone: int) -> None:
     """By the next that makes anything there; not what another may be at work on."""
-    machine, day = cache_folder._machine(), 24 * 3600
+    machine, day = cache_folder.machine_id(), 24 * 3600
     left = unfinished(tmp_path, f"{machine}-{gone}-0a1b2c3d")
     old = unfinished(tmp_path, f"other-host-{os.getpid()}-0a1b2c3d", 3 * day)
     earlier = unfinished(tmp_path, "k_2x9q1z", 3 * day)  # as an earlier version called it
@@ -208,7 +208,7 @@ def test_two_jobs_make_it_once(tmp_path: Path) -> None:
 
 def test_a_machine_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", refused)
-    assert cache_folder._machine() == socket.gethostname()
+    assert cache_folder.machine_id() == socket.gethostname()
 
 
 def test_without_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

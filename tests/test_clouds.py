@@ -150,7 +150,7 @@ def test_surface_of_a_part(seed: int) -> None:
 
 
 def test_parts_are_turned_in_every_way() -> None:
-    turned = np.array([synthetic_solids._rotation(np.random.default_rng(seed)) for seed in range(2000)])
+    turned = np.array([synthetic_solids.rotation(np.random.default_rng(seed)) for seed in range(2000)])
     np.testing.assert_allclose(turned @ turned.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (2000, 3, 3)), atol=1e-12)
     assert np.linalg.det(turned).min() > 0.99
     assert np.abs(turned.mean(0)).max() < 0.05

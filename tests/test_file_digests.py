@@ -31,13 +31,13 @@ def expected(paths: list[Path]) -> list[str]:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were really read."""
-    names, before = list[str](), digest._read
+    names, before = list[str](), hashlib.file_digest
 
-    def noted(place: str) -> str:
-        names.append(os.path.basename(place))
-        return before(place)
+    def noted(file, algorithm):
+        names.append(os.path.basename(file.name))
+        return before(file, algorithm)
 
-    monkeypatch.setattr(digest, "_read", noted)
+    monkeypatch.setattr(hashlib, "file_digest", noted)
     return names
 
 

@@ -9,18 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attentions.base import Attention, Pattern, Shape, Unsupported, core_parameters, no_loss
+from attentions.base import Attention, Pattern, Shape, core_parameters, no_loss
 from attentions.none import NoAttention
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from cab.command import compose_requests
 from tasks.backbones.informer import Distil, distilled
 from tasks.base import Data, TaskContext
 from tasks.forecasting import Forecasting, Options
 
 NS, CS, NC, CC = Pattern
-LAYERED = ("vanilla", "eager", "none", "lightning", "routing", "ssa")
-WHOLE = ("block_transformer", "fit")
 ROWS, LENGTH, HORIZON = 400, 30, 10
 PARTS = {"train": (0, 280), "validation": (280, 320), "test": (320, 400)}
 
@@ -193,13 +190,6 @@ def test_impossible_requests(tmp_path: Path, options: dict, message: str) -> Non
         make(tmp_path, **options)
 
 
-def test_other_patterns_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="task forecasting has no pattern causal_cross: use one of noncausal_self, nonc"
-    ):
-        make(tmp_path, CC)
-
-
 @pytest.mark.parametrize("length", [1, 2, 7, 30, 96, 337])
 def test_distilling_halves(length: int) -> None:
     x, distil = torch.randn(2, length, 8), Distil(8)
@@ -263,26 +253,6 @@ def test_the_dates_ahead_are_seen_by_all_steps_from_them_on(tmp_path: Path) -> N
     change = (model(batch["past"], batch["time"])[0] - base).abs().amax(-1)[0]
     assert (change[:4] < 1e-6).all()
     assert (change[4:] > 1e-6).all()
-
-
-@pytest.mark.parametrize("family", LAYERED + WHOLE)
-@pytest.mark.parametrize("pattern", [NS, NC])
-def test_every_family_takes_a_step_or_says_why_not(family: str, pattern: Pattern) -> None:
-    sizes = ["model.dim=16", "model.heads=2", "model.hidden=32", "model.length=24", "task.label=8", "task.horizon=12"]
-    (request,) = compose_requests([f"attention={family}", f"pattern={pattern}", "task=forecasting", *sizes])
-    task = request.build_task()
-    task.prepare()
-    slots = Slots(request.small, pattern)
-    if family in WHOLE:
-        with pytest.raises(Unsupported, match="the slot is a single layer, the family is a whole stack"):
-            task.build(slots)
-        return
-    model = task.build(slots)
-    batch = task.batch("train", range(4))
-    loss, auxiliary = task.loss(model, batch)
-    (loss / task.targets(batch) + auxiliary).backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert model.head.weight.grad.abs().amax() > 0
 
 
 def test_it_learns(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def one(tmp_path: Path, path: Path, crop: images.Crop = "tiles") -> np.ndarray:
     found = kept(tmp_path, crop)["test"]
     assert path.parent.name == "test"
     assert len(found.places) == 1
-    return np.array(found._pixels(0))
+    return np.array(found.pixels(0))
 
 
 # Where images come from, and who is in which split
@@ -153,7 +153,7 @@ def test_hub_images_are_cut_into_splits(tmp_path: Path, hub) -> None:
     assert found.facts == {"train_images": 16, "validation_images": 2, "test_images": 2, "commit": "c0ffee"}
     assert "merkol/ffhq-256 at c0ffee" in found.description
     own = squares(found, SIZE, "tiles", tmp_path)
-    seen = [own[split]._pixels(i).tobytes() for split in SPLITS for i in range(len(own[split].places))]
+    seen = [own[split].pixels(i).tobytes() for split in SPLITS for i in range(len(own[split].places))]
     assert sorted(seen) == sorted(picture(i).tobytes() for i in range(20))
 
 
@@ -344,7 +344,7 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pytest.fail("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.data.file_digests._read", fail)
+        patch.setattr(hashlib, "file_digest", fail)
         patch.setattr(Image, "open", fail)
         again = kept(root)
         for split in SPLITS:
@@ -378,7 +378,7 @@ def test_threads_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = kept(tmp_path)["test"]
     for i, path in enumerate(sorted((tmp_path / "test").iterdir())):
         with Image.open(path) as image:
-            np.testing.assert_array_equal(found._pixels(i), np.asarray(image))
+            np.testing.assert_array_equal(found.pixels(i), np.asarray(image))
 
 
 def test_nothing_of_test_reaches_train(tmp_path: Path) -> None:

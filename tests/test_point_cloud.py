@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attentions.base import Pattern, Shape, Unsupported, no_loss
+from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from cab.command import compose_requests
@@ -21,8 +21,6 @@ from tasks.metrics.chamfer import chamfer_l1, distances, scores
 from tasks.point_cloud import Options, PointCloud
 
 NS, CS, NC, CC = Pattern
-LAYERED = ("vanilla", "eager", "none", "lightning", "routing", "ssa")
-WHOLE = ("block_transformer", "fit")
 SHAPE = Shape(dim=16, heads=2, depth=2, hidden=32, length=16, memory=16)
 
 
@@ -240,33 +238,6 @@ def test_trivial_is_the_best_baseline(tmp_path: Path) -> None:
 def test_impossible_requests(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(tmp_path, **options)
-
-
-def test_other_patterns_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="task point_cloud has no pattern causal_self: use one of noncausal_self, n"):
-        make(tmp_path, CS)
-
-
-@pytest.mark.parametrize("family", LAYERED + WHOLE)
-@pytest.mark.parametrize("pattern", [NS, NC])
-def test_every_family_takes_a_step_or_says_why_not(family: str, pattern: Pattern, tmp_path: Path) -> None:
-    sizes = ["model.dim=16", "model.heads=2", "model.hidden=64", "model.length=24", "model.memory=16"]
-    sizes += ["task.points=32", "task.truth=48", "task.width=32", "task.solids=6", "task.validation_clouds=2"]
-    chosen = [f"attention={family}", f"pattern={pattern}", "task=point_cloud", "task.test_clouds=2"]
-    (request,) = compose_requests([*chosen, *sizes, f"results={tmp_path}"])
-    task = request.build_task()
-    task.prepare()
-    slots = Slots(request.small, pattern)
-    if family in WHOLE:
-        with pytest.raises(Unsupported, match="the slot is a single layer, the family is a whole stack"):
-            task.build(slots)
-        return
-    model = task.build(slots)
-    batch = task.batch("train", range(4))
-    loss, auxiliary = task.loss(model, batch)
-    (loss / task.targets(batch) + auxiliary).backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert model.query.place.weight.grad.abs().amax() > 0
 
 
 def test_published_sizes() -> None:

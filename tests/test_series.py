@@ -170,7 +170,7 @@ def test_the_generator_is_pinned() -> None:
 
 def test_followers_follow_their_drivers() -> None:
     """What a driver's noise was is seen later in its follower, at the hours declared and less at any other."""
-    noise = synthetic_series._noise(np.random.default_rng(0))
+    noise = synthetic_series.noise_of_channels(np.random.default_rng(0))
     for i, lag in enumerate(synthetic_series.LAGS):
         driver, follower = noise[:, i % synthetic_series.DRIVERS], noise[:, synthetic_series.DRIVERS + i]
         at = [np.corrcoef(driver[: len(driver) - late], follower[late:])[0, 1] for late in range(1, 100)]

@@ -289,7 +289,7 @@ def test_hub_without_the_column(asked: list) -> None:
 
 
 def test_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: False)
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: False)
     with pytest.raises(
         ValueError, match=r"is not in the local cache and .*: use data.source=embedded or local"
     ) as error:

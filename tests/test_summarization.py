@@ -142,7 +142,7 @@ def test_nothing_of_test_or_validation_reaches_train(folder: Path, tmp_path: Pat
     seen = set()
     for row in range(8 * task.examples("train")):
         batch = task.batch("train", [row])
-        seen.add(task._text(batch["document"][0].numpy()))
+        seen.add(task.tokens.decode(batch["document"][0].numpy()).decode())
     assert seen == {document for document, _ in ROWS["train"]}
     assert not seen & held
     (tmp_path / "other").mkdir()
@@ -222,10 +222,10 @@ def test_generated_text_ends_at_the_design_length_and_not_before_the_least(folde
 def test_order_counts_in_the_headline_and_words_are_stemmed(folder: Path) -> None:
     task = make(folder)
     assert task.metrics[0].name == "rouge_l"
-    scores = task._rouge("test", ["sat cat the"])
+    scores = task.rouge("test", ["sat cat the"])
     assert scores["rouge_1"] == pytest.approx(100)
     assert scores["rouge_l"] == pytest.approx(100 / 3)
-    assert task._rouge("test", ["the cat sat", "nothings happening"])["rouge_l"] == pytest.approx(100)
+    assert task.rouge("test", ["the cat sat", "nothings happening"])["rouge_l"] == pytest.approx(100)
 
 
 def test_trivial_is_the_beginning_of_the_document(folder: Path) -> None:
@@ -313,13 +313,6 @@ def test_a_split_without_any_summary(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tasks.summarization.summaries", lambda *_: Corpus("x", "0", lambda s: rows[s], large=True))
     with pytest.raises(ValueError, match="no validation document has a summary: choose other data"):
         make(folder)
-
-
-def test_other_patterns_are_refused(folder: Path) -> None:
-    with pytest.raises(
-        ValueError, match="task summarization has no pattern noncausal_cross: use one of noncausal_self"
-    ):
-        Summarization(TaskContext(Pattern.NONCAUSAL_CROSS, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder), Options())
 
 
 def test_documents_come_before_anything_else(folder: Path) -> None:

@@ -11,18 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from attentions.base import Pattern, Shape, Unsupported, no_loss
+from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from cab.command import compose_requests
 from tasks.backbones.diffusion import RESIDUAL
 from tasks.base import Data, TaskContext
 from tasks.data.packed_samples import unpack_image
 from tasks.super_resolution import Options, SuperResolution, scores
 
 NS = Pattern.NONCAUSAL_SELF
-LAYERED = ("vanilla", "eager", "none", "lightning", "routing", "ssa")
-WHOLE = ("block_transformer", "fit")
 
 
 def waves(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
@@ -267,36 +264,6 @@ def test_impossible_requests(tmp_path: Path, shape: dict, options: dict, message
     sizes = {"dim": 16, "heads": 2, "depth": 1, "hidden": 0, "length": 256} | shape
     with pytest.raises(ValueError, match=message):
         make(tmp_path, shape=Shape(**sizes), **options)
-
-
-def test_other_patterns_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="task super_resolution has no pattern causal_self: use one of noncausal_self"):
-        SuperResolution(
-            TaskContext(Pattern.CAUSAL_SELF, Shape(16, 2, 1, 0, 256), Data(), 0, tmp_path),
-            Options(multipliers=[1], attention_sizes=[]),
-        )
-
-
-@pytest.mark.parametrize(
-    ("family", "prediction"), [("vanilla", "noise"), *((family, "image") for family in LAYERED + WHOLE)]
-)
-def test_every_family_takes_a_step_or_says_why_not(family: str, prediction: str, tmp_path: Path) -> None:
-    sizes = ["model.dim=16", "model.heads=2", "model.length=256", "task.multipliers=[1,2]", "task.attention_sizes=[16]"]
-    sizes += [f"task.prediction={prediction}", f"results={tmp_path}"]
-    (request,) = compose_requests([f"attention={family}", f"pattern={NS}", "task=super_resolution", *sizes])
-    task = request.build_task()
-    slots = Slots(request.small, NS)
-    if family in WHOLE:
-        with pytest.raises(Unsupported, match=r"self\.16: the slot is a single layer, the family is a whole stack"):
-            task.build(slots)
-        return
-    task.prepare()
-    model = task.build(slots)
-    batch = task.batch("train", range(2))
-    loss, auxiliary = task.loss(model, batch)
-    (loss / task.targets(batch) + auxiliary).backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert model.head[-1].weight.grad.abs().amax() > 0
 
 
 def test_it_learns(tmp_path: Path) -> None:

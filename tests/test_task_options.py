@@ -1,18 +1,21 @@
-"""Options of tasks: defaults are those of the YAML, and every limit is one line with the option, value and limit."""
+"""Options and patterns of tasks: defaults are those of the YAML, a limit is one line with the option and the value."""
 
 import re
 from importlib import import_module
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 from omegaconf import OmegaConf
-from pydantic import BaseModel
 
+from attentions.base import Pattern, Shape
 from cab import ROOT
-from cab.config import checked
+from cab.config import checked, task_factory
 from cab.errors import UserError
+from tasks.base import Data, Options, Task, TaskContext
 
 TASKS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (ROOT / "conf" / "task").glob("*.yaml")}
+SHAPE = Shape(dim=16, heads=2, depth=1, hidden=0, length=64**2, memory=64)
 COUNTS = {
     "forecasting": ["horizon", "label", "decoder_layers", "period", "validation_windows", "test_windows"],
     "lm": ["validation_windows", "test_windows"],
@@ -31,9 +34,13 @@ POSITIONS = "Input should be 'sinusoidal', 'learned' or 'none'"
 VOCABULARY = "use bytes, or a number of at least 257 for BPE"
 
 
-def options_of(task: str) -> type[BaseModel]:
+def task_class(task: str) -> type[Task]:
     module, name = str(TASKS[task]["_target_"]).rsplit(".", 1)
-    return get_type_hints(getattr(import_module(module), name))["options"]
+    return getattr(import_module(module), name)
+
+
+def options_of(task: str) -> type[Options]:
+    return get_type_hints(task_class(task))["options"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -90,3 +97,18 @@ def test_limits_of_list_items_name_the_item() -> None:
         checked("task", options_of("lm"), {"contexts": [0.5, 0]})
     with pytest.raises(UserError, match=r"task\.multipliers\.0=0: Input should be greater than or equal to 1"):
         checked("task", options_of("super_resolution"), {"multipliers": [0]})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_other_patterns_are_refused(task: str) -> None:
+    made = task_class(task)
+    for pattern in set(Pattern) - set(made.patterns):
+        context = TaskContext(pattern, SHAPE, Data(), 0, Path())
+        message = f"task {task} has no pattern {pattern}: use one of {', '.join(made.patterns)}"
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            made(context, options_of(task)())
+
+
+def test_a_task_has_to_declare_its_options() -> None:
+    with pytest.raises(UserError, match=r"^task: tasks.base.Task has to be a Task with `options: MyOptions`"):
+        task_factory(OmegaConf.create({"_target_": "tasks.base.Task", "_partial_": True}))

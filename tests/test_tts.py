@@ -121,8 +121,8 @@ def test_the_prenet_keeps_the_share_it_should_and_something_else_in_every_exampl
     kept = task.batch("train", range(12))["kept"]
     assert kept.float().mean().item() == pytest.approx(0.8, abs=0.01)
     for split in ("train", "validation", "test"):
-        longer = task._kept(split, range(3), 40)
-        assert torch.equal(task._kept(split, range(3), 7), longer[:, :7])
+        longer = task.dropout_mask(split, range(3), 40)
+        assert torch.equal(task.dropout_mask(split, range(3), 7), longer[:, :7])
         assert len({longer[row].numpy().tobytes() for row in range(3)}) == 3
     assert make(cache, dropout=0.0).batch("train", range(12))["kept"].all()
 
@@ -285,8 +285,3 @@ def test_bad_options_are_one_clear_line(cache: Path, options, message: str) -> N
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
         make(cache, **options)
     assert "\n" not in str(caught.value)
-
-
-def test_patterns(cache: Path) -> None:
-    with pytest.raises(ValueError, match="task tts has no pattern noncausal_cross"):
-        make(cache, NC)

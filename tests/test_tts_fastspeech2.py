@@ -177,12 +177,6 @@ def test_texts_need_a_length(cache: Path) -> None:
         make(cache, memory=0)
 
 
-@pytest.mark.parametrize("pattern", [CS, NC, CC])
-def test_other_patterns_are_refused(cache: Path, pattern: Pattern) -> None:
-    with pytest.raises(ValueError, match=f"task tts_fastspeech2 has no pattern {pattern}: use one of noncausal_self"):
-        make(cache, pattern)
-
-
 def test_fewer_clips_are_evaluated_where_asked(cache: Path) -> None:
     task = make(cache, test_clips=2, validation_clips=99)
     assert [task.examples(split) for split in SIZES] == [12, 3, 2]

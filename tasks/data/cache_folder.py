@@ -34,7 +34,7 @@ def stored(folder: Path, build: Callable[[Path], None]) -> Path:
         if _complete(folder):
             return folder
         token = uuid.uuid4().hex[:8]
-        building = folder.with_name(f"{folder.name}.making-{_machine()}-{os.getpid()}-{token}")
+        building = folder.with_name(f"{folder.name}.making-{machine_id()}-{os.getpid()}-{token}")
         with _os_errors(folder, build=False):
             if folder.exists():
                 os.replace(folder, folder.with_name(f"{folder.name}.damaged-{token}"))
@@ -72,7 +72,7 @@ def _checksums(folder: Path) -> dict[str, list[int | str]]:
     return sums
 
 
-def _machine() -> str:
+def machine_id() -> str:
     """Where a process id is unique: a boot of a host, and a container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
@@ -87,7 +87,7 @@ def _delete_unfinished(parent: Path, now: float) -> None:
         machine, _, process = unfinished.name.split(".making-")[-1].rpartition("-")[0].rpartition("-")
         with contextlib.suppress(OSError):  # deleted meanwhile
             changed = max(path.stat().st_mtime for path in (unfinished, *unfinished.iterdir()))
-            dead = machine == _machine() and not _is_running(int(process))
+            dead = machine == machine_id() and not _is_running(int(process))
             if dead or now - changed > ABANDONED:
                 shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -50,19 +50,20 @@ class Squares:
     def square(self, index: int) -> np.ndarray:
         """(size, size, 3) uint8. The squares of an image are consecutive, row by row."""
         image = int(np.searchsorted(self.ends, index, "right"))
-        pixels = self._pixels(image)
+        pixels = self.pixels(image)
         number = index - (int(self.ends[image - 1]) if image else 0)
         down, across = np.array(divmod(number, pixels.shape[1] // self.size)) * self.size
         return pixels[down : down + self.size, across : across + self.size]
 
     def anywhere(self, index: int, generator: np.random.Generator) -> np.ndarray:
         """A square at a random position of the same image, mirrored with probability 1/2."""
-        pixels = self._pixels(int(np.searchsorted(self.ends, index, "right")))
+        pixels = self.pixels(int(np.searchsorted(self.ends, index, "right")))
         down, across = generator.integers(np.array(pixels.shape[:2]) - self.size + 1)
         found = pixels[down : down + self.size, across : across + self.size]
         return found[:, ::-1] if generator.random() < 0.5 else found
 
-    def _pixels(self, image: int) -> np.ndarray:
+    def pixels(self, image: int) -> np.ndarray:
+        """(H, W, 3) uint8 of a whole image."""
         offset, height, width = self.places[image]
         return self.flat[offset : offset + height * width * 3].reshape(height, width, 3)
 

@@ -34,7 +34,7 @@ def seasonal() -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     amplitude = 1 + 0.35 * _drift(rng, STEPS, channels, DRIFT_HOURS)
     line = rng.normal(0, 0.3, channels) * hours / STEPS
     trend = line + 0.3 * _drift(rng, STEPS, channels, LEVEL_HOURS)
-    values = amplitude * day + week + weekend + trend + _noise(rng)
+    values = amplitude * day + week + weekend + trend + noise_of_channels(rng)
     units = rng.uniform(0.5, 20, channels)
     dates = START + np.arange(STEPS) * np.timedelta64(3600, "s")
     return _names(), dates, 5 * units + units * values
@@ -55,7 +55,7 @@ def _harmonics(
     return total
 
 
-def _noise(rng: np.random.Generator) -> np.ndarray:
+def noise_of_channels(rng: np.random.Generator) -> np.ndarray:
     """(T, C): the drivers' own noise, and the followers' delayed copies with noise of their own."""
     before = max(LAGS)
     drivers = 0.8 * _drift(rng, before + STEPS, DRIVERS, NOISE_HOURS)

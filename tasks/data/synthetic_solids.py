@@ -68,7 +68,7 @@ def solid(rng: np.random.Generator, count: int) -> list[Part]:
     parts: list[Part] = []
     for number in range(count):
         bottom, top = _rings(rng)
-        turned = _rotation(rng).T
+        turned = rotation(rng).T
         if number:
             turned = LATER * turned
         centre = surface_points(parts, 1, rng)[0] if number else np.zeros(3)
@@ -101,7 +101,7 @@ def _rings(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return bottom * [1, 1, half_height], top * [1, 1, half_height]
 
 
-def _rotation(rng: np.random.Generator) -> np.ndarray:
+def rotation(rng: np.random.Generator) -> np.ndarray:
     """(3, 3), uniform: of a random unit quaternion."""
     drawn = rng.normal(size=4)
     w, x, y, z = drawn / np.linalg.norm(drawn)
