@@ -281,8 +281,12 @@ def test_a_sound_is_read_again_only_where_it_changed(tmp_path: Path, monkeypatch
     root, seen = ljspeech(tmp_path / "lj"), list[str]()
     first = load(root)
     read = hashlib.file_digest
-    note = lambda file, kind: seen.append(Path(file.name).name) or read(file, kind)  # noqa: E731
-    monkeypatch.setattr(hashlib, "file_digest", note)
+
+    def noted(file, algorithm):
+        seen.append(Path(file.name).name)
+        return read(file, algorithm)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
     assert load(root).content == first.content
     assert seen == []
     write(root, "LJ-2", tone(1.5, 333))
