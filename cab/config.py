@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
 from attentions.base import Attention, Pattern, Shape, Stack, Unsupported
@@ -24,7 +24,7 @@ from attentions.slots import Family
 from cab import ROOT
 from cab.errors import NoSuchPattern, UserError
 from cab.store.fingerprint import own_fingerprint
-from tasks.base import Data, Task
+from tasks.base import Data, Options, Task, TaskContext
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -108,7 +108,7 @@ class Request:
     family_arguments: list[str]
     """The arguments of a command line that choose the family and its options."""
     pattern: Pattern
-    make_task: Callable[..., Any]
+    make_task: Callable[[TaskContext], Task]
     shape: Shape
     data: Data
     seed: int
@@ -124,7 +124,7 @@ class Request:
     attention._source_, so that a changed file makes a new cell."""
 
     def build_task(self) -> Task:
-        return self.make_task(self.pattern, self.shape, self.data, self.seed, self.results / "cache")
+        return self.make_task(TaskContext(self.pattern, self.shape, self.data, self.seed, self.results / "cache"))
 
 
 def load(config: DictConfig, attention: str, task: str, family_arguments: Sequence[str] = ()) -> Request:
@@ -137,8 +137,8 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
     resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
     resolved["attention"].pop(CHECK, None)
     pattern = Pattern(resolved["pattern"])
-    make_task = make_partial("task", config.task)
-    patterns = make_task.func.patterns
+    make_task = task_factory(config.task)
+    patterns = make_task.func.patterns  # type: ignore[attr-defined]
     if pattern not in patterns:
         raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(patterns)}")
     family = make_family(config)
@@ -187,12 +187,27 @@ def make_family(config: DictConfig, small: bool = False) -> Family:
     return family
 
 
-def make_partial(name: str, config: DictConfig) -> Any:
-    """The constructor of a family or task with its options, which are checked against its type hints."""
+def instantiate_partial(name: str, config: DictConfig) -> partial[Any]:
+    """What `_target_` names, with the options of the YAML as keyword arguments."""
     with user_errors(f"{name}: "):
         made = instantiate(config, _convert_="all")
     if not isinstance(made, partial):
         raise UserError(f"{name}: its YAML needs _partial_: true")
+    return made
+
+
+def task_factory(config: DictConfig) -> partial[Task]:
+    """The task's class with its options, checked against the class that it declares as `options`."""
+    made = instantiate_partial("task", config)
+    options = get_type_hints(made.func).get("options")
+    if not (isinstance(options, type) and issubclass(options, Options)):
+        raise UserError(f"task: {config._target_} has to be a Task with `options: MyOptions`, a subclass of Options")
+    return partial(made.func, options=checked("task", options, made.keywords))
+
+
+def make_partial(name: str, config: DictConfig) -> Any:
+    """The constructor of a family with its options, which are checked against its type hints."""
+    made = instantiate_partial(name, config)
     parameters = inspect.signature(made.func).parameters
     known = [key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
     hints = get_type_hints(made.func.__init__)
@@ -208,18 +223,23 @@ def make_partial(name: str, config: DictConfig) -> Any:
 
 
 def checked(name: str, kind: Any, value: Any) -> Any:
-    """The value as `kind`; a dataclass is made from a mapping of its fields."""
-    made_of_fields = is_dataclass(kind)
-    if made_of_fields and (unknown := set(value) - {field.name for field in fields(kind)}):
-        raise UserError(f"{name}.{min(unknown)}: no such setting")
+    """The value as `kind`; a dataclass or pydantic model is made from a mapping of its fields."""
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    made_of_fields = is_dataclass(kind) or is_model
+    if made_of_fields:
+        known = list(kind.model_fields) if is_model else [field.name for field in fields(kind)]
+        for key in value:
+            if key not in known:
+                raise UserError(f"{name}.{key}={value[key]!r}: no such option; it has {', '.join(known) or 'none'}")
     try:
-        if is_pydantic_dataclass(kind):
+        if is_model or is_pydantic_dataclass(kind):
             return kind(**value)
         return TypeAdapter(kind).validate_python(value, strict=not made_of_fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([name, *(str(part) for part in first["loc"])])
-        shown = "" if made_of_fields and not first["loc"] else f"={first['input']!r}"
+        no_value = first["type"] == "missing" or (made_of_fields and not first["loc"])
+        shown = "" if no_value else f"={first['input']!r}"
         raise UserError(f"{where}{shown}: {first['msg'].removeprefix('Value error, ')}") from error
 
 

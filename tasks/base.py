@@ -1,17 +1,22 @@
 """The contract between a task and the runner: data, a backbone, a loss, metrics.
 
-A task is one file. It asks `Slots` for attention through a backbone and never names a family. Examples are a pure
-function of (seed, split, id): the runner asks for ids, so that resuming, gradient accumulation and several processes
-see the same examples without any loader state. Invalid values and data raise ValueError with one line that names the
-value, what is allowed and what to do.
+A task is one file with two classes: its `Options` and a `Task`. A backbone takes its attention from `Slots`; a task
+never names a family. Examples are a pure function of (seed, split, id): the runner asks for ids, so that resuming,
+gradient accumulation and several processes see the same examples without any loader state.
+
+Invalid values and data raise ValueError with one line that names the value, what is allowed and what to do.
 """
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape
@@ -19,15 +24,19 @@ from attentions.slots import Slots
 
 Batch = dict[str, Tensor]
 Move = Callable[[Batch], Batch]
-"""Brings a batch to the model's device."""
+"""Moves a batch to the model's device."""
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+NO_LABEL = -100
+"""The label of a position where nothing is predicted."""
+Row = dict[str, int | float | str]
+"""A row of a table in a record."""
 
 
 @dataclass(frozen=True)
 class Metric:
     name: str
     better: Literal["lower", "higher"]
-    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,11 +51,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Source:
-    """What was really used, for the record."""
+    """The data that a task used, for the record."""
 
     description: str
     real: bool
-    """False for generated data."""
+    """False for synthetic data."""
     content: str
     """SHA-256 of the content, so that results on different data are never mixed."""
     facts: dict[str, int | float | str] = field(default_factory=dict)
@@ -55,37 +64,59 @@ class Source:
 @dataclass(frozen=True)
 class Evaluation:
     metrics: dict[str, float]
-    tables: dict[str, list[dict[str, int | float | str]]] = field(default_factory=dict)
+    tables: dict[str, list[Row]] = field(default_factory=dict)
     """Finer results, a list of rows each: accuracy by distance, for example."""
 
 
 @dataclass(frozen=True)
 class Trivial:
-    """A predictor that needs no learning, and what it scores on the test split: what a result must beat."""
+    """A predictor without learning and its scores on the test split: what a trained model has to beat."""
 
     name: str
     metrics: dict[str, float]
 
 
-class Task(ABC):
-    """One task in one pattern. Subclasses add their own options, keyword only.
+@dataclass(frozen=True)
+class TaskContext:
+    """What every task needs besides its own options."""
 
-    What `prepare` finds (`tokens: Tokens`) is declared in the class without a value, and absent before.
+    pattern: Pattern
+    shape: Shape
+    data: Data
+    seed: int
+    cache: Path
+    """Folder for prepared data."""
+
+
+class Options(BaseModel):
+    """Base class of a task's options: each field has a type, a default and its limits (`Field(8, ge=1)`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Task(ABC):
+    """One task in one pattern.
+
+    A subclass declares its options as `options: MyOptions`; the configuration is checked against that class. What
+    `prepare` loads (`tokens: Tokens`) is declared in the class without a value.
     """
 
     name: ClassVar[str]
     patterns: ClassVar[tuple[Pattern, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
     """The first one is the task's headline."""
+    options: Any
 
-    def __init__(self, pattern: Pattern, shape: Shape, data: Data, seed: int, cache: Path) -> None:
-        if pattern not in self.patterns:
-            raise ValueError(f"task {self.name} has no pattern {pattern}: use one of {', '.join(self.patterns)}")
-        self.pattern, self.shape, self.data, self.seed, self.cache = pattern, shape, data, seed, cache
+    def __init__(self, context: TaskContext, options: Options) -> None:
+        if context.pattern not in self.patterns:
+            known = ", ".join(self.patterns)
+            raise ValueError(f"task {self.name} has no pattern {context.pattern}: use one of {known}")
+        self.pattern, self.shape, self.data = context.pattern, context.shape, context.data
+        self.seed, self.cache, self.options = context.seed, context.cache, options
 
     @abstractmethod
     def prepare(self) -> Source:
-        """Loads or makes the data; what is costly is cached below `cache` by content, safe against parallel jobs."""
+        """Loads or makes the data. Slow preparation is cached below `cache` by content, safe against parallel jobs."""
 
     @abstractmethod
     def build(self, slots: Slots) -> nn.Module:
@@ -93,15 +124,15 @@ class Task(ABC):
 
     @abstractmethod
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
-        """The examples with these ids, on the CPU. Train ids go up without end; see `examples` for the others."""
+        """The examples with these ids, on the CPU. Train ids have no upper limit, others are below `examples`."""
 
     @abstractmethod
     def examples(self, split: Split) -> int:
-        """How many examples an evaluation of this split uses."""
+        """The number of examples in an evaluation of this split."""
 
     @abstractmethod
     def targets(self, batch: Batch) -> int:
-        """Number of predictions that `loss` sums over, so that the mean over a global batch is exact."""
+        """The number of predictions that `loss` sums over, so that the mean over a global batch is exact."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -120,3 +151,13 @@ class Task(ABC):
         count = self.examples(split)
         for start in range(0, count, size):
             yield move(self.batch(split, range(start, min(start + size, count))))
+
+    def random(self, split: Split, id: int) -> np.random.Generator:
+        """The random numbers of one example. Those of validation and test are the same for every seed."""
+        return np.random.default_rng((self.seed if split == "train" else 0, SPLITS.index(split), id))
+
+
+def synthetic(description: str, parameters: Mapping[str, Any], facts: dict[str, int | float | str]) -> Source:
+    """The source of data that is a function of `parameters`; one of them should be the version of the generator."""
+    content = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+    return Source(description, False, content, facts)

@@ -1,77 +1,60 @@
 """Language modelling: predict every next token of real text, in the pattern causal_self, with GPT.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): GPT-2 on PG-19, perplexity. Here the text comes from any of
-three sources (`tasks.data.text`) and the headline is bits per byte, which compares across vocabularies.
+three sources (`tasks.data.text`) and the headline is bits per byte, which is comparable across vocabularies.
 
-A window (`tasks.data.windows`) has length + 1 tokens: the inputs and, one further, the labels; neighbours in an epoch
-share one token, so that no label is seen twice. Nothing is carried from one window to the next.
+A window (`tasks.data.windows`) has length + 1 tokens: the labels are the inputs shifted by one. Neighbouring windows of
+an epoch share one token, so that no label occurs twice. There is no state between windows.
 
-The trained model is also tested at other contexts, shorter and longer than it was trained at, on as many tokens
-(CAB's interpolation and extrapolation): the table `loss_by_context`. How far positions extrapolate is part of what it
-shows; they are the same for all families.
+The trained model is also tested at shorter and longer contexts on the same number of tokens (CAB's interpolation and
+extrapolation): the table `loss_by_context`. It includes how well positions extrapolate, which are the same for all
+families.
 """
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentions.base import Pattern, Shape
+from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.gpt import GPT
-from tasks.backbones.positions import PositionKind
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Split, Trivial
-from tasks.common.windowed_text import EVALUATED_AT_ONCE, WindowedText
-from tasks.data.tokens import Vocabulary, vocabulary_size
+from tasks.base import Batch, Evaluation, Metric, Move, Row, Split, TaskContext, Trivial
+from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
+from tasks.data.tokens import vocabulary_size
 from tasks.data.windows import Windows
 
 BUCKET_GROWTH = 4
 """Ratio between the ends of the position buckets."""
 
-Row = dict[str, int | float | str]
+
+class Options(WindowedTextOptions):
+    contexts: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field([0.25, 0.5, 1, 2, 4])
+    """Multiples of the length at which the test is repeated."""
 
 
 class LanguageModelling(WindowedText):
-    """Options beside those of all windowed text: at which `contexts` the test is repeated (multiples of the length)."""
-
     name = "lm"
     overlap = 1
     patterns = (Pattern.CAUSAL_SELF,)
-    metrics = (Metric("bits_per_byte", "lower", "bits"), Metric("perplexity", "lower"))
+    metrics = (Metric("bits_per_byte", "lower"), Metric("perplexity", "lower"))
+    options: Options
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        shape: Shape,
-        data: Data,
-        seed: int,
-        cache: Path,
-        *,
-        vocabulary: Vocabulary = "bytes",
-        positions: PositionKind = "sinusoidal",
-        validation_windows: int = 64,
-        test_windows: int = 256,
-        contexts: Sequence[float] = (0.25, 0.5, 1, 2, 4),
-        column: str = "text",
-    ) -> None:
-        super().__init__(
-            pattern, shape, data, seed, cache, vocabulary, positions, validation_windows, test_windows, column
-        )
-        for factor in contexts:
-            if not 0 < factor < math.inf:
-                raise ValueError(f"contexts={factor}: a finite number above 0 is needed, a multiple of the length")
-        self.contexts = sorted({max(1, int(factor * shape.length)) for factor in contexts})
+    def __init__(self, context: TaskContext, options: Options) -> None:
+        super().__init__(context, options)
+        self.contexts = sorted({max(1, int(factor * self.shape.length)) for factor in options.contexts})
 
     def build(self, slots: Slots) -> nn.Module:
-        return GPT(slots, self.shape, vocabulary_size(self.vocabulary), self.positions)
+        return GPT(slots, self.shape, vocabulary_size(self.options.vocabulary), self.options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
-        """`tokens` (B, N + 1): inputs and, one further, labels."""
+        """`tokens` (B, N + 1): inputs, and labels shifted by one."""
         return {"tokens": torch.from_numpy(self.windows(split, ids))}
 
     def targets(self, batch: Batch) -> int:
@@ -88,12 +71,12 @@ class LanguageModelling(WindowedText):
             rows.append({"from": start, "to": end, "tokens": count, "bits_per_byte": per_byte})
         tables = {"loss_by_position": rows}
         if split == "test" and self.contexts:
-            tables["loss_by_context"] = [self._at(context, model, move) for context in self.contexts]
+            tables["loss_by_context"] = [self._at_context(context, model, move) for context in self.contexts]
         return Evaluation(_scores(float(bits.sum()), int(sizes.sum()), labels.size), tables)
 
     def trivial(self) -> Trivial:
         """Token frequencies of the train text, one added to every count."""
-        counts = np.bincount(self.tokens.streams["train"], minlength=self.tokens.size) + 1
+        counts = self.unigram_counts()
         bits = -np.log2(counts / counts.sum())
         labels = self._labels("test")
         scores = _scores(float(bits[labels].sum()), int(self.tokens.bytes_of[labels].sum()), labels.size)
@@ -106,18 +89,18 @@ class LanguageModelling(WindowedText):
         return losses.view(labels.shape), auxiliary
 
     def _bits(self, model: nn.Module, windows: Windows, split: Split, move: Move) -> tuple[np.ndarray, np.ndarray]:
-        """Bits by position, summed over windows, (N,); and what was predicted, (windows, N)."""
+        """Bits by position, summed over windows, (N,), and the labels (windows, N)."""
         length, count = windows.stride, windows.examples(split)
-        size = max(1, EVALUATED_AT_ONCE // length)
+        size = max(1, TOKENS_PER_BATCH // length)
         bits = torch.zeros(length, dtype=torch.float64)
         for start in range(0, count, size):
             batch = {"tokens": torch.from_numpy(windows(split, range(start, min(start + size, count))))}
             bits += self.losses(model, move(batch))[0].cpu().double().sum(0)
         return bits.numpy() / math.log(2), windows(split, range(count))[:, 1:]
 
-    def _at(self, context: int, model: nn.Module, move: Move) -> Row:
-        """The test loss at another context, or why there is none."""
-        if self.positions == "learned" and context > self.shape.length:
+    def _at_context(self, context: int, model: nn.Module, move: Move) -> Row:
+        """The test loss at another context, or the reason why there is none."""
+        if self.options.positions == "learned" and context > self.shape.length:
             return {"context": context, "reason": f"learned positions end at {self.shape.length}"}
         count = -(-self.counts["test"] * self.shape.length // context)  # as many tokens as the test has
         try:
@@ -129,7 +112,7 @@ class LanguageModelling(WindowedText):
         return {"context": context, "tokens": labels.size, **_scores(float(bits.sum()), size, labels.size)}
 
     def _labels(self, split: Split) -> np.ndarray:
-        """What is predicted in an evaluation, (windows, N)."""
+        """All labels of an evaluation, (windows, N)."""
         return self.windows(split, range(self.examples(split)))[:, 1:]
 
 
@@ -142,5 +125,5 @@ def buckets(length: int) -> list[tuple[int, int]]:
 
 
 def _scores(bits: float, size: int, count: int) -> dict[str, float]:
-    """`bits` spent on `count` tokens, which are `size` bytes of text."""
+    """Scores from the total `bits` of `count` tokens, which are `size` bytes of text."""
     return {"bits_per_byte": bits / max(1, size), "perplexity": 2 ** (bits / count)}

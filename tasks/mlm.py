@@ -1,76 +1,59 @@
-"""Masked language modelling: fill in hidden tokens of real text, in the pattern noncausal_self, with RoBERTa.
+"""Masked language modelling: predict masked tokens of real text, in the pattern noncausal_self, with RoBERTa.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): RoBERTa-base on PG-19 at 2,048 tokens, perplexity of the masked
-tokens (CAB on its validation set; here on the test set). In every window a share of the places, `masked`, is to be
-predicted; there the input is the mask token in 8 cases of 10, any token of the vocabulary in 1, and the token itself
-in 1 (Devlin et al. 2019, arXiv 1810.04805). Each training id has places of its own (RoBERTa's dynamic masking); those
-of validation and test are the same for every seed.
+tokens (CAB on its validation set; here on the test set). In every window a share `masked` of the positions is
+predicted. Of these, the input is the mask token with probability 0.8, a random token with 0.1, and the original token
+with 0.1 (Devlin et al. 2019, arXiv 1810.04805). Each training id has positions of its own (RoBERTa's dynamic masking);
+those of validation and test are the same for every seed.
 """
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentions.base import Pattern, Shape
+from attentions.base import Pattern
 from attentions.slots import Slots
-from tasks.backbones.positions import PositionKind
 from tasks.backbones.roberta import RoBERTa
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Split, Trivial
-from tasks.common.windowed_text import EVALUATED_AT_ONCE, WindowedText
-from tasks.data.text import SPLITS
-from tasks.data.tokens import Vocabulary, vocabulary_size
+from tasks.base import Batch, Evaluation, Metric, Move, Split, TaskContext, Trivial
+from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
+from tasks.data.tokens import vocabulary_size
 
 MASKED, RANDOM = 0.8, 0.1
-"""Of the places to predict: what the input has there. The rest keeps its token."""
+"""Probabilities of a mask token and of a random token at a position to predict; else the token stays."""
+
+
+class Options(WindowedTextOptions):
+    masked: float = Field(0.15, gt=0, lt=1)
+    """Share of the positions to predict."""
 
 
 class MaskedLanguageModelling(WindowedText):
-    """Options beside those of all windowed text: `masked`, the share of places to predict."""
-
     name = "mlm"
     patterns = (Pattern.NONCAUSAL_SELF,)
     metrics = (Metric("masked_perplexity", "lower"), Metric("masked_accuracy", "higher"))
     overlap = 0
+    options: Options
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        shape: Shape,
-        data: Data,
-        seed: int,
-        cache: Path,
-        *,
-        vocabulary: Vocabulary = "bytes",
-        positions: PositionKind = "sinusoidal",
-        masked: float = 0.15,
-        validation_windows: int = 64,
-        test_windows: int = 256,
-        column: str = "text",
-    ) -> None:
-        super().__init__(
-            pattern, shape, data, seed, cache, vocabulary, positions, validation_windows, test_windows, column
-        )
-        if not 0 < masked < 1:
-            raise ValueError(f"masked={masked}: a share between 0 and 1 is needed")
-        self.places = max(1, round(masked * shape.length))
-        self.mask = vocabulary_size(vocabulary)
+    def __init__(self, context: TaskContext, options: Options) -> None:
+        super().__init__(context, options)
+        self.places = max(1, round(options.masked * self.shape.length))
+        self.mask = vocabulary_size(options.vocabulary)
         """Id of the mask token, after all others."""
 
     def build(self, slots: Slots) -> nn.Module:
-        return RoBERTa(slots, self.shape, self.mask + 1, self.positions)
+        return RoBERTa(slots, self.shape, self.mask + 1, self.options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
-        """`tokens` (B, N) with some hidden, the `places` (B, K) to predict, ascending, and their `labels` (B, K)."""
+        """Masked `tokens` (B, N), the positions to predict `places` (B, K), ascending, and their `labels` (B, K)."""
         tokens = self.windows(split, ids)
         draws = [self._draw(split, i) for i in ids]
-        places = np.stack([place for place, _, _ in draws])
+        places, kinds, others = (np.stack(each) for each in zip(*draws, strict=True))
         labels = np.take_along_axis(tokens, places, 1)
-        kinds, others = (np.stack(each) for each in list(zip(*draws, strict=True))[1:])
         hidden = np.where(kinds < MASKED, self.mask, np.where(kinds < MASKED + RANDOM, others, labels))
         np.put_along_axis(tokens, places, hidden, 1)
         return {name: torch.from_numpy(x) for name, x in (("tokens", tokens), ("places", places), ("labels", labels))}
@@ -84,7 +67,7 @@ class MaskedLanguageModelling(WindowedText):
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         loss, right, count = 0.0, 0, 0
-        for batch in self.batches(split, max(1, EVALUATED_AT_ONCE // self.shape.length), move):
+        for batch in self.batches(split, max(1, TOKENS_PER_BATCH // self.shape.length), move):
             logits, _ = model(batch["tokens"], batch["places"])
             loss += float(self._cross_entropy(logits, batch["labels"]).double().sum())
             right += int((logits.argmax(-1) == batch["labels"]).sum())
@@ -93,7 +76,7 @@ class MaskedLanguageModelling(WindowedText):
 
     def trivial(self) -> Trivial:
         """Token frequencies of the train text, one added to every count."""
-        counts = np.bincount(self.tokens.streams["train"], minlength=self.tokens.size) + 1
+        counts = self.unigram_counts()
         labels = self.batch("test", range(self.examples("test")))["labels"].numpy()
         nats = -np.log(counts[labels] / counts.sum()).mean()
         accuracy = float((labels == counts.argmax()).mean())
@@ -105,7 +88,7 @@ class MaskedLanguageModelling(WindowedText):
         return losses.view(labels.shape)
 
     def _draw(self, split: Split, id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For one window: places to predict, what becomes of each (uniform in 0 to 1), and a token at random; (K,)."""
-        rng = np.random.default_rng((self.seed if split == "train" else 0, SPLITS.index(split), id))
+        """For one window, (K,) each: positions to predict, a uniform number that selects the input, a random token."""
+        rng = self.random(split, id)
         places = np.sort(rng.permutation(self.shape.length)[: self.places])
         return places, rng.random(self.places), rng.integers(self.tokens.size, size=self.places)

@@ -1,107 +1,98 @@
-"""Point cloud completion: the whole of a shape from the points that are seen from one side, with PoinTr.
+"""Point cloud completion: a complete shape from the points that are visible from one side, with PoinTr.
 
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): PoinTr (Yu et al., ICCV 2021, arXiv 2108.08839) on PCN, Chamfer
 distances and F-score (`tasks.metrics.chamfer`). noncausal_self puts the family under test into the encoder's and the
 decoder's own attention, noncausal_cross into the decoder's attention to the encoder.
 
-`shape.length` is the number of queries, which are the decoder's tokens, and `shape.memory` that of proxies, the
-encoder's: CAB's 3,584 and 1,536. `shape.depth` is the encoder's. Costs are measured on stacks of the model's width,
-heads and depth at lengths of their own (memory as long as the queries), so that neither enters there. The completed
-cloud has `length` x `fold`^2 points that are predicted and the `points` that are given, as published.
+`shape.length` is the number of queries, the decoder's tokens, and `shape.memory` that of proxies, the encoder's tokens:
+3,584 and 1,536 in CAB. `shape.depth` is the encoder's. Efficiency is measured on stacks of this width, heads and depth,
+at other lengths. The completed cloud has `length` x `fold`^2 predicted points and the `points` of the input, as
+published.
 
-The loss is the CD-L1 of the coarse cloud and that of the dense one, as published. Train ids go through all views of all
-shapes in an order of their own in every epoch. CD-L1 is the headline, in thousandths of the bounding box's diagonal.
+The loss is the sum of CD-L1 of the coarse and of the dense cloud, as published. An epoch is all views of all shapes in
+random order. CD-L1 is the headline, in thousandths of the bounding box's diagonal.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from attentions.base import Pattern, Shape, check_whole
+from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.pointops import NEIGHBOURS
 from tasks.backbones.pointr import PoinTr
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
-from tasks.common.completion_baselines import Untrained
+from tasks.base import SPLITS, Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import Options as BaseOptions
+from tasks.common.completion_baselines import CompletionBaselines
+from tasks.data.cloud_views import Sizes
 from tasks.data.clouds import Clouds, clouds
 from tasks.data.epochs import Epochs
-from tasks.data.packed import pack_cloud
-from tasks.data.text import SPLITS
-from tasks.data.views import Sizes
+from tasks.data.packed_samples import pack_cloud
 from tasks.metrics.chamfer import chamfer_l1, scores
 
-EVALUATED_AT_ONCE = 2**15
-"""Points of completed clouds in an evaluation batch."""
-TRIED = 128
-"""Test clouds by which the trivial predictor is chosen."""
-SHOWN = 4
-"""Rows of the table `clouds`, evenly spread."""
-GROUPS = 32
-"""Rows of the table by groups at most."""
-
+POINTS_PER_BATCH = 2**15
+"""Of completed clouds in an evaluation batch."""
+BASELINE_CLOUDS = 128
+"""Test clouds by which the best baseline is chosen."""
+SHOWN_CLOUDS = 4
+"""Rows of the table `clouds`, evenly spread over the clouds."""
+MOST_GROUPS = 32
+"""Rows of the table `by_group`."""
 HELD_OUT = 1024
-"""Generated solids in validation and in test, where all of them are evaluated."""
+"""Synthetic solids in validation and in test, where all of them are evaluated."""
 
-Row = dict[str, int | float | str]
+
+class Options(BaseOptions):
+    points: int = Field(512, ge=1)
+    """Points of a partial cloud."""
+    truth: int = Field(1024, ge=1)
+    """Points of a whole cloud."""
+    decoder_layers: int = Field(2, ge=1)
+    geometric_layers: int = Field(1, ge=0)
+    """Of the encoder and of the decoder."""
+    width: int = Field(256, ge=8)
+    """Features of a whole cloud."""
+    fold: int = Field(2, ge=1)
+    """A query becomes fold x fold points."""
+    views: int = Field(1, ge=1)
+    """Partial clouds of each shape; of synthetic data and PCN: of each train shape, PCN at most 8."""
+    solids: int = Field(4096, ge=1)
+    """Synthetic shapes to train on."""
+    validation_clouds: int | None = Field(64, ge=1)
+    """None = all; of synthetic data 1,024."""
+    test_clouds: int | None = Field(256, ge=1)
 
 
 class PointCloud(Task):
-    """Options: how many `points` are given and how many are the `truth`, `decoder_layers`, how many layers of encoder
-    and decoder are `geometric_layers`, the `width` of features of a whole cloud, `fold` (squared, points that a query
-    becomes), `views` of each shape (generated and PCN: of each train shape, PCN at most 8), generated `solids`, and how
-    many clouds are evaluated (null = all; generated: 1,024)."""
-
     name = "point_cloud"
     patterns = (Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS)
     metrics = (Metric("cd_l1", "lower"), Metric("cd_l2", "lower"), Metric("f_score", "higher"))
+    options: Options
     clouds: Clouds
     _epochs: Epochs
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        shape: Shape,
-        data: Data,
-        seed: int,
-        cache: Path,
-        *,
-        points: int = 512,
-        truth: int = 1024,
-        decoder_layers: int = 2,
-        geometric_layers: int = 1,
-        width: int = 256,
-        fold: int = 2,
-        views: int = 1,
-        solids: int = 4096,
-        validation_clouds: int | None = 64,
-        test_clouds: int | None = 256,
-    ) -> None:
-        super().__init__(pattern, shape, data, seed, cache)
-        wholes = {"points": points, "truth": truth, "decoder_layers": decoder_layers, "width": width, "fold": fold}
-        wholes |= {"views": views, "solids": solids}
-        optional = {"validation_clouds": validation_clouds, "test_clouds": test_clouds}
-        for name, value in (wholes | {name: value for name, value in optional.items() if value is not None}).items():
-            check_whole(name, value)
-        check_whole("geometric_layers", geometric_layers, 0)
+    def __init__(self, context: TaskContext, options: Options) -> None:
+        super().__init__(context, options)
+        shape, points = self.shape, options.points
         if shape.memory < NEIGHBOURS or shape.length < NEIGHBOURS:
             sizes = f"memory={shape.memory}, length={shape.length}"
             raise ValueError(f"{sizes}: at least {NEIGHBOURS} proxies and queries are needed: use larger model sizes")
         if shape.memory > points:
             raise ValueError(f"memory={shape.memory}: {points} points give as many proxies at most: use a smaller one")
-        if shape.hidden < 1 or width < 8:
-            raise ValueError(f"hidden={shape.hidden}, width={width}: at least 1 and at least 8 are needed")
-        self.points, self.truth, self.width, self.fold = points, truth, width, fold
-        self.decoder_layers, self.geometric_layers = decoder_layers, geometric_layers
-        self.counts: dict[Split, int | None] = {"validation": validation_clouds, "test": test_clouds}
+        if shape.hidden < 1:
+            raise ValueError(f"hidden={shape.hidden}: at least 1 is needed")
+        self.counts: dict[Split, int | None] = {"validation": options.validation_clouds, "test": options.test_clouds}
         held_out = max(HELD_OUT if count is None else count for count in self.counts.values())
-        self.sizes = Sizes(points, truth, views, solids, held_out)
+        self.sizes = Sizes(points, options.truth, options.views, options.solids, held_out)
+        self.clouds_per_batch = max(1, POINTS_PER_BATCH // max(self.completed_points, options.truth))
+        """In an evaluation."""
 
     @property
     def completed_points(self) -> int:
-        return self.shape.length * self.fold**2 + self.points
+        return self.shape.length * self.options.fold**2 + self.options.points
 
     def prepare(self) -> Source:
         self.clouds = found = clouds(self.data, self.sizes, self.cache)
@@ -114,12 +105,13 @@ class PointCloud(Task):
         return Source(found.description, found.real, found.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        return PoinTr(slots, self.shape, self.decoder_layers, self.geometric_layers, self.width, self.fold)
+        options = self.options
+        return PoinTr(slots, self.shape, options.decoder_layers, options.geometric_layers, options.width, options.fold)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`partial` (B, N, 3) in farthest point order, and `complete` (B, T, 3)."""
-        places, views = self._places(split, ids), self.clouds.splits[split]
-        arrays = {"partial": views.partial[places], "complete": views.complete[views.owner[places]]}
+        indices, views = self._indices(split, ids), self.clouds.splits[split]
+        arrays = {"partial": views.partial[indices], "complete": views.complete[views.owner[indices]]}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
     def examples(self, split: Split) -> int:
@@ -137,8 +129,8 @@ class PointCloud(Task):
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         found: dict[str, list[Tensor]] = {metric.name: [] for metric in self.metrics}
         shown: list[Row] = []
-        wanted = np.unique(np.linspace(0, self.examples(split) - 1, SHOWN).round().astype(int))
-        for batch in self.batches(split, self._at_once(), move):
+        wanted = np.unique(np.linspace(0, self.examples(split) - 1, SHOWN_CLOUDS).round().astype(int))
+        for batch in self.batches(split, self.clouds_per_batch, move):
             start = len(torch.cat(found["cd_l1"])) if found["cd_l1"] else 0
             dense = model(batch["partial"])[1]
             for name, score in scores(dense, batch["complete"]).items():
@@ -154,29 +146,29 @@ class PointCloud(Task):
 
     def trivial(self) -> Trivial:
         """The best completion baseline on some evenly spread test clouds, with its score on all of them."""
-        complete, count = Untrained(self.clouds.splits["train"].complete, self.completed_points), self.examples("test")
-        some = np.unique(np.linspace(0, count - 1, min(TRIED, count)).round().astype(int))
-        tried = self._untrained(complete, some.tolist())
+        baselines = CompletionBaselines(self.clouds.splits["train"].complete, self.completed_points)
+        count = self.examples("test")
+        some = np.unique(np.linspace(0, count - 1, min(BASELINE_CLOUDS, count)).round().astype(int))
+        tried = self._baseline_scores(baselines, some.tolist())
         name = min(tried, key=lambda name: tried[name]["cd_l1"])
-        return Trivial(name, self._untrained(complete, range(count), name)[name])
+        return Trivial(name, self._baseline_scores(baselines, range(count), name)[name])
 
-    def _untrained(self, complete: Untrained, ids: Sequence[int], only: str = "") -> dict[str, dict[str, float]]:
-        """Mean scores on test clouds by the name of the way."""
+    def _baseline_scores(
+        self, baselines: CompletionBaselines, ids: Sequence[int], only: str = ""
+    ) -> dict[str, dict[str, float]]:
+        """Mean scores on test clouds by baseline; `only` of one, if given."""
         sums: dict[str, dict[str, float]] = {}
-        for start in range(0, len(ids), self._at_once()):
-            batch = self.batch("test", ids[start : start + self._at_once()])
-            for name, completed in complete(batch["partial"]).items():
+        for start in range(0, len(ids), self.clouds_per_batch):
+            batch = self.batch("test", ids[start : start + self.clouds_per_batch])
+            for name, completed in baselines(batch["partial"]).items():
                 if only in ("", name):
                     own = sums.setdefault(name, dict.fromkeys((metric.name for metric in self.metrics), 0.0))
                     for metric, values in scores(completed, batch["complete"]).items():
                         own[metric] += values.sum().item() / len(ids)
         return sums
 
-    def _at_once(self) -> int:
-        return max(1, EVALUATED_AT_ONCE // max(self.completed_points, self.truth))
-
-    def _places(self, split: Split, ids: Sequence[int]) -> np.ndarray:
-        """The partial clouds behind ids."""
+    def _indices(self, split: Split, ids: Sequence[int]) -> np.ndarray:
+        """The indices of the partial clouds of these ids."""
         if split == "train":
             return self._epochs(ids)
         most, count = len(self.clouds.splits[split].partial), self.examples(split)
@@ -184,12 +176,12 @@ class PointCloud(Task):
 
     def _group(self, split: Split, id: int) -> str:
         views = self.clouds.splits[split]
-        return views.groups[views.owner[self._places(split, [id])[0]]]
+        return views.groups[views.owner[self._indices(split, [id])[0]]]
 
     def _by_group(self, split: Split, values: dict[str, np.ndarray]) -> list[Row]:
         names = np.array([self._group(split, id) for id in range(self.examples(split))])
         rows: list[Row] = []
-        for name in np.unique(names)[:GROUPS]:
+        for name in np.unique(names)[:MOST_GROUPS]:
             own = names == name
             means = {metric: float(value[own].mean()) for metric, value in values.items()}
             rows.append({"group": str(name), "clouds": int(own.sum()), **means})

@@ -1,110 +1,92 @@
-"""Associative recall: the control that needs attention, generated, in all four patterns.
+"""Associative recall: the control that needs attention, on synthetic data, in all four patterns.
 
-The examples are described in `tasks.data.recall`. Without token mixing nothing but chance is possible, and vanilla
-solves every pattern, so that a cell says whether a family remembers, how far back and how much. Tables break accuracy
-down by distance, number of pairs and length.
+`tasks.data.recall_examples` describes the examples. Without token mixing only chance is possible, and vanilla solves
+every pattern, so that a cell shows whether a family remembers, how far back and how much. Tables break accuracy down by
+distance, number of pairs and length.
 
-Test and validation examples do not depend on the seed: all seeds are judged on the same ones. Every training id is a
-fresh example.
+Test and validation examples do not depend on the seed: all seeds are evaluated on the same ones. Every training id is a
+new example.
 """
 
 import contextlib
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from attentions.base import Pattern, Shape
+from attentions.base import Pattern
 from attentions.slots import Slots
-from tasks.backbones.positions import PositionKind, check_positions
+from tasks.backbones.positions import PositionKind
 from tasks.backbones.recall import RecallNet
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
-from tasks.data.recall import NO_LABEL, VERSION, Examples, Sizes
+from tasks.base import NO_LABEL, Batch, Evaluation, Move, Row, Source, Split, TaskContext, Trivial, synthetic
+from tasks.base import Options as BaseOptions
+from tasks.common.token_prediction import TOKENS_PER_BATCH, TokenPrediction
+from tasks.data.recall_examples import VERSION, Examples, Sizes
 
 BLOCK = 1024
 """Examples that are generated at once."""
 KEPT_BLOCKS = 4
-EVALUATED_AT_ONCE = 2**14
-"""Tokens in an evaluation batch."""
-SPLIT_NUMBERS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 PAIR_FACTORS, LENGTH_FACTORS = (0.5, 1, 2), (1, 2, 4)
 
 
-class Recall(Task):
-    """Options: sizes of an example (`vocabulary`, `pairs`, `queries`, `delay`), `positions`, and how many examples are
-    evaluated; `table_examples` for each row of the tables by pairs and by length.
+class Options(BaseOptions):
+    vocabulary: int = Field(64, ge=4)
+    pairs: int = Field(8, ge=1)
+    queries: int = Field(24, ge=1)
+    """Answers in an example; in causal_cross at most one per pair."""
+    delay: int = Field(16, ge=0)
+    """causal_cross: tokens between a query and its answer."""
+    positions: PositionKind = "sinusoidal"
+    validation_examples: int = Field(256, ge=1)
+    test_examples: int = Field(1024, ge=1)
+    table_examples: int = Field(256, ge=1)
+    """Examples for each row of the tables by pairs and by length."""
 
-    `queries` answers are due in an example, in causal_cross at most one per pair.
-    """
 
+class Recall(TokenPrediction):
     name = "recall"
     patterns = tuple(Pattern)
-    metrics = (Metric("accuracy", "higher"), Metric("loss", "lower", "nats"))
+    options: Options
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        shape: Shape,
-        data: Data,
-        seed: int,
-        cache: Path,
-        *,
-        vocabulary: int = 64,
-        pairs: int = 8,
-        queries: int = 24,
-        delay: int = 16,
-        positions: PositionKind = "sinusoidal",
-        validation_examples: int = 256,
-        test_examples: int = 1024,
-        table_examples: int = 256,
-    ) -> None:
-        super().__init__(pattern, shape, data, seed, cache)
-        check_positions(positions)
-        if data.source != "embedded":
-            raise ValueError(f"data.source={data.source}: recall is generated: use data.source=embedded")
-        counts = {"validation": validation_examples, "test": test_examples, "table": table_examples}
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name}_examples={count}: at least 1 is needed")
-        memory = shape.memory if pattern.cross else 0
-        self.sizes = Sizes(pattern, shape.length, memory, vocabulary, pairs, queries, delay)
-        self.positions, self.counts = positions, counts
+    def __init__(self, context: TaskContext, options: Options) -> None:
+        super().__init__(context, options)
+        if self.data.source != "embedded":
+            raise ValueError(f"data.source={self.data.source}: recall is synthetic: use data.source=embedded")
+        memory = self.shape.memory if self.pattern.cross else 0
+        sizes = options.vocabulary, options.pairs, options.queries, options.delay
+        self.sizes = Sizes(self.pattern, self.shape.length, memory, *sizes)
         self._blocks: dict[tuple[Sizes, Split, int], Examples] = {}
 
     def prepare(self) -> Source:
-        parameters = {**asdict(self.sizes), "version": VERSION}
-        content = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
         facts: dict[str, int | float | str] = {"chance": 1 / self.sizes.values, "test_examples": self.examples("test")}
-        return Source("associative recall, generated", False, content, facts)
+        return synthetic("associative recall, synthetic", {**asdict(self.sizes), "version": VERSION}, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        return RecallNet(slots, self.pattern, self.shape, self.sizes.vocabulary, self.positions)
+        return RecallNet(slots, self.pattern, self.shape, self.sizes.vocabulary, self.options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`tokens`, `labels`, `distance` (B, N), in cross patterns `memory` (B, M, 2), in causal_cross `carried`."""
         return self._batch(self.sizes, split, ids)
 
     def examples(self, split: Split) -> int:
-        return BLOCK if split == "train" else self.counts[split]
+        if split == "train":
+            return BLOCK
+        return self.options.test_examples if split == "test" else self.options.validation_examples
 
-    def targets(self, batch: Batch) -> int:
-        return int((batch["labels"] != NO_LABEL).sum())
-
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits, auxiliary = _logits(model, batch)
-        return _sum_of_losses(logits, batch["labels"]), auxiliary
+    def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return model(batch["tokens"], batch.get("memory"), batch.get("carried"))
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
-        correct, distance, loss = self._judge(model, self.sizes, split, self.examples(split), move)
+        count = self.examples(split)
+        correct, loss = self.score(model, self._batches(self.sizes, split, count, move))
+        labelled = self._batch(self.sizes, split, range(count))
+        distance = labelled["distance"][labelled["labels"] != NO_LABEL].numpy()
         tables = {
             "accuracy_by_item" if self.pattern.cross else "accuracy_by_distance": self._by_distance(correct, distance),
             "accuracy_by_pairs": self._by(model, split, move, "pairs", self._other_pairs()),
@@ -135,50 +117,39 @@ class Recall(Task):
         if key not in self._blocks:
             if len(self._blocks) >= KEPT_BLOCKS:
                 del self._blocks[next(iter(self._blocks))]
-            seed = self.seed if split == "train" else 0
-            rng = np.random.default_rng((seed, SPLIT_NUMBERS[split], block))
-            mixed = split == "train" and not self.pattern.cross
-            self._blocks[key] = (_of_all_sizes if mixed else Sizes.generate)(sizes, BLOCK, rng)
+            rng = self.random(split, block)
+            if split == "train" and not self.pattern.cross:
+                self._blocks[key] = _of_all_sizes(sizes, BLOCK, rng)
+            else:
+                self._blocks[key] = sizes.generate(BLOCK, rng)
         return self._blocks[key]
 
-    def _judge(
-        self, model: nn.Module, sizes: Sizes, split: Split, count: int, move: Move
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """For every answer in `count` examples: whether it is right, its distance; and the mean loss."""
-        correct, distance, loss = [], [], 0.0
-        at_once = max(1, EVALUATED_AT_ONCE // (sizes.length + sizes.memory))
+    def _batches(self, sizes: Sizes, split: Split, count: int, move: Move) -> Iterator[Batch]:
+        """The first `count` examples of these sizes."""
+        at_once = max(1, TOKENS_PER_BATCH // (sizes.length + sizes.memory))
         for start in range(0, count, at_once):
-            batch = move(self._batch(sizes, split, range(start, min(start + at_once, count))))
-            logits, _ = _logits(model, batch)
-            labels = batch["labels"]
-            here = labels != NO_LABEL
-            correct.append((logits.argmax(-1) == labels)[here].cpu().numpy())
-            distance.append(batch["distance"][here].cpu().numpy())
-            loss += _sum_of_losses(logits, labels).item()
-        rights = np.concatenate(correct)
-        return rights, np.concatenate(distance), loss / len(rights)
+            yield move(self._batch(sizes, split, range(start, min(start + at_once, count))))
 
-    def _by_distance(self, correct: np.ndarray, distance: np.ndarray) -> list[dict[str, int | float | str]]:
+    def _by_distance(self, correct: np.ndarray, distance: np.ndarray) -> list[Row]:
         """Between pair and answer in doubling bins; which item of the memory in quarters of it."""
         if self.pattern.cross:
             edges = sorted({round(quarter * self.sizes.memory / 4) for quarter in range(5)})
         else:
             edges = [0, *(2**power for power in range(2, 2 + math.ceil(math.log2(max(5, self.sizes.length) / 4))))]
             edges.append(2 * edges[-1])
-        rows: list[dict[str, int | float | str]] = []
+        rows: list[Row] = []
         for start, end in pairwise(edges):
             here = correct[(distance >= start) & (distance < end)]
             if len(here):
                 rows.append({"from": start, "to": end, "answers": len(here), "accuracy": float(here.mean())})
         return rows
 
-    def _by(
-        self, model: nn.Module, split: Split, move: Move, name: str, others: Sequence[Sizes]
-    ) -> list[dict[str, int | float | str]]:
-        rows: list[dict[str, int | float | str]] = []
+    def _by(self, model: nn.Module, split: Split, move: Move, name: str, others: Sequence[Sizes]) -> list[Row]:
+        rows: list[Row] = []
         for sizes in others:
-            correct, _, loss = self._judge(model, sizes, split, self.counts["table"], move)
-            row: dict[str, int | float | str] = {name: getattr(sizes, name), "memory": sizes.memory}
+            batches = self._batches(sizes, split, self.options.table_examples, move)
+            correct, loss = self.score(model, batches)
+            row: Row = {name: getattr(sizes, name), "memory": sizes.memory}
             rows.append({**row, "answers": len(correct), "accuracy": float(correct.mean()), "loss": loss})
         return rows
 
@@ -188,7 +159,7 @@ class Recall(Task):
 
     def _other_lengths(self) -> list[Sizes]:
         """Twice and four times as long, memory included, where positions go so far."""
-        factors = LENGTH_FACTORS[:1] if self.positions == "learned" else LENGTH_FACTORS
+        factors = LENGTH_FACTORS[:1] if self.options.positions == "learned" else LENGTH_FACTORS
         return self._fitting({"length": f * self.sizes.length, "memory": f * self.sizes.memory} for f in factors)
 
     def _fitting(self, changes: Iterable[dict[str, Any]]) -> list[Sizes]:
@@ -206,11 +177,3 @@ def _of_all_sizes(sizes: Sizes, count: int, rng: np.random.Generator) -> Example
     parts = [replace(sizes, pairs=pairs).generate(each, rng) for pairs in range(1, sizes.pairs + 1)]
     order = rng.permutation(each * sizes.pairs)[:count]
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-
-
-def _logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    return model(batch["tokens"], batch.get("memory"), batch.get("carried"))
-
-
-def _sum_of_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NO_LABEL, reduction="sum")

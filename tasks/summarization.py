@@ -3,102 +3,86 @@
 CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): an encoder-decoder of 6 + 6 layers on Multi-News, ROUGE. Here
 documents come from any of three sources (`tasks.data.summaries`).
 
-`shape.memory` is the design length of documents, in tokens, `shape.length` that of summaries, the end included; what is
-longer is cut, and the record says how many were. Costs are measured on stacks of the model's width, heads and depth at
-lengths of their own (memory as long as the queries), so that these two lengths do not enter there.
+`shape.memory` is the design length of documents in tokens, `shape.length` that of summaries with their end; longer ones
+are cut, and the record has their number. Efficiency is measured on stacks of this width, heads and depth, at other
+lengths.
 
-Scores are ROUGE F-measures (Lin 2004, by `rouge-score`, stemmed) in percent between generated text, greedy through
-prefill and step, and whole references; of several references of a document the best one counts for each measure, as
-rouge-score does it. ROUGE-L is the headline: it wants the words of the reference in its order, which a bag of frequent
-words does not have. `rouge-score` knows words of letters a to z and digits only. The perplexity is that of the
-references, given what comes before.
+Scores are ROUGE F-measures (Lin 2004, by `rouge-score`, stemmed) in percent between generated texts (greedy, by prefill
+and step) and complete references; of several references of a document the best one counts for each measure, as in
+rouge-score. ROUGE-L is the headline: it depends on the order of words, so that a bag of frequent words scores low.
+`rouge-score` uses only words of the letters a to z and digits. The perplexity is that of the references.
 
-Every reference is one training example; an epoch sees each of them at most once, in an order of its own, in which
-documents of similar length are neighbours: a batch has little padding.
+Every reference is one training example. An epoch has each of them at most once, in random order, but with documents of
+similar length as neighbours, so that a batch has little padding.
 """
 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentions.base import Pattern, Shape
+from attentions.base import Pattern
 from attentions.slots import Slots
-from tasks.backbones.positions import PositionKind, check_positions
+from tasks.backbones.positions import PositionKind
 from tasks.backbones.seq2seq import Seq2Seq, greedy
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
-from tasks.data.commonplace import commonplace
-from tasks.data.epochs import Epochs, in_whole_groups, of_similar_length
+from tasks.base import NO_LABEL, SPLITS, Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import Options as BaseOptions
+from tasks.data.epochs import Epochs, in_complete_groups, of_similar_length
 from tasks.data.padding import padded
 from tasks.data.summaries import Collection, Columns, summaries
-from tasks.data.text import SPLITS
-from tasks.data.tokens import Tokens, Vocabulary, check_vocabulary, tokenise, vocabulary_size
+from tasks.data.tokens import Tokens, Vocabulary, tokenise, vocabulary_size
+from tasks.data.typical_summary import most_typical
 
-NO_LABEL = -100
-EVALUATED_AT_ONCE = 2**15
+TOKENS_PER_BATCH = 2**15
 """Tokens in an evaluation batch, documents and summaries together."""
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 """Metrics by their names in rouge-score."""
-SHOWN = 8
+SHOWN_TEXTS = 8
 """Rows of the table `texts`, evenly spread over the documents."""
-SHOWN_LETTERS = 400
+SHOWN_CHARACTERS = 400
+
+
+class Options(BaseOptions):
+    vocabulary: Vocabulary = 2048
+    positions: PositionKind = "sinusoidal"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """In training."""
+    least_length: int = Field(0, ge=0)
+    """Tokens before which a generated text does not end."""
+    validation_documents: int = Field(64, ge=1)
+    test_documents: int = Field(512, ge=1)
+    document_column: str = "document"
+    """Of local and hub data."""
+    summary_column: str = "summary"
 
 
 class Summarization(Task):
-    """Options: `vocabulary` (bytes, or the size of a BPE vocabulary), `positions`, `label_smoothing` in training,
-    `least_length` of generated texts in tokens, how many documents are evaluated, and the columns of one's own data.
-    """
-
     name = "summarization"
     patterns = (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF, Pattern.CAUSAL_CROSS)
     metrics = (
-        Metric("rouge_l", "higher", "%"),
-        Metric("rouge_1", "higher", "%"),
-        Metric("rouge_2", "higher", "%"),
+        Metric("rouge_l", "higher"),
+        Metric("rouge_1", "higher"),
+        Metric("rouge_2", "higher"),
         Metric("perplexity", "lower"),
     )
+    options: Options
     tokens: Tokens
     _collections: dict[Split, Collection]
     _epochs: Epochs
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        shape: Shape,
-        data: Data,
-        seed: int,
-        cache: Path,
-        *,
-        vocabulary: Vocabulary = 2048,
-        positions: PositionKind = "sinusoidal",
-        label_smoothing: float = 0.0,
-        least_length: int = 0,
-        validation_documents: int = 64,
-        test_documents: int = 512,
-        document_column: str = "document",
-        summary_column: str = "summary",
-    ) -> None:
-        super().__init__(pattern, shape, data, seed, cache)
-        check_vocabulary(vocabulary)
-        check_positions(positions)
-        if shape.memory < 1:
+    def __init__(self, context: TaskContext, options: Options) -> None:
+        super().__init__(context, options)
+        if self.shape.memory < 1:
             raise ValueError("memory=0: documents need a length: set model.memory to the most tokens of a document")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing}: at least 0 and below 1 is needed")
-        if not 0 <= least_length < shape.length:
-            raise ValueError(f"least_length={least_length}: at least 0 and below model.length={shape.length} is needed")
-        self.counts: dict[Split, int] = {"validation": validation_documents, "test": test_documents}
-        for split, count in self.counts.items():
-            if count < 1:
-                raise ValueError(f"{split}_documents={count}: at least 1 is needed")
-        self.vocabulary, self.positions = vocabulary, positions
-        self.label_smoothing, self.least_length = label_smoothing, least_length
-        self.columns = Columns(document_column, summary_column)
+        if options.least_length >= self.shape.length:
+            limit = f"below model.length={self.shape.length}"
+            raise ValueError(f"least_length={options.least_length}: a number {limit} is needed")
+        self.counts: dict[Split, int] = {"validation": options.validation_documents, "test": options.test_documents}
+        self.columns = Columns(options.document_column, options.summary_column)
 
     @property
     def separator(self) -> int:
@@ -106,7 +90,7 @@ class Summarization(Task):
 
     def prepare(self) -> Source:
         found = summaries(self.data, self.columns)
-        self.tokens = tokenise(found, self.vocabulary, self.cache)
+        self.tokens = tokenise(found, self.options.vocabulary, self.cache)
         self._collections = {split: Collection.of(self.tokens.streams[split], self.separator) for split in SPLITS}
         facts = dict(found.facts)
         for split, collection in self._collections.items():
@@ -127,7 +111,7 @@ class Summarization(Task):
         return Source(found.description, True, found.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        return Seq2Seq(slots, self.shape, vocabulary_size(self.vocabulary), self.positions)
+        return Seq2Seq(slots, self.shape, vocabulary_size(self.options.vocabulary), self.options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """One reference each. `document` (B, M) and `tokens` (B, N) with `document_valid` and `valid`, `labels` (B, N)
@@ -142,20 +126,20 @@ class Summarization(Task):
         return {**documents, "tokens": shifted, "valid": valid, "labels": padded(labels, NO_LABEL)[0]}
 
     def examples(self, split: Split) -> int:
-        """References: in an epoch as many as make whole groups, in an evaluation all of its documents."""
+        """References: in an epoch those of complete groups, in an evaluation those of all its documents."""
         collection = self._collections[split]
         if split == "train":
-            return in_whole_groups(len(collection.summaries))
+            return in_complete_groups(len(collection.summaries))
         return int(np.searchsorted(collection.owner, self._evaluated(split)))
 
     def targets(self, batch: Batch) -> int:
         return int((batch["labels"] != NO_LABEL).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self._sum_of_losses(model, batch, self.label_smoothing)
+        return self._sum_of_losses(model, batch, self.options.label_smoothing)
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
-        size = max(1, EVALUATED_AT_ONCE // (self.shape.memory + self.shape.length))
+        size = max(1, TOKENS_PER_BATCH // (self.shape.memory + self.shape.length))
         nats, targets = 0.0, 0
         for batch in self.batches(split, size, move):
             nats += self._sum_of_losses(model, batch, 0.0)[0].item()
@@ -170,16 +154,16 @@ class Summarization(Task):
                 batch["document_valid"],
                 self.separator,
                 self.shape.length,
-                self.least_length,
+                self.options.least_length,
             )
             texts += [self._text(row) for row in generated.cpu().numpy()]
-        scores = self._rouge(split, texts)
+        scores = self.rouge(split, texts)
         metrics = {**scores, "perplexity": math.exp(nats / targets)}
         return Evaluation(metrics, {"texts": self._shown(split, texts)})
 
     def trivial(self) -> Trivial:
         """The better of two, by ROUGE-L: the first words of each document, as many as train references have on average,
-        and one train reference for all documents, the one most like the others."""
+        and one train reference for all documents, the most typical one."""
         train = self._collections["train"]
         references = [self._text(train.summary(index)) for index in range(len(train.summaries))]
         words = [[word.group().lower() for word in _words(reference)] for reference in references]
@@ -187,8 +171,8 @@ class Summarization(Task):
         documents = [self._text(self._collections["test"].document(i)) for i in range(self._evaluated("test"))]
         leads = [_lead(document, count) for document in documents]
         candidates = [
-            Trivial(f"first {count} words", self._rouge("test", leads)),
-            Trivial("one summary for all", self._rouge("test", [references[commonplace(words)]] * len(documents))),
+            Trivial(f"first {count} words", self.rouge("test", leads)),
+            Trivial("one summary for all", self.rouge("test", [references[most_typical(words)]] * len(documents))),
         ]
         return max(candidates, key=lambda trivial: trivial.metrics["rouge_l"])
 
@@ -218,8 +202,8 @@ class Summarization(Task):
         collection = self._collections[split]
         return [self._text(collection.summary(index)) for index in collection.references(document)]
 
-    def _rouge(self, split: Split, texts: Sequence[str]) -> dict[str, float]:
-        """Of the first documents' texts, in percent."""
+    def rouge(self, split: Split, texts: Sequence[str]) -> dict[str, float]:
+        """ROUGE of the texts of the first documents, in percent."""
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer(list(ROUGE.values()), use_stemmer=True)
@@ -228,13 +212,13 @@ class Summarization(Task):
             name: 100 * sum(score[known].fmeasure for score in scores) / len(scores) for name, known in ROUGE.items()
         }
 
-    def _shown(self, split: Split, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Some of the texts beside their documents and references, each cut after SHOWN_LETTERS."""
-        rows = []
-        for index in np.unique(np.linspace(0, len(texts) - 1, SHOWN).round().astype(int)):
-            document = self._text(self._collections[split].document(index)[:SHOWN_LETTERS])
+    def _shown(self, split: Split, texts: Sequence[str]) -> list[Row]:
+        """Some of the texts beside their documents and references, each cut after SHOWN_CHARACTERS."""
+        rows: list[Row] = []
+        for index in np.unique(np.linspace(0, len(texts) - 1, SHOWN_TEXTS).round().astype(int)):
+            document = self._text(self._collections[split].document(index)[:SHOWN_CHARACTERS])
             row = {"document": document, "reference": self._references(split, index)[0], "generated": texts[index]}
-            rows.append({name: text[:SHOWN_LETTERS] for name, text in row.items()})
+            rows.append({name: text[:SHOWN_CHARACTERS] for name, text in row.items()})
         return rows
 
 
@@ -244,6 +228,6 @@ def _words(text: str) -> list[re.Match[str]]:
 
 
 def _lead(text: str, count: int) -> str:
-    """The beginning of a text, up to the end of a word."""
+    """The first `count` words of a text."""
     words = _words(text)[:count]
     return text[: words[-1].end()] if words else ""

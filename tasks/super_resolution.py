@@ -1,136 +1,121 @@
-"""Super-resolution: an image from one of few pixels, by a diffusion model, with SR3's U-Net.
+"""Super-resolution: a large image from a small one, by a diffusion model, with SR3's U-Net.
 
-CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): SR3 (Saharia et al. 2021, arXiv 2104.07636) from 16 x 16 to
-128 x 128, trained on FFHQ and tested on CelebA-HQ, attention at 16, 32, 64 and 128. CAB left vanilla out of 128; here
-every family gets the same slots. CAB's data, the 70,000 faces of FFHQ to train on and CelebA-HQ as the test, are
-data=local with both in train/ and test/; without val/, 7,000 of train/ are validation. data=hub is not that: there the
-test is 7,000 faces that are held out of FFHQ itself.
+CAB's task (Zhang et al., ICML 2023, arXiv 2210.07661): SR3 (Saharia et al. 2021, arXiv 2104.07636) from 16 x 16 to 128
+x 128, trained on FFHQ and tested on CelebA-HQ, attention at 16, 32, 64 and 128. CAB left vanilla out of 128; here every
+family gets the same slots. CAB's data, 70,000 faces of FFHQ for training and CelebA-HQ for the test, are data=local
+with both in train/ and test/; without val/, 7,000 of train/ are validation. With data=hub the test is 7,000 held-out
+faces of FFHQ instead.
 
-The small image is the large one made smaller by Pillow's bicubic filter, antialiased; the model's condition is that one
-made larger again by the same filter; both have 8 bits, as files do. The condition is also the trivial predictor.
+The small image is the large one, downsampled by Pillow's antialiased bicubic filter; the model's condition is the small
+image, upsampled by the same filter; both have 8 bits. The condition is also the baseline.
 
 `shape.length` is the number of pixels of the large image, the longest attention of the U-Net; `shape.dim` and
-`shape.heads` are those at that resolution, `shape.depth` the blocks at each (one more on the way up), `shape.hidden` 0,
-because there is no feed-forward, `shape.memory` is not used. Costs are measured on one attention layer of that width
-and lengths of its own (efficiency.level=attention in the recipes): a stack would be none of this model's.
+`shape.heads` are those at that resolution, `shape.depth` the blocks at each (one more on the way up), `shape.hidden` is
+0, because there is no feed-forward, `shape.memory` is not used. Efficiency is measured on one attention layer of that
+width at other lengths (efficiency.level=attention in the recipes), because the model has no stack.
 
-Scores are of images in RGB within [0, 1], not rounded, a mean over the images of each one's PSNR (range 1, over all
-pixels and colours, at most 100 dB) and SSIM (range 1, Gaussian window of 11 pixels and deviation 1.5, mean over where
-the window fits and the three colours; Wang et al. 2004), both by scikit-image.
+Scores are of RGB images in [0, 1], not rounded: means over images of PSNR (range 1, over all pixels and colours, at
+most 100 dB) and SSIM (range 1, Gaussian window of 11 pixels and standard deviation 1.5, mean over all complete windows
+and the three colours; Wang et al. 2004), both by scikit-image.
 
-A training example is a square of an image, mirrored or not, with a noise level and noise of its own. In evaluation the
-noise that sampling starts from belongs to the example: it depends neither on the seed nor on the batch.
+A training example is a random square of an image, mirrored or not, with a random noise level and noise. In evaluation
+the initial noise is a function of the example: it depends neither on the seed nor on the batch.
 """
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from attentions.base import Pattern, Shape, check_whole
+from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones import diffusion
-from tasks.backbones.diffusion import Prediction, check_prediction
+from tasks.backbones.diffusion import Prediction
 from tasks.backbones.unet import COLOURS, UNet, resolutions
-from tasks.base import Batch, Data, Evaluation, Metric, Move, Source, Split, Task, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import Options as BaseOptions
 from tasks.data.epochs import Epochs
 from tasks.data.image_sources import collection
-from tasks.data.images import Crop, Squares, check_crop, resized, squares
-from tasks.data.packed import pack_image
+from tasks.data.images import Crop, Squares, resized, squares
+from tasks.data.packed_samples import pack_image
 
-EVALUATED_AT_ONCE = 2**15
+PIXELS_PER_BATCH = 2**15
 """Pixels in an evaluation batch."""
 LEAST_SIZE = 16
-"""SSIM's window has to fit."""
+"""SSIM needs a complete window."""
 BEST_PSNR = 100.0
-"""Of an image without any error, in dB."""
-SHOWN = 6
+"""PSNR of an image without error, in dB."""
+SHOWN_IMAGES = 6
 """Rows of the table `images`, evenly spread over the test images."""
 TRAIN, EVALUATION = 1, 2
-"""Tell the random draws of both apart."""
+"""Seeds that separate the random numbers of both."""
 
 WANG: Any = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-"""SSIM as Wang et al. 2004 have it; the window has 11 pixels then."""
+"""SSIM as in Wang et al. 2004, with a window of 11 pixels."""
 
 Score = tuple[float, float]
 """PSNR and SSIM."""
-Row = dict[str, int | float | str]
+
+
+class Options(BaseOptions):
+    factor: int = Field(4, ge=2)
+    """How many times smaller the small image is."""
+    multipliers: list[Annotated[int, Field(ge=1)]] = Field([1, 2, 2], min_length=1)
+    """Channels at each resolution, as multiples of model.dim; the resolution halves from one to the next."""
+    attention_sizes: list[int] = Field([32, 16, 8])
+    """Resolutions with attention."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    prediction: Prediction = "image"
+    sampling_steps: int = Field(4, ge=1, le=diffusion.STEPS)
+    """Evaluations of the network for each image."""
+    crop: Crop = "tiles"
+    validation_images: int = Field(32, ge=1)
+    test_images: int = Field(256, ge=1)
+    image_column: str = "image"
+    """Of a hub data set."""
 
 
 class SuperResolution(Task):
-    """Options: `factor` (how many times smaller the small image is), `multipliers` (channels at each resolution, as
-    multiples of dim), `attention_sizes` (resolutions with attention), `dropout`, what the network predicts, the
-    `sampling_steps` of an evaluation, `crop` (images whole or in tiles), how many images are evaluated, and the column
-    of a hub data set."""
-
     name = "super_resolution"
     patterns = (Pattern.NONCAUSAL_SELF,)
-    metrics = (Metric("psnr", "higher", "dB"), Metric("ssim", "higher"))
+    metrics = (Metric("psnr", "higher"), Metric("ssim", "higher"))
+    options: Options
     _squares: dict[Split, Squares]
     _epochs: Epochs
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        shape: Shape,
-        data: Data,
-        seed: int,
-        cache: Path,
-        *,
-        factor: int = 4,
-        multipliers: list[int],
-        attention_sizes: list[int],
-        dropout: float = 0.0,
-        prediction: Prediction = "image",
-        sampling_steps: int = 4,
-        crop: Crop = "tiles",
-        validation_images: int = 32,
-        test_images: int = 256,
-        image_column: str = "image",
-    ) -> None:
-        super().__init__(pattern, shape, data, seed, cache)
-        check_prediction(prediction)
-        check_crop(crop)
+    def __init__(self, context: TaskContext, options: Options) -> None:
+        super().__init__(context, options)
+        shape = self.shape
         if shape.hidden:
             raise ValueError(f"hidden={shape.hidden}: the U-Net has no feed-forward: use model.hidden=0")
-        wholes = {"sampling_steps": sampling_steps, "validation_images": validation_images, "test_images": test_images}
-        for name, value in wholes.items():
-            check_whole(name, value)
-        if sampling_steps > diffusion.STEPS:
-            raise ValueError(f"sampling_steps={sampling_steps}: there are {diffusion.STEPS} noise levels: use fewer")
-        if not multipliers or min(multipliers) < 1:
-            raise ValueError(f"multipliers={multipliers}: at least one, each at least 1, is needed")
-        sizes = resolutions(shape.length, len(multipliers))
+        sizes = resolutions(shape.length, len(options.multipliers))
         self.size = sizes[0]
         if self.size < LEAST_SIZE:
             raise ValueError(f"length={shape.length}: at least {LEAST_SIZE} x {LEAST_SIZE} = {LEAST_SIZE**2} is needed")
-        for size in attention_sizes:
+        for size in options.attention_sizes:
             if size not in sizes:
                 raise ValueError(f"attention_sizes: {size} is no resolution here: use {', '.join(map(str, sizes))}")
-        if factor < 2 or self.size % factor:
-            raise ValueError(f"factor={factor}: at least 2, and a divisor of {self.size} pixels, is needed")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: at least 0 and below 1 is needed")
-        self.factor, self.multipliers, self.attention_sizes = factor, multipliers, attention_sizes
-        self.dropout, self.prediction, self.sampling_steps = dropout, prediction, sampling_steps
-        self.crop, self.image_column = crop, image_column
-        self.counts: dict[Split, int] = {"validation": validation_images, "test": test_images}
+        if self.size % options.factor:
+            raise ValueError(f"factor={options.factor}: a divisor of {self.size} pixels is needed")
+        self.counts: dict[Split, int] = {"validation": options.validation_images, "test": options.test_images}
         self.levels = diffusion.levels().numpy()
+        self.images_per_batch = max(1, PIXELS_PER_BATCH // shape.length)
+        """In an evaluation."""
 
     def prepare(self) -> Source:
-        found = collection(self.data, self.image_column, self.cache)
-        self._squares = squares(found, self.size, self.crop, self.cache)
+        found = collection(self.data, self.options.image_column, self.cache)
+        self._squares = squares(found, self.size, self.options.crop, self.cache)
         self._epochs = Epochs(self.seed, len(self._squares["train"]))
-        facts = found.facts | {"size": self.size, "small_size": self.size // self.factor}
+        facts = found.facts | {"size": self.size, "small_size": self.size // self.options.factor}
         facts |= {f"{split}_squares": len(own) for split, own in self._squares.items()}
         return Source(found.description, True, found.content, facts | {"test_evaluated": self.examples("test")})
 
     def build(self, slots: Slots) -> nn.Module:
-        return UNet(slots, self.shape, self.multipliers, self.attention_sizes, self.dropout)
+        return UNet(slots, self.shape, self.options.multipliers, self.options.attention_sizes, self.options.dropout)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`image`, `condition` and `noise` (B, 3, S, S), images within [-1, 1]; in training `level` (B,)."""
@@ -149,15 +134,17 @@ class SuperResolution(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         names = ("image", "condition", "noise", "level")
-        return diffusion.loss(model, self.prediction, *(batch[name] for name in names))
+        return diffusion.loss(model, self.options.prediction, *(batch[name] for name in names))
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         found: list[Score] = []
         shown: list[Row] = []
-        evenly = np.linspace(0, self.examples(split) - 1, SHOWN).round().astype(int)
+        evenly = np.linspace(0, self.examples(split) - 1, SHOWN_IMAGES).round().astype(int)
         wanted = set(evenly.tolist()) if split == "test" else set()
-        for batch in self.batches(split, self._at_once(), move):
-            images = diffusion.sample(model, self.prediction, batch["condition"], batch["noise"], self.sampling_steps)
+        for batch in self.batches(split, self.images_per_batch, move):
+            images = diffusion.sample(
+                model, self.options.prediction, batch["condition"], batch["noise"], self.options.sampling_steps
+            )
             for image, score in zip(images, scores(images, batch["image"]), strict=True):
                 if len(found) in wanted:
                     shown.append(self._row(split, len(found), image, score))
@@ -166,12 +153,9 @@ class SuperResolution(Task):
 
     def trivial(self) -> Trivial:
         found: list[Score] = []
-        for batch in self.batches("test", self._at_once(), lambda batch: batch):
+        for batch in self.batches("test", self.images_per_batch, lambda batch: batch):
             found += scores(batch["condition"], batch["image"])
         return Trivial("bicubic", _means(found))
-
-    def _at_once(self) -> int:
-        return max(1, EVALUATED_AT_ONCE // self.shape.length)
 
     def _image(self, split: Split, index: int) -> np.ndarray:
         """Evaluated squares are evenly spread over all of the split."""
@@ -193,7 +177,7 @@ class SuperResolution(Task):
         return generator.standard_normal((COLOURS, self.size, self.size), np.float32)
 
     def _small(self, image: np.ndarray) -> np.ndarray:
-        return resized(image, self.size // self.factor)
+        return resized(image, self.size // self.options.factor)
 
     def _pairs(self, images: Sequence[np.ndarray]) -> Batch:
         conditions = [resized(self._small(image), self.size) for image in images]
@@ -203,7 +187,7 @@ class SuperResolution(Task):
         """A row of the table: the scores, and small, bicubic, generated and true image side by side."""
         true = self._image(split, index)
         small = self._small(true)
-        nearest = small.repeat(self.factor, 0).repeat(self.factor, 1)
+        nearest = small.repeat(self.options.factor, 0).repeat(self.options.factor, 1)
         made = ((image.cpu().numpy().transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
         strip = pack_image(np.concatenate([nearest, resized(small, self.size), made, true], 1))
         return {"example": index, **_means([score]), "small_bicubic_generated_true": strip}

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.base import Data
-from tasks.data import camera, solids
+from tasks.base import SPLITS, Data
+from tasks.data import camera, synthetic_solids
+from tasks.data.cloud_views import Sizes
 from tasks.data.clouds import Clouds, clouds
-from tasks.data.farthest import farthest_order
-from tasks.data.packed import pack_cloud, unpack_cloud
+from tasks.data.farthest_point_order import farthest_order
+from tasks.data.packed_samples import pack_cloud, unpack_cloud
 from tasks.data.pcd import read_pcd
-from tasks.data.text import SPLITS
-from tasks.data.views import Sizes
 
 SIZES = Sizes(points=32, truth=48, views=2, solids=7, held_out_solids=4)
 NAMES = [f"shape{i}" for i in range(9)]
@@ -61,17 +60,17 @@ def test_farthest_order_by_brute_force(copies: int) -> None:
 def test_camera_sees_the_front_of_a_ball(seed: int) -> None:
     points, toward = ball(4000), camera.direction(np.random.default_rng(seed))
     assert np.linalg.norm(toward) == pytest.approx(1)
-    visible, height = camera.seen(points, toward), points @ toward
+    visible, height = camera.visible(points, toward), points @ toward
     assert visible[height > 0.3].all()
     assert 0.1 < visible[np.abs(height) < 0.2].mean() < 0.6
     assert visible[height < -0.2].mean() < 0.01
-    assert (visible | camera.seen(points, -toward))[np.abs(height) > 0.3].all()
+    assert (visible | camera.visible(points, -toward))[np.abs(height) > 0.3].all()
 
 
 def test_camera_does_not_see_through_a_wall() -> None:
     rng = np.random.default_rng(0)
     front, back = (np.column_stack([np.full(2000, x), rng.uniform(-0.25, 0.25, (2000, 2))]) for x in (0.25, -0.25))
-    visible = camera.seen(np.concatenate([front, back]), np.array([1.0, 0.0, 0.0]))
+    visible = camera.visible(np.concatenate([front, back]), np.array([1.0, 0.0, 0.0]))
     assert visible[:2000].all()
     assert visible[2000:].mean() < 0.01
 
@@ -84,18 +83,18 @@ def test_few_visible_points_come_again() -> None:
     assert len(np.unique(more, axis=0)) == 10
 
 
-def part(seed: int) -> solids.Part:
-    (one,) = solids.solid(np.random.default_rng(seed), 1)
+def part(seed: int) -> synthetic_solids.Part:
+    (one,) = synthetic_solids.solid(np.random.default_rng(seed), 1)
     return one
 
 
-def grown(one: solids.Part, by: float) -> solids.Part:
+def grown(one: synthetic_solids.Part, by: float) -> synthetic_solids.Part:
     """About a point inside."""
     middle = (one.bottom.mean(0) + one.top.mean(0)) / 2
-    return solids.Part(*(middle + by * (ring - middle) for ring in (one.bottom, one.top)))
+    return synthetic_solids.Part(*(middle + by * (ring - middle) for ring in (one.bottom, one.top)))
 
 
-def plane(one: solids.Part) -> tuple[np.ndarray, np.ndarray]:
+def plane(one: synthetic_solids.Part) -> tuple[np.ndarray, np.ndarray]:
     """A basis of the plane of the polygons, and the unit vector across."""
     right = one.bottom[0] - one.bottom.mean(0)
     right /= np.linalg.norm(right)
@@ -151,12 +150,12 @@ def test_surface_of_a_part(seed: int) -> None:
 
 
 def test_parts_are_turned_in_every_way() -> None:
-    turned = np.array([solids._rotation(np.random.default_rng(seed)) for seed in range(2000)])
+    turned = np.array([synthetic_solids.rotation(np.random.default_rng(seed)) for seed in range(2000)])
     np.testing.assert_allclose(turned @ turned.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (2000, 3, 3)), atol=1e-12)
     assert np.linalg.det(turned).min() > 0.99
     assert np.abs(turned.mean(0)).max() < 0.05
     np.testing.assert_allclose((turned**2).mean(0), 1 / 3, atol=0.03)
-    pairs = [solids.solid(np.random.default_rng(seed), 2) for seed in range(300)]
+    pairs = [synthetic_solids.solid(np.random.default_rng(seed), 2) for seed in range(300)]
     assert np.mean([abs(plane(one)[1] @ plane(other)[1]) for one, other in pairs]) == pytest.approx(0.5, abs=0.05)
     areas = np.array([[one.areas.sum() for one in pair] for pair in pairs]).mean(0)
     assert areas[1] / areas[0] == pytest.approx(0.8**2, abs=0.06)
@@ -165,9 +164,9 @@ def test_parts_are_turned_in_every_way() -> None:
 def test_a_union_has_no_points_inside() -> None:
     for index in range(12):
         rng = np.random.default_rng(index)
-        parts = solids.solid(rng, 1 + index % 4)
+        parts = synthetic_solids.solid(rng, 1 + index % 4)
         assert len(parts) == 1 + index % 4
-        points = solids.surface_points(parts, 300, rng)
+        points = synthetic_solids.surface_points(parts, 300, rng)
         assert points.shape == (300, 3)
         for one in parts:
             assert not grown(one, 0.97).contains(points).any()

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from cab.check.specimen import SMALL
 from torch import nn
 
 from attentions.base import Attention, Mixer, Pattern, ProjectedAttention, Shape, Stack, no_loss, zero_padding
@@ -18,6 +17,7 @@ from attentions.slots import Slots
 from attentions.ssa import SSA
 from attentions.vanilla import Vanilla
 from cab.check.battery import Battery, checks
+from cab.check.models import SMALL
 from cab.efficiency.subjects import Subject
 
 NS, CS, NC, CC = Pattern
@@ -193,11 +193,11 @@ def test_a_measurement_says_how_it_decodes(family, expected):
     shape = Shape(DIM, 4, 2, 256, 32)
     subject = Subject(family, CS, "stack", shape, batch=2, device=torch.device("cpu"))
     for phase in ("prefill", "decode"):
-        work = subject.work(phase)
-        assert work.decoding == ("recomputation" if expected else "state")
-    work.prepare()
-    work.call()
-    assert subject.work("forward").decoding is None
+        timed = subject.timed_call(phase)
+        assert timed.decoding == ("recomputation" if expected else "state")
+    timed.prepare()
+    timed.call()
+    assert subject.timed_call("forward").decoding is None
 
 
 @pytest.mark.parametrize("kind", FORWARD_ONLY)

@@ -19,8 +19,8 @@ from tasks.backbones.fastspeech import (
     ConvolutionalFeedForward,
     FastSpeech2,
     Predictor,
-    stretched,
-    whole_frames,
+    integer_frames,
+    repeat_frames,
 )
 from tasks.backbones.positions import PositionKind
 
@@ -53,21 +53,21 @@ def told(valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_stretching_by_hand() -> None:
     x = torch.arange(1.0, 9).view(2, 4, 1)
-    y, valid = stretched(x, torch.tensor([[2, 0, 1, 3], [1, 1, 0, 0]]), longest=10)
+    y, valid = repeat_frames(x, torch.tensor([[2, 0, 1, 3], [1, 1, 0, 0]]), longest=10)
     assert y[..., 0].tolist() == [[1, 1, 3, 4, 4, 4], [5, 6, 0, 0, 0, 0]]
     assert valid.sum(1).tolist() == [6, 2]
-    y, valid = stretched(x, torch.tensor([[2, 0, 9, 3], [0, 0, 0, 0]]), longest=5)
+    y, valid = repeat_frames(x, torch.tensor([[2, 0, 9, 3], [0, 0, 0, 0]]), longest=5)
     assert y[..., 0].tolist() == [[1, 1, 3, 3, 3], [8, 0, 0, 0, 0]]  # at most 5, at least 1
-    y, _ = stretched(x, torch.tensor([[0, 3, 2, 1], [0, 0, 3, 1]]), longest=10)
+    y, _ = repeat_frames(x, torch.tensor([[0, 3, 2, 1], [0, 0, 3, 1]]), longest=10)
     assert y[..., 0].tolist() == [[2, 2, 2, 3, 3, 4], [7, 7, 7, 8, 0, 0]]  # the first may last no frame at all
 
 
-def test_whole_frames_undo_the_logarithm() -> None:
+def test_integer_frames_undo_the_logarithm() -> None:
     frames = torch.tensor([[0, 1, 7, 30]])
     everywhere = torch.ones_like(frames, dtype=torch.bool)
-    assert whole_frames(frames.float().log1p(), everywhere, 96).tolist() == frames.tolist()
+    assert integer_frames(frames.float().log1p(), everywhere, 96).tolist() == frames.tolist()
     odd = torch.tensor([[-3.0, 1000.0, 0.1]])
-    assert whole_frames(odd, torch.tensor([[True, True, False]]), 96).tolist() == [[0, 96, 0]]
+    assert integer_frames(odd, torch.tensor([[True, True, False]]), 96).tolist() == [[0, 96, 0]]
 
 
 def test_bins() -> None:
@@ -151,7 +151,7 @@ def test_speaking_uses_what_is_predicted() -> None:
     with torch.no_grad():
         model.duration.head.bias.fill_(1.5)
         spoken = model(symbols, valid)
-        frames = whole_frames(spoken.log_durations, valid, 96)
+        frames = integer_frames(spoken.log_durations, valid, 96)
         assert spoken.frames.shape[1] == frames.sum() > 9
         again = model(symbols, valid, frames, spoken.pitch, spoken.energy)
         torch.testing.assert_close(again.frames, spoken.frames)

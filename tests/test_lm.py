@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape, no_loss
-from tasks.base import Data
-from tasks.lm import LanguageModelling, buckets
+from tasks.base import Data, TaskContext
+from tasks.data.windows import Windows
+from tasks.lm import LanguageModelling, Options, buckets
 
 WORDS = ["alpha", "bêta", "gamma", "δέλτα", "epsilon", "zeta", "été", "theta"]
 
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 def make(folder: Path, length: int = 20, seed: int = 0, **options) -> LanguageModelling:
     shape = Shape(dim=8, heads=1, depth=1, hidden=8, length=length)
     data = Data("local", str(folder))
-    task = LanguageModelling(Pattern.CAUSAL_SELF, shape, data, seed, folder / "cache", **options)
+    task = LanguageModelling(TaskContext(Pattern.CAUSAL_SELF, shape, data, seed, folder / "cache"), Options(**options))
     task.prepare()
     return task
 
@@ -69,15 +70,13 @@ def test_seeds_and_epochs_differ(folder: Path) -> None:
 
 @pytest.mark.parametrize("length", [3, 20, 500, 1500, 2500])
 def test_an_epoch_sees_every_label_at_most_once(folder: Path, length: int) -> None:
-    task = make(folder, length)
-    stream = task.tokens.streams["train"]
-    count = task.examples("train")
+    size = len(make(folder, length).tokens.streams["train"])
+    windows = Windows({"train": np.arange(size)}, length + 1, length, {}, seed=0)  # a token is its position
+    count = windows.examples("train")
+    assert count * length >= size - 2 * length - 1  # little is left out
     for epoch in range(5):
-        starts = np.sort(task.windows._train(range(epoch * count, (epoch + 1) * count)))
-        assert starts[0] >= 0
-        assert starts[-1] + length + 1 <= len(stream)
-        assert (np.diff(starts) >= length).all()
-        assert count * length >= len(stream) - 2 * length - 1  # little is left out
+        labels = windows("train", range(epoch * count, (epoch + 1) * count))[:, 1:]
+        assert len(np.unique(labels)) == labels.size
 
 
 def test_batch_is_the_text(folder: Path) -> None:
@@ -99,9 +98,10 @@ def test_splits_do_not_meet(folder: Path) -> None:
 
 @pytest.mark.parametrize("wanted", [1, 2, 7, 10_000])
 def test_evaluation_windows_are_spread_and_disjoint(folder: Path, wanted: int) -> None:
-    task = make(folder, test_windows=wanted)
-    starts, have = task.windows._evaluation_starts("test"), len(task.tokens.streams["test"])
-    assert len(starts) == task.examples("test") == min(wanted, have // 21)
+    have = len(make(folder).tokens.streams["test"])
+    windows = Windows({"test": np.arange(have)}, 21, 20, {"test": wanted}, seed=0)
+    starts = windows("test", range(windows.examples("test")))[:, 0]
+    assert len(starts) == min(wanted, have // 21)
     assert (np.diff(starts) >= 21).all()
     assert starts[-1] + 21 <= have
     if len(starts) > 1:
@@ -216,23 +216,3 @@ def test_buckets_cover_every_position_once() -> None:
 def test_text_shorter_than_a_window(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"length=100000: the train text has \d+ tokens, a window needs 100001: use"):
         make(folder, length=100_000)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vocabulary": 100}, "vocabulary=100: use bytes, or a number of at least 257 for BPE"),
-        ({"vocabulary": "words"}, "vocabulary='words': use bytes"),
-        ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
-        ({"test_windows": 0}, "test_windows=0: a whole number of at least 1"),
-        ({"contexts": [0.5, 0]}, "contexts=0: a finite number above 0 is needed"),
-    ],
-)
-def test_invalid_options(folder: Path, options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(folder, **options)
-
-
-def test_other_patterns_are_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="task lm has no pattern noncausal_self: use one of causal_self"):
-        LanguageModelling(Pattern.NONCAUSAL_SELF, Shape(8, 1, 1, 8, 4), Data(), 0, folder)

@@ -8,27 +8,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attentions.base import Pattern, Shape, Unsupported, no_loss
+from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from cab.compose import compose_requests
 from tasks.backbones import pointops
-from tasks.base import Data
-from tasks.common import completion_baselines as untrained
-from tasks.common.completion_baselines import Untrained
-from tasks.data.packed import unpack_cloud
+from tasks.base import Data, TaskContext
+from tasks.common import completion_baselines
+from tasks.common.completion_baselines import CompletionBaselines
+from tasks.data.packed_samples import unpack_cloud
 from tasks.metrics.chamfer import chamfer_l1, distances, scores
-from tasks.point_cloud import PointCloud
+from tasks.point_cloud import Options, PointCloud
 
 NS, CS, NC, CC = Pattern
-LAYERED = ("vanilla", "eager", "none", "lightning", "routing", "ssa")
-WHOLE = ("block_transformer", "fit")
 SHAPE = Shape(dim=16, heads=2, depth=2, hidden=32, length=16, memory=16)
 
 
 def make(folder: Path, pattern: Pattern = NS, seed: int = 0, data: Data | None = None, **options) -> PointCloud:
     given = {"points": 32, "truth": 48, "width": 32, "solids": 10, "validation_clouds": 4, "test_clouds": 6} | options
-    task = PointCloud(pattern, given.pop("shape", SHAPE), data or Data(), seed, folder, **given)
+    task = PointCloud(TaskContext(pattern, given.pop("shape", SHAPE), data or Data(), seed, folder), Options(**given))
     task.prepare()
     return task
 
@@ -170,17 +168,17 @@ def test_nearest_shapes_by_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
     given = torch.from_numpy(shapes[[4, 7], 20:52] + rng.normal(size=(2, 32, 3)).astype(np.float32) * 0.05)
     distance = np.linalg.norm(given.numpy()[:, None, :, None] - shapes[None, :, None], axis=-1).min(3).mean(2)
     for entries in (1, 5000, 2**21):
-        monkeypatch.setitem(untrained.ENTRIES, "cpu", entries)
-        found = Untrained(shapes, 80).nearest(given, 5).numpy()
+        monkeypatch.setitem(completion_baselines.ENTRIES, "cpu", entries)
+        found = CompletionBaselines(shapes, 80).nearest(given, 5).numpy()
         np.testing.assert_array_equal(found, distance.argsort(1)[:, :5])
     assert found[:, 0].tolist() == [4, 7]
 
 
-def test_untrained_completions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untrained_completions() -> None:
     """Of the nearest of the shapes that are looked at, with as many points as a model has."""
     shapes = np.stack([ball(60, i) * [1, 1, 0.1 * i] for i in range(9)]).astype(np.float32)
     given = torch.from_numpy(shapes[[3, 6], :32])
-    found = Untrained(shapes, 82)(given)
+    found = CompletionBaselines(shapes, 82)(given)
     assert {name: len(completed[0]) for name, completed in found.items()} == {
         "mean shape (points of all train shapes)": 82,
         "what is given": 32,
@@ -194,19 +192,18 @@ def test_untrained_completions(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(found["nearest train shape"][row], torch.from_numpy(shapes[shape]))
         assert (found["what is given and the nearest train shape"][row, 32:].numpy() == shapes[shape, :50]).all()
         mixed = found["what is given and the 4 nearest train shapes"][row, 32:].numpy()
-        several = Untrained(shapes, 82).nearest(given, 4)[row].numpy()
+        several = CompletionBaselines(shapes, 82).nearest(given, 4)[row].numpy()
         np.testing.assert_array_equal(mixed, shapes[several, :13].reshape(52, 3)[:50])
         assert torch.equal(found["what is given and the mean shape"][row, :32], given[row])
-    assert "what is given and the 2 nearest train shapes" in Untrained(shapes[:2], 80)(given)
-    assert len(Untrained(shapes[:1], 80)(given)) == 6
-    monkeypatch.setattr(untrained, "SHAPES", 3)
-    few = Untrained(shapes, 80)
-    assert len(set(few.known)) == 3
-    best = min(few.known, key=lambda i: distances(given, torch.from_numpy(shapes[[i, i]])).mean(1)[0].item())
+    assert "what is given and the 2 nearest train shapes" in CompletionBaselines(shapes[:2], 80)(given)
+    assert len(CompletionBaselines(shapes[:1], 80)(given)) == 6
+    few = CompletionBaselines(shapes, 80, most_shapes=3)
+    assert len(set(few.compared)) == 3
+    best = min(few.compared, key=lambda i: distances(given, torch.from_numpy(shapes[[i, i]])).mean(1)[0].item())
     assert torch.equal(few(given)["nearest train shape"][0], torch.from_numpy(shapes[best]))
 
 
-def test_trivial_is_the_best_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trivial_is_the_best_baseline(tmp_path: Path) -> None:
     """What is hidden of a ball is the reflection of what is seen; a test shape that is a train shape is known."""
     rng = np.random.default_rng(0)
     shapes = np.stack([ball(600, i) for i in range(6)])
@@ -218,7 +215,7 @@ def test_trivial_is_the_best_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     batch = reflected.batch("test", range(reflected.examples("test")))
     expected = scores(torch.cat([batch["partial"], -batch["partial"]], 1), batch["complete"])
     assert trivial.metrics == pytest.approx({name: values.mean().item() for name, values in expected.items()})
-    monkeypatch.setattr(PointCloud, "_at_once", lambda self: 3)
+    reflected.clouds_per_batch = 3
     assert reflected.trivial().metrics == pytest.approx(trivial.metrics)
     # One of three train shapes, sampled anew: nothing else comes near to it.
     shapes = np.stack([ball(600, i) * scale for i, scale in enumerate(([1, 0.1, 1], [0.1, 1, 1], [1, 1, 0.1]))] * 2)
@@ -231,49 +228,16 @@ def test_trivial_is_the_best_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"points": 0}, "points=0: a whole number of at least 1"),
-        ({"fold": 0}, "fold=0"),
-        ({"views": 0}, "views=0"),
-        ({"test_clouds": 0}, "test_clouds=0"),
-        ({"geometric_layers": -1}, "geometric_layers=-1: a whole number of at least 0"),
         ({"points": 15}, "memory=16: 15 points give as many proxies at most: use a smaller one"),
         ({"shape": Shape(16, 2, 2, 32, 16, 8)}, "memory=8, length=16: at least 16 proxies and queries are needed"),
         ({"shape": Shape(16, 2, 2, 32, 8, 16)}, "memory=16, length=8: at least 16"),
-        ({"shape": Shape(16, 2, 2, 0, 16, 16)}, "hidden=0, width=32: at least 1 and at least 8 are needed"),
-        ({"width": 4}, "hidden=32, width=4"),
+        ({"shape": Shape(16, 2, 2, 0, 16, 16)}, "hidden=0: at least 1 is needed"),
         ({"data": Data("hub")}, "data.source=hub: point_cloud has none"),
     ],
 )
 def test_impossible_requests(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(tmp_path, **options)
-
-
-def test_other_patterns_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="task point_cloud has no pattern causal_self: use one of noncausal_self, n"):
-        make(tmp_path, CS)
-
-
-@pytest.mark.parametrize("family", LAYERED + WHOLE)
-@pytest.mark.parametrize("pattern", [NS, NC])
-def test_every_family_takes_a_step_or_says_why_not(family: str, pattern: Pattern, tmp_path: Path) -> None:
-    sizes = ["model.dim=16", "model.heads=2", "model.hidden=64", "model.length=24", "model.memory=16"]
-    sizes += ["task.points=32", "task.truth=48", "task.width=32", "task.solids=6", "task.validation_clouds=2"]
-    chosen = [f"attention={family}", f"pattern={pattern}", "task=point_cloud", "task.test_clouds=2"]
-    (request,) = compose_requests([*chosen, *sizes, f"results={tmp_path}"])
-    task = request.build_task()
-    task.prepare()
-    slots = Slots(request.small_family, pattern)
-    if family in WHOLE:
-        with pytest.raises(Unsupported, match="the slot is a single layer, the family is a whole stack"):
-            task.build(slots)
-        return
-    model = task.build(slots)
-    batch = task.batch("train", range(4))
-    loss, auxiliary = task.loss(model, batch)
-    (loss / task.targets(batch) + auxiliary).backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert model.query.place.weight.grad.abs().amax() > 0
 
 
 def test_published_sizes() -> None:

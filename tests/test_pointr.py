@@ -15,7 +15,7 @@ from attentions.none import NoAttention
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.backbones import pointops
-from tasks.backbones.pointops import SLOPE, EdgeConvolution, Grouping, largest, neighbours
+from tasks.backbones.pointops import SLOPE, EdgeConvolution, Grouping, neighbour_maximum, neighbours
 from tasks.backbones.pointr import Fold, Geometry, PoinTr, Sublayer
 
 NS, CS, NC, CC = Pattern
@@ -45,7 +45,7 @@ def test_neighbours_by_brute_force(entries: int, monkeypatch: pytest.MonkeyPatch
 def test_largest_by_brute_force() -> None:
     x, near = torch.randn(2, 9, 4).requires_grad_(), torch.randint(9, (2, 7, 3))
     expected = torch.stack([row[places].amax(1) for row, places in zip(x, near, strict=True)])
-    found = largest(x, near)
+    found = neighbour_maximum(x, near)
     torch.testing.assert_close(found, expected)
     weights = torch.randn(2, 7, 4)
     (gradient,) = torch.autograd.grad((found * weights).sum(), x)

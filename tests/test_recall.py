@@ -13,8 +13,8 @@ from attentions.base import Pattern, Shape, no_loss
 from attentions.none import NoAttention
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from tasks.base import Data
-from tasks.recall import BLOCK, Recall
+from tasks.base import Data, TaskContext
+from tasks.recall import BLOCK, Options, Recall
 
 NS, CS, NC, CC = Pattern
 VALUES = range(33, 64)  # of a vocabulary of 64: 0 filler, 1 mask, keys 2 to 32, values 33 to 63
@@ -22,7 +22,7 @@ NO_LABEL = -100
 
 
 def make(pattern: Pattern, seed: int = 0, length: int = 64, memory: int = 24, **options) -> Recall:
-    task = Recall(pattern, Shape(16, 2, 2, 16, length, memory), Data(), seed, Path(), **options)
+    task = Recall(TaskContext(pattern, Shape(16, 2, 2, 16, length, memory), Data(), seed, Path()), Options(**options))
     task.prepare()
     return task
 
@@ -300,14 +300,10 @@ def test_source_tells_different_generators_apart() -> None:
     ("pattern", "options", "message"),
     [
         (CS, {"pairs": 40}, "pairs=40: vocabulary=64 has 31 keys: use fewer pairs"),
-        (CS, {"pairs": 0}, "pairs=0: at least 1 is needed"),
-        (CS, {"vocabulary": 3}, "vocabulary=3: at least 4 is needed"),
         (CS, {"length": 20}, "length=20 is too short for pairs=8, queries=24 in causal_self: use at least 40"),
         (NS, {"length": 30}, "length=30 is too short for pairs=8, queries=24 in noncausal_self: use at least 32"),
         (CC, {"length": 20}, "length=20 is too short for pairs=8, queries=8 in causal_cross: use at least 24"),
         (NC, {"memory": 4}, "memory=4 holds no 8 pairs: use at least model.memory=8"),
-        (CS, {"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
-        (CS, {"test_examples": 0}, "test_examples=0: at least 1 is needed"),
     ],
 )
 def test_impossible_sizes(pattern: Pattern, options: dict, message: str) -> None:
@@ -316,5 +312,5 @@ def test_impossible_sizes(pattern: Pattern, options: dict, message: str) -> None
 
 
 def test_data_cannot_be_chosen() -> None:
-    with pytest.raises(ValueError, match=r"data.source=local: recall is generated: use data.source=embedded"):
-        Recall(CS, Shape(16, 2, 2, 16, 64), Data("local", "/x"), 0, Path())
+    with pytest.raises(ValueError, match=r"data.source=local: recall is synthetic: use data.source=embedded"):
+        Recall(TaskContext(CS, Shape(16, 2, 2, 16, 64), Data("local", "/x"), 0, Path()), Options())

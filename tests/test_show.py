@@ -11,7 +11,16 @@ from cab import show
 from cab.report.figures.cloudview import picture
 from cab.store.record import Record
 from tasks.data.mel import BANDS, HOP, RATE
-from tasks.data.packed import LOWEST, STEP, pack_cloud, pack_image, pack_mel, unpack_cloud, unpack_image, unpack_mel
+from tasks.data.packed_samples import (
+    LOWEST,
+    STEP,
+    pack_cloud,
+    pack_image,
+    pack_mel,
+    unpack_cloud,
+    unpack_image,
+    unpack_mel,
+)
 
 CELL = {"attention": "vanilla", "pattern": "noncausal_self", "task": "any", "size": "smoke", "seed": 0}
 

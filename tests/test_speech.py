@@ -1,5 +1,7 @@
 """Speech: generated and recorded clips, durations that are right, statistics of train alone, bad folders by name."""
 
+import hashlib
+import multiprocessing
 import wave
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -8,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.base import Data
-from tasks.data import alignment, digest, formants
-from tasks.data.letters import EDGE, SYMBOLS, clean, symbols
+from tasks.base import SPLITS, Data
+from tasks.data import alignment, synthetic_speech
 from tasks.data.ljspeech import read_wave, write_wave
 from tasks.data.mel import HOP, RATE, log_mel, magnitudes
 from tasks.data.pitch import filled, pitch
 from tasks.data.speech import Speech, speech
-from tasks.data.text import SPLITS
+from tasks.data.symbols import EDGE, SYMBOLS, clean, symbols
 
 SENTENCES = [
     "Banana, sir!",
@@ -56,10 +57,8 @@ def load(folder: Path, cache: Path | None = None) -> Speech:
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory) -> Speech:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formants, "CLIPS", {"train": 12, "validation": 3, "test": 4})
-        formants._texts.cache_clear()
+        patch.setattr(synthetic_speech, "CLIPS", {"train": 12, "validation": 3, "test": 4})
         yield speech(Data(), tmp_path_factory.mktemp("cache"))
-    formants._texts.cache_clear()
 
 
 def test_letters() -> None:
@@ -96,19 +95,19 @@ def test_standardised_by_train(generated: Speech) -> None:
         np.testing.assert_allclose(values.mean(0), 0, atol=2e-3)
         np.testing.assert_allclose(values.std(0), 1, atol=2e-3)
     clip = generated.clips["test"][1]
-    again = formants.speak("x", clip.text, np.random.default_rng((formants.SEED, SPLITS.index("test"), 1)))
+    rng = np.random.default_rng((synthetic_speech.SEED, SPLITS.index("test"), 1))
+    again = synthetic_speech.speak("x", clip.text, rng)
     np.testing.assert_allclose(generated.mel(clip.mel), log_mel(torch.from_numpy(again.wave)).numpy(), atol=1e-3)
 
 
 def test_no_text_is_in_two_splits(generated: Speech) -> None:
     texts = [clip.text for split in SPLITS for clip in generated.clips[split]]
     assert len(set(texts)) == len(texts) == 19
-    formants._texts.cache_clear()
 
 
 def test_generated_speech_sounds_as_said() -> None:
     """Durations, pitch and formants of single letters are where the tables have them."""
-    spoken = formants.speak("x", "sasa mi, so.", np.random.default_rng(0))
+    spoken = synthetic_speech.speak("x", "sasa mi, so.", np.random.default_rng(0))
     frames = np.repeat(np.arange(len(spoken.durations)), spoken.durations)
     assert len(frames) == len(spoken.wave) // HOP + 1
     power = magnitudes(torch.from_numpy(spoken.wave)).numpy() ** 2
@@ -132,7 +131,7 @@ def test_generated_speech_sounds_as_said() -> None:
 
 
 def test_a_first_vowel_lasts_two_units_and_all_else_one() -> None:
-    spoken = formants.speak("x", "sasa mi, ato.", np.random.default_rng(0))
+    spoken = synthetic_speech.speak("x", "sasa mi, ato.", np.random.default_rng(0))
     #                                       |  s  a   s  a  _  m  i   ,  _  a   t  o  .  |
     assert spoken.durations.tolist() == [6, 6, 12, 6, 6, 6, 6, 12, 6, 6, 12, 6, 6, 6, 6]
 
@@ -151,7 +150,7 @@ def test_a_fixed_rate_is_within_one_symbol_nearly_always(generated: Speech) -> N
 
 @pytest.mark.parametrize("mark", "!?")
 def test_the_last_mark_changes_the_whole_sentence(mark: str) -> None:
-    plain, other = (formants.speak("x", f"nama lo sugi{m}", np.random.default_rng(0)) for m in f".{mark}")
+    plain, other = (synthetic_speech.speak("x", f"nama lo sugi{m}", np.random.default_rng(0)) for m in f".{mark}")
     np.testing.assert_array_equal(other.durations, plain.durations)
     first = [pitch(s.wave)[s.durations[:2].sum() + s.durations[2] // 2] for s in (plain, other)]
     assert first[1] > 1.05 * first[0]
@@ -272,7 +271,7 @@ def test_nothing_of_test_reaches_train(tmp_path: Path) -> None:
 def test_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = ljspeech(tmp_path / "lj")
     first = load(root)
-    monkeypatch.setattr("tasks.data.speech._features", None)  # nothing is computed again
+    monkeypatch.setattr("tasks.data.speech.pitch", None)  # nothing is computed again
     second = load(root)
     assert (first.content, first.facts) == (second.content, second.facts)
     np.testing.assert_array_equal(first.clips["test"][0].mel, second.clips["test"][0].mel)
@@ -281,8 +280,13 @@ def test_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sound_is_read_again_only_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, seen = ljspeech(tmp_path / "lj"), list[str]()
     first = load(root)
-    read = digest._read
-    monkeypatch.setattr(digest, "_read", lambda place: seen.append(Path(place).name) or read(place))
+    read = hashlib.file_digest
+
+    def noted(file, algorithm):
+        seen.append(Path(file.name).name)
+        return read(file, algorithm)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
     assert load(root).content == first.content
     assert seen == []
     write(root, "LJ-2", tone(1.5, 333))
@@ -303,17 +307,21 @@ def test_other_splits_are_other_content(tmp_path: Path) -> None:
 def test_headers_are_checked_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = ljspeech(tmp_path / "lj")
     _stereo(root / "wavs" / "LJ-7.wav")
-    for name in ("tasks.data.ljspeech.file_digests", "tasks.data.speech._features"):
+    for name in ("tasks.data.ljspeech.file_digests", "tasks.data.speech.pitch"):
         monkeypatch.setattr(name, None)
     with pytest.raises(ValueError, match=r"LJ-7.wav: 2 channels"):
         load(root)
 
 
+def content(folder: Path) -> str:
+    return load(folder).content
+
+
 def test_several_jobs_at_once(tmp_path: Path) -> None:
     root = ljspeech(tmp_path / "lj")
-    with ProcessPoolExecutor(2) as jobs:
-        found = list(jobs.map(load, [root] * 2))
-    assert found[0].content == found[1].content
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as jobs:
+        found = list(jobs.map(content, [root] * 2))
+    assert found[0] == found[1]
     assert len(list((tmp_path / "cache").glob("speech-*/train.json"))) == 1
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.base import Data
+from tasks.base import SPLITS, Data
 from tasks.data import hub, summaries, text
 from tasks.data.docstrings import documented
 from tasks.data.summaries import Collection, Columns
-from tasks.data.text import SPLITS, Corpus, library_split
+from tasks.data.text import Corpus, library_split
 from tasks.data.tokens import tokenise
 
 SOURCE = '''# é: columns are counted in bytes
@@ -120,6 +120,7 @@ def test_library_files_keep_to_their_split(library: Path) -> None:
     assert not set(found["train"]) & (set(found["validation"]) | set(found["test"]))
 
 
+@pytest.mark.slow  # parses the whole standard library
 def test_library_examples_are_many_and_do_not_hold_their_summary() -> None:
     corpus = summaries.summaries(Data(), Columns())
     found = {split: split_of(corpus.read(split)) for split in SPLITS}
@@ -197,7 +198,7 @@ def test_content_hash_follows_texts_and_their_order(tmp_path: Path) -> None:
             r"train.jsonl:1: no 'document' \(it has report, summary\): add it, or set task.document_column to its name",
         ),
         ({**GOOD, "train": [row(), row(summary=" \n")]}, r"train.jsonl:2: 'summary' is empty: write some text, or"),
-        ({**GOOD, "train": [row(document="")]}, r"train.jsonl:1: 'document' is empty: write some text, or take"),
+        ({**GOOD, "train": [row(document="")]}, r"train.jsonl:1: 'document' is empty: write some text, or remove"),
         ({**GOOD, "train": [row(summary=None)]}, r"train.jsonl:1: 'summary' is a NoneType: text is needed"),
         ({**GOOD, "train": [row(document=3)]}, r"train.jsonl:1: 'document' is a int: text is needed"),
         ({**GOOD, "train": [row(summary=[])]}, r"train.jsonl:1: 'summary' is an empty list: at least one text"),
@@ -288,7 +289,7 @@ def test_hub_without_the_column(asked: list) -> None:
 
 
 def test_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: False)
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: False)
     with pytest.raises(
         ValueError, match=r"is not in the local cache and .*: use data.source=embedded or local"
     ) as error:

@@ -3,7 +3,6 @@
 import json
 import math
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, no_loss
 from attentions.slots import Slots
 from attentions.vanilla import Vanilla
-from tasks.base import Data
-from tasks.data.commonplace import commonplace
+from tasks.base import Data, TaskContext
 from tasks.data.text import Corpus
-from tasks.summarization import NO_LABEL, Summarization
+from tasks.data.typical_summary import most_typical
+from tasks.summarization import NO_LABEL, Options, Summarization
 
 CC = Pattern.CAUSAL_CROSS
 ROWS = {
@@ -46,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def make(folder: Path, length: int = 16, memory: int = 24, seed: int = 0, **options) -> Summarization:
     shape = Shape(dim=16, heads=2, depth=2, hidden=32, length=length, memory=memory)
     options = {"vocabulary": "bytes", **options}
-    task = Summarization(CC, shape, Data("local", str(folder)), seed, folder / "cache", **options)
+    task = Summarization(TaskContext(CC, shape, Data("local", str(folder)), seed, folder / "cache"), Options(**options))
     task.prepare()
     return task
 
@@ -95,19 +94,15 @@ def test_ids_are_pure(folder: Path) -> None:
             assert torch.equal(tensor[0], expected[name][row, : tensor.shape[1]])
 
 
-@pytest.mark.parametrize(("group", "count"), [(1, 21), (2, 20), (16, 16), (32, 21)])
-def test_an_epoch_has_references_at_most_once_and_seeds_differ(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, group: int, count: int
-) -> None:
-    monkeypatch.setattr("tasks.data.epochs.GROUP", group)
+def test_an_epoch_has_references_at_most_once_and_seeds_differ(folder: Path) -> None:
     task, other = make(folder), make(folder, seed=1)
-    assert task.examples("train") == count
-    first, second = (task._epochs(range(e * count, (e + 1) * count)) for e in (0, 1))
-    for epoch in (first, second):
-        assert len(set(epoch)) == count
-        assert set(epoch) <= set(range(21))
-    assert first.tolist() != second.tolist()
-    assert first.tolist() != other._epochs(range(count)).tolist()
+    count = task.examples("train")
+    assert count == 16  # whole groups of the 21 references
+    epochs = [task.batch("train", range(e * count, (e + 1) * count)) for e in (0, 1)]
+    epochs.append(other.batch("train", range(count)))
+    texts = [[row.numpy().tobytes() for row in epoch["labels"]] for epoch in epochs]
+    assert texts[0] != texts[1]
+    assert texts[0] != texts[2]
     for split in ("validation", "test"):
         mine, theirs = (t.batch(split, range(t.examples(split))) for t in (task, other))
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -133,19 +128,6 @@ def test_batches_are_shifted_padded_and_cut(folder: Path) -> None:
     assert task.targets(batch) == sum(len(labels) for _, _, labels in wanted)
 
 
-def test_neighbours_have_documents_of_similar_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """32 documents, sorted by 16s: the order of groups is mixed, not sorted."""
-    train = [("x" * n + f"{n:02}", ["a b"]) for n in range(1, 33)]
-    monkeypatch.setattr("tasks.data.epochs.BLOCK", 16)
-    monkeypatch.setattr("tasks.data.epochs.GROUP", 4)
-    task = make(write(tmp_path, {**ROWS, "train": train}), memory=26)
-    widths = [task.batch("train", range(i, i + 4))["document_valid"].sum(1) for i in range(0, 320, 4)]
-    for block in range(0, 80, 4):
-        groups = sorted(widths[block : block + 4], key=lambda width: width.tolist())
-        assert (torch.cat(groups).diff() >= 0).all()
-    assert any(first.max() > second.min() for first, second in pairwise(widths))
-
-
 def test_facts_say_what_was_cut(folder: Path) -> None:
     task = make(folder, length=12, memory=25)
     facts = task.prepare().facts
@@ -160,7 +142,7 @@ def test_nothing_of_test_or_validation_reaches_train(folder: Path, tmp_path: Pat
     seen = set()
     for row in range(8 * task.examples("train")):
         batch = task.batch("train", [row])
-        seen.add(task._text(batch["document"][0].numpy()))
+        seen.add(task.tokens.decode(batch["document"][0].numpy()).decode())
     assert seen == {document for document, _ in ROWS["train"]}
     assert not seen & held
     (tmp_path / "other").mkdir()
@@ -240,10 +222,10 @@ def test_generated_text_ends_at_the_design_length_and_not_before_the_least(folde
 def test_order_counts_in_the_headline_and_words_are_stemmed(folder: Path) -> None:
     task = make(folder)
     assert task.metrics[0].name == "rouge_l"
-    scores = task._rouge("test", ["sat cat the"])
+    scores = task.rouge("test", ["sat cat the"])
     assert scores["rouge_1"] == pytest.approx(100)
     assert scores["rouge_l"] == pytest.approx(100 / 3)
-    assert task._rouge("test", ["the cat sat", "nothings happening"])["rouge_l"] == pytest.approx(100)
+    assert task.rouge("test", ["the cat sat", "nothings happening"])["rouge_l"] == pytest.approx(100)
 
 
 def test_trivial_is_the_beginning_of_the_document(folder: Path) -> None:
@@ -266,23 +248,24 @@ def test_trivial_is_one_summary_for_all_where_that_is_better(tmp_path: Path) -> 
     assert trivial.metrics["rouge_l"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)  # "the cat sat"
 
 
-def test_commonplace_text_by_brute_force() -> None:
+def test_most_typical_text_by_brute_force() -> None:
     texts = [text.split() for text in ("red apple", "red pear", "", "red red", "green grape", "a red pear in a tree")]
 
     def likeness(one: list[str]) -> float:
         return sum(2 * len(set(one) & set(other)) / (len(set(one)) + len(set(other)) or 1) for other in texts)
 
-    assert commonplace(texts) == max(range(len(texts)), key=lambda index: likeness(texts[index])) == 1
-    assert commonplace(texts[::-1]) == 4
-    assert commonplace([[], []]) == 0
+    assert most_typical(texts) == max(range(len(texts)), key=lambda index: likeness(texts[index])) == 1
+    assert most_typical(texts[::-1]) == 4
+    assert most_typical([[], []]) == 0
 
 
-def test_evaluation_is_batched_and_of_the_first_documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {"the cat sat on the mat, ": "the cat", "nothing happened here to": "nothing", "é": "last"}
-    whole = make(folder).evaluate(Scripted(texts), "test", stay).metrics
-    monkeypatch.setattr("tasks.summarization.EVALUATED_AT_ONCE", 1)
-    assert make(folder).evaluate(Scripted(texts), "test", stay).metrics == pytest.approx(whole)
-    task = make(folder, test_documents=1)
+def test_evaluation_is_batched_and_of_the_first_documents(folder: Path) -> None:
+    documents = ("the cat sat on the mat, and the dog barked", "nothing happened here today", "é")
+    texts = dict(zip(documents, ("the cat", "nothing", "last"), strict=True))
+    together = make(folder, memory=60).evaluate(Scripted(texts), "test", stay).metrics
+    one_by_one = make(folder, memory=2**15)  # so long that an evaluation batch has one document
+    assert one_by_one.evaluate(Scripted(texts), "test", stay).metrics == pytest.approx(together)
+    task = make(folder, memory=60, test_documents=1)
     assert task.examples("test") == 2
     assert task.evaluate(Scripted(texts), "test", stay).metrics["rouge_l"] == pytest.approx(80)
 
@@ -316,11 +299,7 @@ def test_a_model_learns_to_write_its_summaries(folder: Path) -> None:
     ("options", "message"),
     [
         ({"memory": 0}, "memory=0: documents need a length: set model.memory to the most tokens of a document"),
-        ({"vocabulary": 100}, "vocabulary=100: use bytes, or a number of at least 257 for BPE"),
-        ({"positions": "rotary"}, "positions='rotary': use sinusoidal, learned or none"),
-        ({"label_smoothing": 1.0}, "label_smoothing=1.0: at least 0 and below 1 is needed"),
-        ({"least_length": 16}, "least_length=16: at least 0 and below model.length=16 is needed"),
-        ({"test_documents": 0}, "test_documents=0: at least 1 is needed"),
+        ({"least_length": 16}, "least_length=16: a number below model.length=16 is needed"),
     ],
 )
 def test_invalid_options(folder: Path, options: dict, message: str) -> None:
@@ -336,15 +315,8 @@ def test_a_split_without_any_summary(folder: Path, monkeypatch: pytest.MonkeyPat
         make(folder)
 
 
-def test_other_patterns_are_refused(folder: Path) -> None:
-    with pytest.raises(
-        ValueError, match="task summarization has no pattern noncausal_cross: use one of noncausal_self"
-    ):
-        Summarization(Pattern.NONCAUSAL_CROSS, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder)
-
-
 def test_documents_come_before_anything_else(folder: Path) -> None:
-    task = Summarization(CC, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder)
+    task = Summarization(TaskContext(CC, Shape(8, 1, 1, 8, 4, 4), Data(), 0, folder), Options())
     with pytest.raises(AttributeError, match="tokens"):
         _ = task.tokens
     task.build(Slots(partial(Vanilla), CC))  # the model is known without data

@@ -1,20 +1,19 @@
 """Text from three sources, and its tokens: what is refused, what is exact, what survives several jobs and damage."""
 
-import json
-import multiprocessing
 import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tasks.base import Data
-from tasks.data import hub, text, tokens
-from tasks.data.store import stored
-from tasks.data.text import SPLITS, Corpus, corpus, library_split
+from tasks.base import SPLITS, Data
+from tasks.data import hub, text
+from tasks.data.cache_folder import stored
+from tasks.data.text import Corpus, corpus, library_split
 from tasks.data.tokens import tokenise
 
 TEXTS = {
@@ -146,7 +145,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict]:
 
 
 def test_hub_records_the_commit_and_reads_the_text(no_proxy, asked, monkeypatch) -> None:
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: True)
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
     found = corpus(Data("hub"), "text")
     assert asked == [{"id": "emozilla/pg19", "repo_type": "dataset", "revision": None, "local_files_only": False}]
     assert found.facts["commit"] == "c0ffee"
@@ -155,20 +154,20 @@ def test_hub_records_the_commit_and_reads_the_text(no_proxy, asked, monkeypatch)
 
 
 def test_hub_revision_is_passed_on_and_changes_nothing_else(no_proxy, asked, monkeypatch) -> None:
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: True)
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
     corpus(Data("hub", id="some/books", revision="v1"), "text")
     assert (asked[0]["id"], asked[0]["revision"]) == ("some/books", "v1")
 
 
 def test_hub_without_the_column(no_proxy, asked, monkeypatch) -> None:
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: True)
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
     with pytest.raises(ValueError, match=r"no column 'body' \(it has text, title\): set column to one of these"):
         corpus(Data("hub"), "body")
 
 
 def test_hub_offline_uses_the_cache_without_a_probe(no_proxy, asked, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: pytest.fail("asked the network"))
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: pytest.fail("asked the network"))
     corpus(Data("hub"), "text")
     assert asked[0]["local_files_only"] is True
 
@@ -177,10 +176,10 @@ def test_unreachable_hub_is_one_line_within_a_second(no_proxy, monkeypatch) -> N
     never = threading.Event()
     monkeypatch.setattr(socket, "create_connection", lambda *args, **options: never.wait())  # as a name look-up may
     start = time.monotonic()
-    assert not hub._reachable("https://huggingface.co")
+    assert not hub.reachable("https://huggingface.co")
     assert time.monotonic() - start < 1.2
 
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: False)
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: False)
     with pytest.raises(
         ValueError, match="hub data set 'nobody/nothing' at main is not in the local cache and the hub"
     ) as e:
@@ -192,12 +191,12 @@ def test_unreachable_hub_is_one_line_within_a_second(no_proxy, monkeypatch) -> N
 def test_probe_goes_to_the_endpoint(no_proxy, monkeypatch) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    assert hub._reachable(f"http://127.0.0.1:{port}")
+    assert hub.reachable(f"http://127.0.0.1:{port}")
     listener.close()
-    assert not hub._reachable(f"http://127.0.0.1:{port}")
-    assert not hub._reachable("nonsense")
+    assert not hub.reachable(f"http://127.0.0.1:{port}")
+    assert not hub.reachable("nonsense")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
-    assert hub._reachable(f"http://127.0.0.1:{port}")  # only the client can tell
+    assert hub.reachable(f"http://127.0.0.1:{port}")  # only the client can tell
 
 
 def test_other_hub_errors_are_one_line(no_proxy, monkeypatch) -> None:
@@ -206,7 +205,7 @@ def test_other_hub_errors_are_one_line(no_proxy, monkeypatch) -> None:
     def fail(*args, **options):
         raise RuntimeError("404 Client Error.\nRepository Not Found")
 
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: True)
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(ValueError, match=r"'a/b' at v9: 404 Client Error.: check data.id and data.revision") as error:
         hub.snapshot("a/b", "v9")
@@ -246,13 +245,13 @@ def test_bpe_compresses_and_learns_from_train_only(tmp_path: Path) -> None:
     assert found.tokenizer.to_str() == other.tokenizer.to_str()
 
 
-def test_tokens_come_from_the_cache_by_content_and_vocabulary(tmp_path: Path, monkeypatch) -> None:
+def test_tokens_come_from_the_cache_by_content_and_vocabulary(tmp_path: Path) -> None:
     first = tokenise(REAL, 300, tmp_path)
     tokenise(REAL, 290, tmp_path)
     tokenise(Corpus("other", "1" * 64, lambda split: [b"other"]), 300, tmp_path)
     assert len(list(tmp_path.glob("tokens-*/"))) == 3
-    monkeypatch.setattr(tokens, "_build", lambda *args: pytest.fail("built again"))
-    again = tokenise(REAL, 300, tmp_path)
+    unreadable = replace(REAL, read=lambda split: pytest.fail("read again"))
+    again = tokenise(unreadable, 300, tmp_path)
     assert all(np.array_equal(first.streams[split], again.streams[split]) for split in SPLITS)
     assert isinstance(again.streams["train"], np.memmap)
 
@@ -282,32 +281,6 @@ def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str
     after = tokenise(REAL, 300, tmp_path)
     assert all(np.array_equal(before[split], after.streams[split]) for split in SPLITS)
     assert len(list(tmp_path.glob("tokens-*.damaged-*"))) == 1
-
-
-def _build_slowly(target: Path) -> None:
-    with (target.parent.parent / "builds").open("a") as log:
-        log.write("x")
-    time.sleep(0.3)
-    (target / "a.json").write_text(json.dumps(list(range(1000))))
-
-
-def _job(folder: Path, barrier, results) -> None:
-    barrier.wait()
-    stored(folder, _build_slowly)
-    results.put(json.loads((folder / "a.json").read_text()) == list(range(1000)))
-
-
-def test_two_jobs_make_it_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    barrier, results = context.Barrier(2), context.Queue()
-    jobs = [context.Process(target=_job, args=(tmp_path / "cache" / "it", barrier, results)) for _ in range(2)]
-    for job in jobs:
-        job.start()
-    assert [results.get(timeout=20) for _ in jobs] == [True, True]
-    for job in jobs:
-        job.join()
-    assert (tmp_path / "builds").read_text() == "x"
-    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["it", "it.lock"]
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_attention_carries_far() -> None:
 def test_bfloat16_leaves_the_level_the_stem_and_the_head_alone() -> None:
     """Neighbouring levels stay apart, down to the smallest noise, and images are not rounded to eight bits."""
     model = unet()
-    levels = diffusion.levels()[1:].unflatten(0, (-1, 40))[:, :2].flatten()  # pairs of neighbours
+    levels = diffusion.levels()[1:].unflatten(0, (-1, 200))[:, :2].flatten()  # pairs of neighbours
     noisy, condition, _ = given(len(levels))
     outputs: dict[str, Tensor] = {}
     for name in ("level", "stem", "middle.0.first", "head"):
@@ -219,11 +219,11 @@ def test_what_is_shown_is_the_least_squares_estimate() -> None:
     r, noise, condition = torch.randn(3, 1, 200, 200), torch.randn(3, 1, 200, 200), torch.rand(3, 1, 200, 200)
     level = torch.tensor([0.9, 0.99, 1.0])
     noisy = diffusion.noisy(condition + diffusion.RESIDUAL * r, noise, level)
-    estimate = diffusion.shown("image", noisy, condition, level)
+    estimate = diffusion.network_input("image", noisy, condition, level)
     best = (estimate * r).sum((1, 2, 3)) / estimate.square().sum((1, 2, 3))
     torch.testing.assert_close(best, torch.ones(3), atol=0.15, rtol=0)
     torch.testing.assert_close(estimate[2], r[2], atol=1e-4, rtol=0)
-    assert diffusion.shown("noise", noisy, condition, level) is noisy
+    assert diffusion.network_input("noise", noisy, condition, level) is noisy
 
 
 def test_losses_by_hand() -> None:
@@ -249,6 +249,6 @@ def test_losses_by_hand() -> None:
     for i in range(2):
         shown = level[i] * image[i] + (1 - level[i] ** 2).sqrt() * noise[i]
         torch.testing.assert_close(seen[0][0][i], shown)
-        torch.testing.assert_close(seen[1][0][i], diffusion.shown("image", shown, condition[i], level[i])[0])
+        torch.testing.assert_close(seen[1][0][i], diffusion.network_input("image", shown, condition[i], level[i])[0])
     assert torch.equal(seen[0][1], condition)
     assert torch.equal(seen[0][2], level)

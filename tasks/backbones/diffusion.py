@@ -1,4 +1,4 @@
-"""Denoising diffusion of images under a condition: the noise schedule, what a network predicts, the sampler.
+"""Denoising diffusion of images under a condition: the noise schedule, the prediction targets, the sampler.
 
 SR3 (Saharia et al. 2021, arXiv 2104.07636) after DDPM (Ho et al. 2020, arXiv 2006.11239). With x the image and
 gamma_t = prod_{s<=t} (1 - beta_s), beta linear,
@@ -10,22 +10,21 @@ of a step t that is drawn uniformly (section 2.1; Chen et al. 2020, arXiv 2009.0
 error (a squared one neglects smooth images, where there is little to add),
 
     noise   e (SR3)
-    image   r = (x - c) / RESIDUAL. The network does not see noisy_gamma but what that says of r if r ~ N(0, 1) were all
-            one knew: next to nothing at most levels, r itself without noise (after Karras et al. 2022, arXiv
-            2206.00364),
+    image   r = (x - c) / RESIDUAL. The input is not noisy_gamma but the expectation of r given noisy_gamma, for
+            r ~ N(0, 1): almost 0 at most levels, r itself without noise (after Karras et al. 2022, arXiv 2206.00364),
                 E[r | noisy_gamma] = RESIDUAL gamma^1/2 (noisy_gamma - gamma^1/2 c) / (gamma RESIDUAL^2 + 1 - gamma).
-            A network that has learned nothing estimates c. So little training and few steps suffice.
+            An untrained network estimates c, so that little training and few steps suffice.
 
 Sampling is deterministic (DDIM with eta = 0, Song et al. 2021, arXiv 2010.02502): from pure noise through a few levels,
 
     x' = x(noisy, c, gamma),  e' = (noisy - gamma^1/2 x') / (1 - gamma)^1/2,  noisy <- next^1/2 x' + (1 - next)^1/2 e'
 
-SR3 draws new noise at every step instead. Here an image is a function of its first noise alone, the same network can be
-sampled in any number of steps, and both predictions go the same way. Estimates are kept within [-1, 1].
+SR3 draws new noise at every step instead. Here an image is a function of its first noise only, the same network can be
+sampled in any number of steps, and both targets use the same sampler. Estimates are clipped to [-1, 1].
 """
 
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ Prediction = Literal["noise", "image"]
 STEPS, FIRST_BETA, LAST_BETA = 2000, 1e-6, 1e-2
 """SR3's schedule, CAB's as well."""
 RESIDUAL = 0.1
-"""What an image adds to its condition is about as large, so that a network predicts numbers of size 1."""
+"""The scale of image - condition, so that a network predicts numbers of size 1."""
 
 
 def levels() -> Tensor:
@@ -43,20 +42,14 @@ def levels() -> Tensor:
     return torch.cat([torch.ones(1), (1 - betas).cumprod(0).sqrt()]).float()
 
 
-def check_prediction(prediction: str) -> None:
-    """Raises ValueError where `prediction` is neither."""
-    if prediction not in get_args(Prediction):
-        raise ValueError(f"prediction={prediction!r}: use noise or image")
-
-
 def noisy(image: Tensor, noise: Tensor, level: Tensor) -> Tensor:
     """image and noise (B, 3, S, S) at level (B,)."""
     signal = level.view(-1, 1, 1, 1)
     return signal * image + _noise_share(signal) * noise
 
 
-def shown(prediction: Prediction, noisy: Tensor, condition: Tensor, level: Tensor) -> Tensor:
-    """What a network sees of the noisy image (B, 3, S, S)."""
+def network_input(prediction: Prediction, noisy: Tensor, condition: Tensor, level: Tensor) -> Tensor:
+    """The network's input from the noisy image (B, 3, S, S)."""
     if prediction == "noise":
         return noisy
     signal = level.view(-1, 1, 1, 1)
@@ -67,9 +60,10 @@ def loss(
     model: nn.Module, prediction: Prediction, image: Tensor, condition: Tensor, noise: Tensor, level: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The sum over all pixels and colours, and the auxiliary loss."""
-    predicted, auxiliary = model(shown(prediction, noisy(image, noise, level), condition, level), condition, level)
-    wanted = noise if prediction == "noise" else (image - condition) / RESIDUAL
-    return (predicted.float() - wanted).abs().sum(), auxiliary
+    inputs = network_input(prediction, noisy(image, noise, level), condition, level)
+    predicted, auxiliary = model(inputs, condition, level)
+    target = noise if prediction == "noise" else (image - condition) / RESIDUAL
+    return (predicted.float() - target).abs().sum(), auxiliary
 
 
 def sample(model: nn.Module, prediction: Prediction, condition: Tensor, noise: Tensor, steps: int) -> Tensor:
@@ -78,9 +72,11 @@ def sample(model: nn.Module, prediction: Prediction, condition: Tensor, noise: T
     x, estimate = noise, condition
     for level, following in pairwise(grid):
         every = level.expand(len(x))
-        predicted = model(shown(prediction, x, condition, every), condition, every)[0].float()
-        from_noise = prediction == "noise"
-        estimate = (x - _noise_share(level) * predicted) / level if from_noise else condition + RESIDUAL * predicted
+        predicted = model(network_input(prediction, x, condition, every), condition, every)[0].float()
+        if prediction == "noise":
+            estimate = (x - _noise_share(level) * predicted) / level
+        else:
+            estimate = condition + RESIDUAL * predicted
         estimate = estimate.clamp(-1, 1)
         x = following * estimate + _noise_share(following) * (x - level * estimate) / _noise_share(level)
     return estimate

@@ -1,7 +1,7 @@
-"""Token embeddings that are the head as well.
+"""Token embeddings that are tied to the output head.
 
 Standard deviation D^-1/2, scaled by D^1/2 on the way in (Vaswani et al. 2017, arXiv 1706.03762, section 3.4), so that
-inputs and logits both start at size 1, at any width (but for the logit of the token itself, which starts larger).
+inputs and logits both start at size 1, at any width (except the logit of the input token, which starts larger).
 """
 
 import math

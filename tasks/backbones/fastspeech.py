@@ -1,4 +1,4 @@
-"""FastSpeech 2: text in, the whole log-mel spectrogram out at once, each symbol for as long as it should last.
+"""FastSpeech 2: text to a log-mel spectrogram in one forward pass, with predicted durations.
 
 Ren et al., ICLR 2021, arXiv 2006.04558, in the form of fairseq's fastspeech2, which CAB used. For symbols s_1 .. s_S,
 
@@ -7,13 +7,13 @@ Ren et al., ICLR 2021, arXiv 2006.04558, in the form of fairseq's fastspeech2, w
     x        = h + embedding(bin(pitch)) + embedding(bin(energy)), each x_i repeated for its frames
     y        = linear(decoder(x + PE))
 
-In training durations, pitch and energy of the recording are given to x, and predicted beside; in speaking, the
-predicted ones are. Encoder and decoder are stacks of FFT blocks: attention, and a feed-forward of two convolutions of
-width 9 over neighbours. Pitch and energy are standardised, one number per symbol, in 256 bins.
+In training x uses durations, pitch and energy of the recording, and they are predicted as well; in generation x uses
+the predicted ones. Encoder and decoder are stacks of FFT blocks: attention, and a feed-forward of two convolutions of
+width 9. Pitch and energy are standardised, one number per symbol, in 256 bins.
 
 Slots, both noncausal: encoder.self, of design length `shape.memory` (symbols), and decoder.self, of design length
 `shape.length` (frames), each with `shape.depth` layers. A family that is a whole stack gets the convolutional
-feed-forward, too, inside its groups or blocks.
+feed-forward as well, inside its groups or blocks.
 
 Not as published: pre-norm as everywhere; no dropout; positions are not scaled; no postnet (fairseq's is an option that
 is off). fairseq predicts energy from h + pitch, the paper from h; here it is fairseq's. The bins of pitch and energy go
@@ -36,7 +36,7 @@ BINS, WIDEST = 256, 4.0
 
 
 class Spectrogram(NamedTuple):
-    """What the network says of a batch of texts."""
+    """The network's predictions for a batch of texts."""
 
     frames: Tensor
     """(B, F, bands)"""
@@ -72,24 +72,24 @@ class FastSpeech2(nn.Module):
         pitch: Tensor | None = None,
         energy: Tensor | None = None,
     ) -> Spectrogram:
-        """symbols (B, S); durations, pitch and energy (B, S) where they are known, else those that it predicts."""
+        """symbols (B, S); durations, pitch and energy (B, S), None = use the predicted ones."""
         x = self.text_positions(self.embedding(symbols))
         h, auxiliary = self.encoder(x, None, symbols_valid)  # (B, S, D)
         log_durations = self.duration(h, symbols_valid)
-        said_pitch = self.pitch(h, symbols_valid)
-        h = h + self.pitch_bins(said_pitch if pitch is None else pitch)
-        said_energy = self.energy(h, symbols_valid)
-        h = h + self.energy_bins(said_energy if energy is None else energy)
+        predicted_pitch = self.pitch(h, symbols_valid)
+        h = h + self.pitch_bins(predicted_pitch if pitch is None else pitch)
+        predicted_energy = self.energy(h, symbols_valid)
+        h = h + self.energy_bins(predicted_energy if energy is None else energy)
         if durations is None:
-            durations = whole_frames(log_durations, symbols_valid, self.longest)
-        x, valid = stretched(h, durations, self.longest)
+            durations = integer_frames(log_durations, symbols_valid, self.longest)
+        x, valid = repeat_frames(h, durations, self.longest)
         y, more = self.decoder(self.frame_positions(x), None, valid)  # (B, F, D)
         frames = zero_padding(self.head(y), valid)
-        return Spectrogram(frames, valid, log_durations, said_pitch, said_energy, auxiliary + more)
+        return Spectrogram(frames, valid, log_durations, predicted_pitch, predicted_energy, auxiliary + more)
 
 
 class ConvolutionalFeedForward(FeedForward):
-    """Convolution, ReLU, convolution over neighbours; what is padding counts as 0."""
+    """Convolution, ReLU, convolution over the sequence, with padding set to 0."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class ConvolutionalFeedForward(FeedForward):
 
 
 class Predictor(nn.Module):
-    """One number per symbol: twice convolution, ReLU and norm, then a linear map."""
+    """One number per symbol: two convolutions, each with ReLU and norm, then a linear map."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -135,14 +135,14 @@ class Binned(nn.Module):
         return self.embedding(torch.bucketize(values.float(), self.edges))
 
 
-def whole_frames(log_durations: Tensor, valid: Tensor, longest: int) -> Tensor:
-    """(B, S) whole numbers of frames, 0 at padding."""
+def integer_frames(log_durations: Tensor, valid: Tensor, longest: int) -> Tensor:
+    """log(1 + frames) (B, S) to integer numbers of frames, 0 at padding."""
     frames = log_durations.float().exp().clamp(max=longest + 1) - 1
     return frames.round().clamp(min=0).long().masked_fill(~valid, 0)
 
 
-def stretched(x: Tensor, durations: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """The length regulator: x (B, S, D), each for its frames, to (B, F, D), 0 at padding, and where it is real (B, F).
+def repeat_frames(x: Tensor, durations: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """The length regulator: repeats x (B, S, D) by the durations, to (B, F, D), 0 at padding, and its mask (B, F).
 
     Every row has at least one frame and at most `longest`.
     """

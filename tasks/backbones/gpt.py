@@ -25,7 +25,7 @@ class GPT(nn.Module):
         return self.embedding.logits(y), auxiliary
 
     def prefill(self, tokens: Tensor) -> tuple[Tensor, State]:
-        """The logits of `forward` on a prompt (B, N), and the state to go on from."""
+        """The logits of `forward` on a prompt (B, N), and the decoding state."""
         y, state = self.stack.prefill(self._embed(tokens, 0))
         return self.embedding.logits(y), (state, tokens.shape[1])
 

@@ -1,4 +1,4 @@
-"""Informer: an encoder that halves the length between its layers, and a decoder that writes the horizon at once.
+"""Informer: an encoder that halves the length between its layers, and a decoder that predicts all steps at once.
 
 Zhou et al., AAAI 2021, arXiv 2012.07436. With E = circular convolution of the values (kernel 3) + a linear map of the
 time features + positions, and the start token: the last `label` known steps,
@@ -90,7 +90,7 @@ class Distil(nn.Module):
 
 
 def distilled(length: int, times: int) -> int:
-    """The length after distilling so many times."""
+    """The length after `times` distilling layers."""
     return -(-length // 2**times)
 
 

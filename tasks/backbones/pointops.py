@@ -23,36 +23,36 @@ NEIGHBOURS = 16
 """Of an edge convolution."""
 NORM_GROUPS = 4
 ENTRIES = {"cpu": 2**21, "other": 2**26}
-"""Of a table of distances: what a cache holds, and what keeps a GPU busy."""
+"""Entries of a table of distances that are computed at once."""
 WIDTHS = (8, 32, 64, 64, 128)
 """Features of a point, then after each edge convolution."""
 
 
-def comparable(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, 4) and (B, 4, M), whose product is |p - o|^2 without |p|^2, which no comparison needs."""
+def comparison_factors(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors (B, N, 4) and (B, 4, M) whose product is |p - o|^2 - |p|^2, which orders the others o by distance."""
     left = torch.cat([-2 * points, torch.ones_like(points[..., :1])], -1)
     return left, torch.cat([others, others.square().sum(-1, keepdim=True)], -1).mT.contiguous()
 
 
 def rows_at_once(points: Tensor, others: Tensor) -> int:
-    """How many of the points (B, N, 3) are compared with the others (B, M, 3) at once: the table stays small."""
+    """How many points (B, N, 3) are compared with the others (B, M, 3) at once, to bound the table of distances."""
     entries = ENTRIES["cpu" if points.device.type == "cpu" else "other"]
     return max(1, entries // (len(points) * others.shape[1]))
 
 
 @torch.no_grad()
 def neighbours(centres: Tensor, points: Tensor, count: int) -> Tensor:
-    """centres (B, N, 3), points (B, M, 3) to the places of the nearest points, (B, N, count), in no order."""
+    """The indices of the nearest of points (B, M, 3) to centres (B, N, 3): (B, N, count), unordered."""
     with no_autocast(points):
-        left, right = comparable(centres, points)
+        left, right = comparison_factors(centres, points)
         parts = left.split(rows_at_once(centres, points), 1)
         return torch.cat([(part @ right).topk(count, largest=False, sorted=False).indices for part in parts], 1)
 
 
-def largest(x: Tensor, near: Tensor) -> Tensor:
-    """x (B, M, C) and places (B, N, k) to the maximum over the places, (B, N, C).
+def neighbour_maximum(x: Tensor, near: Tensor) -> Tensor:
+    """The maximum of x (B, M, C) over the indices `near` (B, N, k): (B, N, C).
 
-    Found without gradients, then gathered: what goes backward is k times smaller than all that was compared.
+    The maximum is found without gradients and then gathered, so that the backward pass is k times smaller.
     """
     with torch.no_grad():
         rows = near + x.shape[1] * torch.arange(len(x), device=x.device).view(-1, 1, 1)
@@ -71,7 +71,7 @@ class EdgeConvolution(nn.Module):
         self.norm = nn.GroupNorm(NORM_GROUPS, out)
 
     def forward(self, x: Tensor, near: Tensor) -> Tensor:
-        y = largest(self.other(x), near) + self.own(x[:, : near.shape[1]])
+        y = neighbour_maximum(self.other(x), near) + self.own(x[:, : near.shape[1]])
         return F.leaky_relu(self.norm(y.mT).mT, SLOPE)
 
 
@@ -92,7 +92,7 @@ class Grouping(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         first, second, third, fourth = self.layers
         some = points[:, : 4 * self.proxies]
-        with no_autocast(points):  # eight bits of a coordinate would blur the neighbours
+        with no_autocast(points):  # in bfloat16 neighbours could not be told apart
             x = self.start(points)
         near = neighbours(points, points, NEIGHBOURS)
         x = second(first(x, near), near[:, : some.shape[1]])

@@ -1,4 +1,4 @@
-"""PoinTr: completes a cloud of points as a translation from the proxies of what is seen to those of what is missing.
+"""PoinTr: completes a cloud of points as a translation from the proxies of the visible part to the missing part.
 
 Yu et al., ICCV 2021, arXiv 2108.08839. With points in farthest point order, P proxies and Q queries,
 
@@ -6,8 +6,8 @@ Yu et al., ICCV 2021, arXiv 2108.08839. With points in farthest point order, P p
     queries   g = max_P MLP(x);  coarse = MLP(g), Q points;  q = MLP(g, coarse);  layers of self and cross attention
     folding   dense = coarse_i + fold(MLP(max_Q MLP(q), q_i, coarse_i)), a grid of fold x fold points for each query
 
-What is seen is kept: the dense cloud is the folded points and the input, the coarse one the coarse points and the first
-Q points of the input. In the first `geometric_layers` of encoder and decoder what attention gives is merged with a
+The input is kept: the dense cloud is the folded points and the input, the coarse one the coarse points and the first Q
+points of the input. In the first `geometric_layers` of encoder and decoder the output of attention is merged with a
 maximum over the 8 nearest tokens in space.
 
 Slots, all of them layers because some are geometric: encoder.self and decoder.self (noncausal_self), decoder.cross
@@ -30,7 +30,7 @@ from attentions.base import Attention, Pattern, Shape, no_loss
 from attentions.ops.decayed_linear import no_autocast
 from attentions.residual import MLP
 from attentions.slots import Slots
-from tasks.backbones.pointops import SLOPE, WIDTHS, Grouping, largest, neighbours
+from tasks.backbones.pointops import SLOPE, WIDTHS, Grouping, neighbour_maximum, neighbours
 
 NEAR = 8
 """Neighbours in a geometric layer."""
@@ -89,12 +89,12 @@ class PoinTr(nn.Module):
 
 
 def _perceptron(features: int, width: int, out: int) -> nn.Sequential:
-    """On every token alone."""
+    """Of each token."""
     return nn.Sequential(nn.Linear(features, width), nn.LayerNorm(width), nn.LeakyReLU(SLOPE), nn.Linear(width, out))
 
 
 class Geometry(nn.Module):
-    """Merges what attention gave for x (B, N, D) with the nearest of `source` (B, M, D), an edge convolution."""
+    """Merges the output of attention for x (B, N, D) with an edge convolution over `source` (B, M, D)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -103,12 +103,12 @@ class Geometry(nn.Module):
         self.merge = nn.Linear(2 * dim, dim)
 
     def forward(self, attended: Tensor, x: Tensor, source: Tensor, near: Tensor) -> Tensor:
-        nearest = F.leaky_relu(largest(self.other(source), near) + self.own(x), SLOPE)
+        nearest = F.leaky_relu(neighbour_maximum(self.other(source), near) + self.own(x), SLOPE)
         return self.merge(torch.cat([attended, nearest], -1))
 
 
 class Sublayer(nn.Module):
-    """Norm, attention and perhaps the neighbours: what is added to x."""
+    """Norm, attention and optionally the geometry: the residual branch."""
 
     def __init__(self, attention: Attention, geometric: bool) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         alone = replace(shape, memory=0)
         own = slots.layer("decoder.self", Pattern.NONCAUSAL_SELF, alone, index, shape.depth)
-        wide = replace(shape, hidden=own.shape.hidden)  # one feed-forward for both: its width goes from hand to hand
+        wide = replace(shape, hidden=own.shape.hidden)  # both share one feed-forward, and its width
         cross = slots.layer("decoder.cross", Pattern.NONCAUSAL_CROSS, wide, index, shape.depth)
         self.own, self.cross = Sublayer(own, geometric), Sublayer(cross, geometric)
         self.norm, self.feedforward = nn.LayerNorm(shape.dim), MLP(shape.dim, cross.shape.hidden)

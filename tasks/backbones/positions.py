@@ -1,6 +1,6 @@
-"""Positions, owned by the front-end, the same for every family.
+"""Position embeddings of the front-end, the same for every family.
 
-`sinusoidal` (Vaswani et al. 2017, arXiv 1706.03762, section 3.5) has no parameters and no longest length; `learned` is
+`sinusoidal` (Vaswani et al. 2017, arXiv 1706.03762, section 3.5) has no parameters and no maximum length; `learned` is
 a table of the design length, which starts as the sinusoids; `none` leaves order to the attention. Both are made for
 embeddings whose entries are of size 1, as in section 3.4 of that paper.
 """
@@ -29,7 +29,8 @@ class Positions(nn.Module):
 
     def __init__(self, kind: PositionKind, length: int, dim: int) -> None:
         super().__init__()
-        check_positions(kind)
+        if kind not in get_args(PositionKind):
+            raise ValueError(f"positions={kind!r}: use {', '.join(get_args(PositionKind))}")
         self.kind = kind
         self.table = mark_position(nn.Parameter(sinusoidal(0, length, dim))) if kind == "learned" else None
 
@@ -41,9 +42,3 @@ class Positions(nn.Module):
         if self.kind == "sinusoidal":
             return x + sinusoidal(start, x.shape[1], x.shape[2], x.device).to(x.dtype)
         return x
-
-
-def check_positions(kind: str) -> None:
-    """Raises ValueError where `kind` is none of the three."""
-    if kind not in get_args(PositionKind):
-        raise ValueError(f"positions={kind!r}: use sinusoidal, learned or none")

@@ -1,7 +1,7 @@
 """A small network for associative recall: embedding, one stack, a head.
 
-Two layers with token mixing are the least that solves recall in one sequence (one brings a key to its value, one looks
-up); see Arora et al. 2023, arXiv 2312.04927. Slots: encoder.self in noncausal_self, decoder.self in causal_self;
+Recall in one sequence needs at least two layers with token mixing (one moves a key to its value, one looks it up); see
+Arora et al. 2023, arXiv 2312.04927. Slots: encoder.self in noncausal_self, decoder.self in causal_self;
 decoder.self and decoder.cross in the cross patterns, where the memory is a set and has no positions.
 """
 

@@ -24,7 +24,7 @@ class RoBERTa(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (B, N), places (B, K) in it, to logits (B, K, V) for what belongs there, and the auxiliary loss."""
+        """tokens (B, N), places (B, K) in it, to logits (B, K, V) for the original tokens, and the auxiliary loss."""
         y, auxiliary = self.stack(self.positions(self.embedding(tokens)))  # (B, N, D)
         chosen = y.gather(1, places.unsqueeze(-1).expand(-1, -1, y.shape[-1]))  # (B, K, D)
         return self.embedding.logits(self.head(chosen), self.bias), auxiliary

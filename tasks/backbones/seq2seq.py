@@ -37,7 +37,7 @@ class Seq2Seq(nn.Module):
         return self.embedding.logits(y), auxiliary + more
 
     def prefill(self, source: Tensor, source_valid: Tensor, target: Tensor) -> tuple[Tensor, State]:
-        """The logits of `forward` on beginnings (B, N) without padding, and the state to go on from."""
+        """The logits of `forward` on prompts (B, N) without padding, and the decoding state."""
         memory, _ = self._encode(source, source_valid)
         y, state = self.decoder.prefill(self._embed_target(target, 0), memory, source_valid)
         return self.embedding.logits(y), (state, target.shape[1])
@@ -58,10 +58,9 @@ class Seq2Seq(nn.Module):
 def greedy(
     model: Seq2Seq, source: Tensor, source_valid: Tensor, separator: int, longest: int, least: int = 0
 ) -> Tensor:
-    """The most probable token after another, (B, n), n <= `longest`: from a separator up to the next one.
+    """Greedy decoding from a separator to the next one: (B, n), n <= `longest`.
 
-    Before `least` tokens no row ends. One state for the batch, nothing is computed twice; what a row has after its
-    end is separators.
+    No row ends before `least` tokens; after its end a row has separators.
     """
     token = source.new_full((len(source), 1), separator)
     logits, state = model.prefill(source, source_valid, token)

@@ -1,4 +1,4 @@
-"""Transformer-TTS: text in, `frames` mel frames a step out, each step given the frames before it.
+"""Transformer-TTS: text to mel frames, several frames a step, each step given the frames before it.
 
 Li et al., AAAI 2019, arXiv 1809.08895, in the form of fairseq's tts_transformer, which CAB used. With the packed frames
 of step t, y_t (frames x bins), y_0 = 0:
@@ -10,9 +10,8 @@ of step t, y_t (frames x bins), y_0 = 0:
 The postnet is five convolutions of width 5 over steps, tanh between them; it sees both sides, so only `before` is
 causal and only `before` is fed back. alpha and alpha' are learned scales of the positions (section 3.3).
 
-The prenet's dropout stays on when speech is generated, as published: a prenet that always knows the last frame copies
-it, and never learns to read the text. What it drops comes from outside (`kept`), so that it can be a pure function of
-the example.
+The prenet's dropout stays on when speech is generated, as published: a model that always sees the last frame copies it
+and does not learn to use the text. The dropout mask is an input (`kept`), so that it is a pure function of the example.
 
 Slots: encoder.self, noncausal; decoder.self, causal, and decoder.cross, causal, in one stack. The design length of the
 encoder is `shape.memory` (symbols), that of the decoder `shape.length` (steps).
@@ -36,7 +35,7 @@ KERNEL = 5
 
 
 class TransformerTTS(nn.Module):
-    """`features` are the values of a step, frames x bins; `dropout` is the share that `kept` leaves out."""
+    """`features` is the number of values of a step, frames x bins; `dropout` the share of zeros in `kept`."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class TransformerTTS(nn.Module):
     def forward(
         self, symbols: Tensor, symbols_valid: Tensor, previous: Tensor, kept: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """symbols (B, M), the frames before each step (B, S, F), what the prenet keeps (B, S, 2, P), valid (B, S).
+        """symbols (B, M), the frames before each step (B, S, F), the prenet's dropout mask (B, S, 2, P), valid (B, S).
 
         Returns the frames before and after the postnet (B, S, F), the logits of stopping (B, S), the auxiliary loss.
         """
@@ -81,7 +80,7 @@ class TransformerTTS(nn.Module):
     def prefill(
         self, symbols: Tensor, symbols_valid: Tensor, previous: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor, State]:
-        """`before` and `stop` of `forward` on beginnings without padding, and the state to go on from."""
+        """`before` and `stop` of `forward` on prompts without padding, and the decoding state."""
         memory, _ = self._read(symbols, symbols_valid)
         h, state = self.decoder.prefill(self._embed(previous, kept, 0), memory, symbols_valid)
         return *self._write(h), (state, previous.shape[1])
@@ -93,7 +92,7 @@ class TransformerTTS(nn.Module):
         return *self._write(h), (inner, position + 1)
 
     def refine(self, before: Tensor, valid: Tensor) -> Tensor:
-        """(B, S, F): `before` with what the postnet adds."""
+        """(B, S, F): `before` plus the output of the postnet."""
         return before + self.postnet(before, valid)
 
     def _read(self, symbols: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +121,7 @@ class ScaledPositions(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Over x (B, N, D), with nothing from padding: convolution, norm, activation."""
+    """Convolution of x (B, N, D) with padding set to 0, norm, activation."""
 
     def __init__(self, dim: int, out: int, activation: nn.Module) -> None:
         super().__init__()
@@ -136,7 +135,7 @@ class Convolution(nn.Module):
 
 
 class Prenet(nn.Module):
-    """Linear, ReLU, dropout, twice; kept (B, S, 2, P) says what each layer does not drop."""
+    """Twice linear, ReLU, dropout; kept (B, S, 2, P) is the dropout mask of each layer."""
 
     def __init__(self, features: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -163,10 +162,9 @@ class Postnet(nn.Module):
 
 
 def generate(model: TransformerTTS, symbols: Tensor, symbols_valid: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """The model's own speech: frames after the postnet (B, S, F), 0 after a row's end, and its number of steps (B,).
+    """Generates speech: frames after the postnet (B, S, F), 0 after a row's end, and the number of steps (B,).
 
-    A row ends with the first step whose probability of stopping is above a half, at the latest where kept (B, N, 2, P)
-    ends. One state for the batch, nothing is computed twice.
+    A row ends with the first step whose stop probability is above 1/2, at most after N steps for kept (B, N, 2, P).
     """
     rows, longest = kept.shape[:2]
     previous = model.frames.weight.new_zeros(rows, 1, model.frames.out_features)

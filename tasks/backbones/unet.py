@@ -1,4 +1,4 @@
-"""SR3's U-Net: residual blocks at halved and doubled resolutions, told the noise level, with attention among pixels.
+"""SR3's U-Net: residual blocks at several resolutions, conditioned on the noise level, with attention over pixels.
 
 Saharia et al. 2021, arXiv 2104.07636, after Ho et al. 2020, arXiv 2006.11239. With e an embedding of the noise level,
 
@@ -13,8 +13,8 @@ The condition is stacked onto the noisy image. Channels are `dim` times the mult
 of s x s has s^2 tokens in the order of rows; SR3 has attention at 16 x 16, CAB at 16 to 128.
 
 Slots: self.<s>, noncausal_self, single layers without feed-forward, as many at each resolution as there are blocks with
-attention. A wider level has more heads, not wider ones. There are no positions: convolutions know their surroundings.
-Without a feed-forward there is nothing to balance with: `none` has fewer parameters than vanilla (smoke 12%, base and
+attention. A wider level has more heads of the same width. There are no position embeddings: convolutions encode them.
+Without a feed-forward, parameters cannot be balanced: `none` has fewer parameters than vanilla (smoke 12%, base and
 paper 8%), lightning more (4%, 1%).
 
 Not as published: attention in as many heads as `shape` asks for (the code that CAB ran has one); norms over at least
@@ -35,7 +35,7 @@ from attentions.slots import Slots
 
 COLOURS = 3
 NORM_GROUPS, GROUP_CHANNELS = 32, 4
-"""At most so many groups, each of at least so many channels: a channel normalised alone loses what the level adds."""
+"""Most groups, and fewest channels of a group: a channel that is normalised alone loses the noise level."""
 FASTEST = 100.0
 """Radians of the fastest wave in the embedding of the level, from one end of the levels to the other."""
 
@@ -91,7 +91,7 @@ class UNet(nn.Module):
     def forward(self, noisy: Tensor, condition: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """noisy and condition (B, 3, S, S), level (B,) from 0, all noise, to 1: (B, 3, S, S) and the auxiliary loss."""
         auxiliary = no_loss(noisy)
-        with no_autocast(noisy):  # eight bits would hide small noise, in what is seen, told and made
+        with no_autocast(noisy):  # bfloat16 would lose small noise in inputs, level and output
             embedded, x = self.level(level), self.stem(torch.cat([noisy, condition], 1))
         seen = [x]
         for module in self.down:
@@ -158,7 +158,7 @@ class Up(nn.Module):
 
 
 class _Attentions:
-    """Asks for one attention after another, and knows how many there will be."""
+    """Builds the attention layers in order; families need their total number."""
 
     def __init__(self, slots: Slots, shape: Shape, sizes: Sequence[int], attention_sizes: Sequence[int]) -> None:
         self.slots, self.shape, self.made = slots, shape, 0
@@ -172,7 +172,7 @@ class _Attentions:
 
 
 def resolutions(length: int, count: int) -> list[int]:
-    """Sides of the square of `length` pixels, halved again and again. Raises ValueError where that cannot be."""
+    """Side lengths of the square of `length` pixels, halved `count` - 1 times. Raises ValueError if not possible."""
     size = math.isqrt(length)
     if size**2 != length:
         raise ValueError(f"length={length:,}: the pixels of a square image are needed: use {size**2:,} for example")

@@ -1,42 +1,42 @@
-"""Point cloud completion without learning: what a trained model has to beat.
+"""Baselines of point cloud completion without learning: what a trained model has to beat.
 
-Beside what is given and the mean of all train shapes, the train shapes that what is given fits best, which needs a
-memory of all of them and no model. How badly given points x fit a shape Y is CD-L1's first half, mean_x d(x, Y), of
-some x that are spread out and some of Y. At most 4,096 train shapes are looked at, drawn with a fixed seed.
+Beside the given points and the mean of all train shapes, the train shapes that fit the given points best, which needs a
+memory of all of them and no model. How badly given points x fit a shape Y is the first half of CD-L1, mean_x d(x, Y),
+of some x that are spread out and some points of Y. At most 4,096 train shapes are compared, drawn with a fixed seed.
 
-Nothing is tuned. On the generated solids (`smoke`), 16 shapes instead of 4, shrunk by 15%, score 26.5 instead of 27.6:
-a Chamfer distance likes points that are near to all places where the surface may be.
+Nothing is tuned. On the synthetic solids (`smoke`), 16 shapes instead of 4, shrunk by 15%, score 26.5 instead of 27.6:
+a Chamfer distance favours points that are near to all places where the surface may be.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.backbones.pointops import ENTRIES, comparable
+from tasks.backbones.pointops import ENTRIES, comparison_factors
 
-SHAPES = 4096
-GIVEN, KEPT = 64, 128
+MOST_SHAPES = 4096
+GIVEN_POINTS, SHAPE_POINTS = 64, 128
 """Points by which a cloud and a shape are compared."""
-SEVERAL = 4
-"""Shapes that are mixed: one of them alone is too much of a guess."""
+MIXED_SHAPES = 4
+"""Several shapes are mixed, because one of them alone is too much of a guess."""
 
 
-class Untrained:
-    """Completes clouds of which train shapes (S, T, 3) are known, in all ways, with `count` points at most."""
+class CompletionBaselines:
+    """All baselines, from the train shapes (S, T, 3); completed clouds have at most `count` points."""
 
-    def __init__(self, shapes: np.ndarray, count: int) -> None:
+    def __init__(self, shapes: np.ndarray, count: int, most_shapes: int = MOST_SHAPES) -> None:
         rng = np.random.default_rng(0)
         pooled = shapes[rng.integers(len(shapes), size=count), rng.integers(shapes.shape[1], size=count)]
         self.mean = torch.from_numpy(pooled).unsqueeze(0)
         self.shapes, self.count = shapes, count
-        self.known = np.sort(rng.permutation(len(shapes))[:SHAPES])
-        self.kept = torch.from_numpy(np.ascontiguousarray(shapes[self.known, :KEPT]))
+        self.compared = np.sort(rng.permutation(len(shapes))[:most_shapes])
+        self.shape_points = torch.from_numpy(np.ascontiguousarray(shapes[self.compared, :SHAPE_POINTS]))
 
     def __call__(self, given: Tensor) -> dict[str, Tensor]:
-        """Clouds (B, N, 3) in farthest point order to completed ones, (B, at most `count`, 3)."""
+        """Clouds (B, N, 3) in farthest point order to completed clouds (B, at most `count`, 3) by baseline."""
         count = self.count - given.shape[1]
         mean = self.mean.expand(len(given), -1, -1)
-        places = self.known[self.nearest(given, min(SEVERAL, len(self.known))).numpy()]  # (B, k)
+        places = self.compared[self.nearest(given, min(MIXED_SHAPES, len(self.compared))).numpy()]  # (B, k)
         several = places.shape[1]
         found = {
             "mean shape (points of all train shapes)": mean,
@@ -52,14 +52,14 @@ class Untrained:
         return found
 
     def nearest(self, given: Tensor, count: int) -> Tensor:
-        """(B, count), places in `known`, the best first."""
-        probes = given[:, :GIVEN]  # (B, n, 3)
-        at_once = max(1, ENTRIES["cpu"] // (probes.shape[1] * self.kept.shape[1]))
+        """(B, count) indices into `compared`, the best first."""
+        probes = given[:, :GIVEN_POINTS]  # (B, n, 3)
+        at_once = max(1, ENTRIES["cpu"] // (probes.shape[1] * self.shape_points.shape[1]))
         found = []
         for cloud in probes:
             parts = []
-            for shapes in self.kept.split(at_once):
-                left, right = comparable(cloud.unsqueeze(0), shapes.flatten(0, 1).unsqueeze(0))
+            for shapes in self.shape_points.split(at_once):
+                left, right = comparison_factors(cloud.unsqueeze(0), shapes.flatten(0, 1).unsqueeze(0))
                 squares = (left @ right)[0].unflatten(1, shapes.shape[:2]).amin(2)  # (n, S)
                 distances = (squares + cloud.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
                 parts.append(distances.mean(0))
@@ -67,5 +67,5 @@ class Untrained:
         return torch.stack(found)
 
     def _points(self, places: np.ndarray, count: int) -> Tensor:
-        """So many points of each of the shapes at places (B, k), which are in random order: (B, k count, 3)."""
+        """The first `count` points, which are in random order, of the shapes (B, k): (B, k count, 3)."""
         return torch.from_numpy(self.shapes[places, :count]).flatten(1, 2)

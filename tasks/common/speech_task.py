@@ -1,73 +1,60 @@
-"""What tasks share that turn text into speech: the clips, which of them are seen, their scores, and what one can hear.
+"""Base class of text-to-speech tasks: the clips, which of them are used, the scores and the spectrograms in a record.
 
-`shape.memory` is the most symbols of a text, `shape.length` the most steps of its speech (a step is one frame or
-several): clips with more are left out of every split, as in fairseq, and the record says how many were.
+`shape.memory` is the largest number of symbols of a text, `shape.length` that of steps of its speech (a step is one
+frame or several): longer clips are left out of every split, as in fairseq, and the record says how many.
 
-Scores are means over clips, all alike, of a generated log-mel spectrogram against the whole recording
-(`tasks.metrics.speech`). The record keeps two of the spectrograms, packed: `python -m cab.show` makes them audible.
+Scores are means over clips of a generated log-mel spectrogram against the complete recording (`tasks.metrics.speech`).
+The record keeps two packed spectrograms, one of a test clip and one of a train clip: `python -m cab.show` turns them
+into sound.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from attentions.base import Pattern, Shape, check_whole
-from tasks.backbones.positions import PositionKind, check_positions
-from tasks.base import Data, Evaluation, Metric, Source, Split, Task, Trivial
+from tasks.backbones.positions import PositionKind
+from tasks.base import Evaluation, Metric, Options, Row, Source, Split, Task, TaskContext, Trivial
 from tasks.data.epochs import Epochs, of_similar_length
-from tasks.data.lettertable import LetterTable, letter_table
-from tasks.data.packed import pack_mel
+from tasks.data.letter_spectrograms import LetterSpectrograms, letter_spectrograms
+from tasks.data.packed_samples import pack_mel
 from tasks.data.speech import Clip, Clips, Speech, speech
 from tasks.metrics.speech import mcd, msd
 
-EVALUATED_AT_ONCE = 2**14
+TOKENS_PER_BATCH = 2**14
 """Symbols and steps in an evaluation batch."""
-SHOWN = 8
+SHOWN_CLIPS = 8
 """Rows of the table `clips`, evenly spread over the clips."""
+LETTER_BASELINES = {"mean of each letter": 1, "mean of each quarter of a letter": 4}
+"""Baselines, and the parts into which they cut a letter."""
 
-TABLES = {"mean of each letter": 1, "mean of each quarter of a letter": 4}
-"""Trivial predictors, and the places of their tables."""
-
-Row = dict[str, int | float | str]
 Predictor = Callable[[Clip], np.ndarray]
-"""What it says of a clip's text, log-mel (F, 80)."""
+"""Predicts the log-mel spectrogram (F, 80) of a clip from its text."""
 
 
-class Spoken(Task):
-    """Options of all of them: `positions`, and how many clips are evaluated."""
+class SpeechOptions(Options):
+    positions: PositionKind = "sinusoidal"
+    validation_clips: int = Field(32, ge=1)
+    test_clips: int = Field(128, ge=1)
 
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mcd", "lower", "dB"), Metric("msd", "lower", "dB"))
+
+class SpeechTask(Task):
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mcd", "lower"), Metric("msd", "lower"))
+    options: SpeechOptions
     speech: Speech
     _epochs: Epochs
     _used: dict[Split, np.ndarray]
-    """Which clips of each split fit into the design lengths."""
+    """Indices of the clips of each split that fit into the design lengths."""
 
-    def __init__(
-        self,
-        pattern: Pattern,
-        shape: Shape,
-        data: Data,
-        seed: int,
-        cache: Path,
-        frames_per_step: int,
-        positions: PositionKind,
-        validation_clips: int,
-        test_clips: int,
-    ) -> None:
-        super().__init__(pattern, shape, data, seed, cache)
-        check_positions(positions)
-        if shape.memory < 1:
+    def __init__(self, context: TaskContext, options: SpeechOptions, frames_per_step: int = 1) -> None:
+        super().__init__(context, options)
+        if self.shape.memory < 1:
             raise ValueError("memory=0: texts need a length: set model.memory to the most symbols of a text")
-        counts = {"validation_clips": validation_clips, "test_clips": test_clips}
-        for name, value in ({"frames_per_step": frames_per_step} | counts).items():
-            check_whole(name, value)
-        self.frames_per_step, self.positions = frames_per_step, positions
-        self.counts: dict[Split, int] = {"validation": validation_clips, "test": test_clips}
-        self.at_once = max(1, EVALUATED_AT_ONCE // (shape.memory + shape.length))
-        """Clips in an evaluation batch."""
+        self.frames_per_step = frames_per_step
+        self.counts: dict[Split, int] = {"validation": options.validation_clips, "test": options.test_clips}
+        self.clips_per_batch = max(1, TOKENS_PER_BATCH // (self.shape.memory + self.shape.length))
 
     def prepare(self) -> Source:
         self.speech = found = speech(self.data, self.cache)
@@ -85,7 +72,7 @@ class Spoken(Task):
         return Source(found.description, found.real, found.content, facts)
 
     def _none_fits(self, split: Split, clips: Clips) -> str:
-        """Why, by the clip that needs the least."""
+        """The error message, with the clip that needs the least."""
         steps, length, memory = clips.lengths // self.frames_per_step, self.shape.length, self.shape.memory
         if not steps.any():
             longest = clips.lengths.max()
@@ -109,51 +96,51 @@ class Spoken(Task):
         places = self._used[split][self._epochs(ids) if split == "train" else list(ids)]
         return [self.speech.clips[split][place] for place in places]
 
-    def scored(self, split: Split, said: Sequence[np.ndarray], by_heart: np.ndarray) -> Evaluation:
-        """What was said for all examples of a split, and for the first train clip: standardised (F, 80) each."""
-        mels = [self.speech.mel(mel) for mel in said]
+    def scored(self, split: Split, generated: Sequence[np.ndarray], seen: np.ndarray) -> Evaluation:
+        """Scores of the speech generated for all examples of a split, standardised (F, 80) each. `seen` is that for
+        `seen_clip`."""
+        mels = [self.speech.mel(mel) for mel in generated]
         rows = [self._row(self.clips(split, [id])[0], mel) for id, mel in enumerate(mels)]
-        shown = np.unique(np.linspace(0, len(rows) - 1, SHOWN).round().astype(int))
-        heard = [(split, self.clips(split, [0])[0], mels[0]), ("train", self.by_heart, self.speech.mel(by_heart))]
-        spectrograms = [
-            {
-                "split": whence,
-                **self._row(clip, mel),
-                "generated": pack_mel(mel),
-                "real": pack_mel(self.speech.mel(clip.mel)),
-            }
-            for whence, clip, mel in heard
-        ]
+        shown = np.unique(np.linspace(0, len(rows) - 1, SHOWN_CLIPS).round().astype(int))
+        first = self._spectrograms(split, self.clips(split, [0])[0], mels[0])
+        spectrograms = [first, self._spectrograms("train", self.seen_clip, self.speech.mel(seen))]
         return Evaluation(_means(rows), {"clips": [rows[id] for id in shown], "spectrograms": spectrograms})
 
+    def _spectrograms(self, split: Split, clip: Clip, mel: np.ndarray) -> Row:
+        """The generated and the real spectrogram of a clip."""
+        real = pack_mel(self.speech.mel(clip.mel))
+        return {"split": split, **self._row(clip, mel), "generated": pack_mel(mel), "real": real}
+
     @property
-    def by_heart(self) -> Clip:
-        """A train clip that is generated, too: how well a model knows what it has seen."""
+    def seen_clip(self) -> Clip:
+        """The first train clip, which is generated, too: how well a model knows what it was trained on."""
         return self.speech.clips["train"][self._used["train"][0]]
 
     def trivial(self) -> Trivial:
-        """The best by MCD of three: the mean spectrogram, and two tables of letters."""
+        """The best by MCD of three: the mean spectrogram, and two tables of mean letters."""
         train = self.speech.clips["train"]
-        predictors: dict[str, Predictor] = {"mean spectrogram": self._mean}
-        for name, places in TABLES.items():
-            predictors[name] = partial(self._looked_up, letter_table(train, places))
+        predictors: dict[str, Predictor] = {"mean spectrogram": self._mean_spectrogram}
+        for name, parts in LETTER_BASELINES.items():
+            predictors[name] = partial(self._from_letters, letter_spectrograms(train, parts))
         clips = self.clips("test", range(self.examples("test")))
-        scores = {name: _means([self._row(c, say(c)) for c in clips]) for name, say in predictors.items()}
+        scores = {
+            name: _means([self._row(clip, predict(clip)) for clip in clips]) for name, predict in predictors.items()
+        }
         name = min(scores, key=lambda name: scores[name]["mcd"])
         return Trivial(name, scores[name])
 
-    def _mean(self, clip: Clip) -> np.ndarray:
+    def _mean_spectrogram(self, clip: Clip) -> np.ndarray:
         return self.speech.mean_spectrogram(len(clip.symbols))
 
-    def _looked_up(self, table: LetterTable, clip: Clip) -> np.ndarray:
-        return self.speech.mel(table.say(clip.symbols))
+    def _from_letters(self, letters: LetterSpectrograms, clip: Clip) -> np.ndarray:
+        return self.speech.mel(letters.predict(clip.symbols))
 
-    def _row(self, clip: Clip, said: np.ndarray) -> Row:
-        """A log-mel spectrogram (F, 80) against the whole clip."""
-        wanted = self.speech.mel(clip.mel)
-        about: Row = {"clip": clip.id, "text": clip.text, "frames": len(wanted), "generated_frames": len(said)}
-        return about | {"mcd": mcd(said, wanted), "msd": msd(said, wanted)}
+    def _row(self, clip: Clip, generated: np.ndarray) -> Row:
+        """The scores of a log-mel spectrogram (F, 80) against the complete clip."""
+        real = self.speech.mel(clip.mel)
+        row: Row = {"clip": clip.id, "text": clip.text, "frames": len(real), "generated_frames": len(generated)}
+        return row | {"mcd": mcd(generated, real), "msd": msd(generated, real)}
 
 
 def _means(rows: Sequence[Row]) -> dict[str, float]:
-    return {metric.name: sum(float(row[metric.name]) for row in rows) / len(rows) for metric in Spoken.metrics}
+    return {metric.name: sum(float(row[metric.name]) for row in rows) / len(rows) for metric in SpeechTask.metrics}

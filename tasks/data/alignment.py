@@ -1,4 +1,4 @@
-"""How many frames each symbol of a recording lasts: from a file of word times, or by a simple rule.
+"""Durations of the symbols of a recording in frames: from a file of word times, or by a simple rule.
 
 A file of word times has a line `begin end word` for every word of the text in order, in seconds, separated by white
 space; any forced aligner's word tier can be written so. What lies between two words belongs to the space and marks
@@ -8,8 +8,8 @@ Without a file (the simple alignment): the edges last as long as it is silent at
 frame, and what is between is one stretch.
 
 The frames of a word or stretch are shared out among its symbols in proportion to typical lengths: vowels 1.4,
-consonants 1, a space 0.6, other marks inside a word 0.2, commas and stops 3. This knows nothing of the sound: it is
-right on average only, and a forced aligner is better.
+consonants 1, a space 0.6, other marks inside a word 0.2, commas and stops 3. This ignores the sound: it is
+right only on average, and a forced aligner is better.
 """
 
 import re
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data.letters import EDGE
 from tasks.data.mel import HOP, RATE
+from tasks.data.symbols import EDGE
 
 SILENT = 40.0
 """dB below the loudest frame."""
@@ -30,7 +30,7 @@ def simple(text: str, energy: np.ndarray) -> np.ndarray:
     """(S,) frames of each symbol of a clean text and its two edges; energy (frames,) is a norm."""
     loud = np.flatnonzero(energy > energy.max() * 10 ** (-SILENT / 20))
     if not energy.max() > 0 or not len(loud):
-        raise ValueError("is silent: take it away")
+        raise ValueError("is silent: remove it")
     begin, end = int(loud[0]), int(loud[-1]) + 1
     if end - begin < len(text):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a camera sees of a dense cloud: the points that no other point hides.
+"""The points of a dense cloud that a camera sees: those that no other point hides.
 
 The camera is far away and looks along a line. Points are projected onto a plane in front of it, cut into square cells
 (a depth buffer), and a point is seen where it lies no deeper than the nearest point of its cell and a tolerance. Cells
@@ -10,7 +10,7 @@ import numpy as np
 POINTS_PER_CELL = 16
 """Of a cloud of area 1 that faces the camera: fewer would let the back show through the front."""
 TOLERANCE = 1.5
-"""In cells: a surface that runs away from the camera is deep within one cell."""
+"""In cells: a surface that is almost parallel to the view is deep within one cell."""
 
 
 def direction(rng: np.random.Generator) -> np.ndarray:
@@ -19,7 +19,7 @@ def direction(rng: np.random.Generator) -> np.ndarray:
     return drawn / np.linalg.norm(drawn)
 
 
-def seen(points: np.ndarray, toward: np.ndarray) -> np.ndarray:
+def visible(points: np.ndarray, toward: np.ndarray) -> np.ndarray:
     """Which of the points (P, 3), inside a ball of diameter 1 around the origin, a camera at `toward` sees: (P,)."""
     cells = max(1, int(np.sqrt(len(points) / POINTS_PER_CELL)))
     least = np.eye(3)[np.abs(toward).argmin()]
@@ -35,7 +35,7 @@ def seen(points: np.ndarray, toward: np.ndarray) -> np.ndarray:
 
 
 def sampled(visible: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of the visible points (V, 3), at random; all and some of them again where there are fewer."""
+    """`count` random points of the visible (V, 3); if there are fewer, all of them and random copies."""
     places = rng.permutation(len(visible))
     if len(places) < count:
         places = np.concatenate([places, rng.integers(len(visible), size=count - len(places))])

@@ -1,18 +1,18 @@
-"""Pairs of a cloud seen from one side and the whole cloud, in three splits, from one of two sources.
+"""Pairs of a partial cloud, seen from one side, and the whole cloud, in three splits, from one of two sources.
 
-embedded   `tasks.data.solids`, generated
-local      an .npz file with `points` (S, P, 3), whole numbers or floats in any unit, `name` (S,) and perhaps `split`
-           (S,) of train, validation and test; without it shapes are split by a hash of their name, about 15% for each
-           of validation and test, so that copies of a name stay together, and copies of a shape. Or a folder as PCN's
+embedded   synthetic solids (`tasks.data.synthetic_solids`)
+local      an .npz file with `points` (S, P, 3), integers or floats in any unit, `name` (S,) and optionally `split` (S,)
+           of train, validation and test; without it shapes are split by a hash of their name, about 15% for each of
+           validation and test, so that copies of a name or of a shape stay together. Or a folder in PCN's layout
            (`tasks.data.pcn`)
 
-Solids and the shapes of an .npz file are brought to a bounding box around the origin with a diagonal of 1 and looked at
-from random directions (`tasks.data.camera`), which depend on the split and the place of the shape in it alone. A
-partial cloud of theirs has no point in common with the whole one. Points are drawn once, those of a partial cloud with
-copies where the camera sees fewer, and not anew every time as published: every epoch, family and seed sees the same.
+Solids and the shapes of an .npz file are scaled to a bounding box around the origin with a diagonal of 1 and seen from
+random directions (`tasks.data.camera`), which depend on the split and the index of the shape only. Their partial clouds
+have no point in common with the whole cloud. Points are drawn once, those of a partial cloud with copies where the
+camera sees fewer, and not every time as published: every epoch, family and seed sees the same points.
 
-Partial clouds are kept in farthest point order (`tasks.data.farthest`), all of it in a cache that is made once and read
-by pages.
+Partial clouds are stored in farthest point order (`tasks.data.farthest_point_order`), in a cache
+folder that is memory-mapped.
 """
 
 import hashlib
@@ -24,19 +24,18 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 
-from tasks.base import Data, Split
-from tasks.data import solids
-from tasks.data.farthest import farthest_order
+from tasks.base import SPLITS, Data, Split
+from tasks.data import synthetic_solids
+from tasks.data.cache_folder import stored
+from tasks.data.cloud_views import Pair, Shapes, Sizes, check_apart, check_points, seen_from_outside
+from tasks.data.farthest_point_order import farthest_order
 from tasks.data.pcn import pcn
-from tasks.data.store import stored
-from tasks.data.text import SPLITS
-from tasks.data.views import Pair, Shapes, Sizes, check_apart, check_points, looked_at
 
 VERSION = 1
 """Raised when the same source would give other clouds."""
 FORMAT = "give an .npz file with `points` (S, P, 3) and `name` (S,), or a folder in PCN's layout"
 DENSITY = 16
-"""Points of a solid for a camera to look at, for each point that is kept of what it sees."""
+"""Points of a solid that the camera looks at, for each point of a partial cloud."""
 HELD_OUT = 0.15
 ORDERED_AT_ONCE = 64
 
@@ -64,10 +63,10 @@ class Clouds:
 
 
 def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
-    """What `data` names."""
+    """The clouds of the data source."""
     if data.source == "embedded":
-        content = hashlib.sha256(f"solids {solids.VERSION} {VERSION} {sizes}".encode()).hexdigest()
-        description, real, shapes = "solids, generated", False, _generated(sizes)
+        content = hashlib.sha256(f"solids {synthetic_solids.VERSION} {VERSION} {sizes}".encode()).hexdigest()
+        description, real, shapes = "synthetic solids", False, _synthetic(sizes)
     elif data.source == "local":
         path = Path(data.path or "").expanduser()
         if not data.path or not path.exists():
@@ -82,15 +81,15 @@ def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
     return Clouds(description, real, content, {split: _views(folder, split, shapes[split]) for split in SPLITS})
 
 
-def _generated(sizes: Sizes) -> dict[Split, Shapes]:
+def _synthetic(sizes: Sizes) -> dict[Split, Shapes]:
     def shapes(number: int, count: int, views: int) -> Shapes:
-        parts = [solids.PARTS[index % len(solids.PARTS)] for index in range(count)]
+        parts = [synthetic_solids.PARTS[index % len(synthetic_solids.PARTS)] for index in range(count)]
 
         def load(index: int) -> Pair:
-            rng = np.random.default_rng((solids.VERSION, number, index))
-            solid = solids.solid(rng, parts[index])
-            points = solids.surface_points(solid, sizes.truth + DENSITY * sizes.points, rng)
-            return looked_at(points, sizes, views, rng)
+            rng = np.random.default_rng((synthetic_solids.VERSION, number, index))
+            solid = synthetic_solids.solid(rng, parts[index])
+            points = synthetic_solids.surface_points(solid, sizes.truth + DENSITY * sizes.points, rng)
+            return seen_from_outside(points, sizes, views, rng)
 
         return Shapes([f"{part} parts" for part in parts], views, load)
 
@@ -140,7 +139,7 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
 
         def load(index: int) -> Pair:
             rng = np.random.default_rng((VERSION, number, index))
-            return looked_at(rng.permutation(points[own[index]]), sizes, sizes.views, rng)
+            return seen_from_outside(rng.permutation(points[own[index]]), sizes, sizes.views, rng)
 
         return Shapes([names[place] for place in own], sizes.views, load)
 
@@ -148,7 +147,7 @@ def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
 
 
 def _splits(names: list[str], digests: list[str]) -> list[str]:
-    """By name; a shape that came before under another name goes where that went."""
+    """By name; a copy of an earlier shape goes to the split of that shape."""
     first: dict[str, str] = {}
     return [first.setdefault(digest, _split(name)) for name, digest in zip(names, digests, strict=False)]
 
@@ -174,7 +173,7 @@ def _write(folder: Path, splits: dict[Split, Shapes], sizes: Sizes) -> None:
 
 
 def _array(path: Path, shape: tuple[int, ...]) -> BinaryIO:
-    """A .npy file of float32 that is written in order: in one that is mapped, a full disk ends the process."""
+    """A .npy file of float32 that is written in order: a full disk would end a process that writes to a mapped file."""
     file = path.open("wb")
     write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return file

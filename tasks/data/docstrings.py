@@ -1,4 +1,4 @@
-"""Source code and what its docstring says first: the examples that every Python brings along.
+"""Source code and the first paragraph of its docstring: examples of summaries in every Python installation.
 
 The document is the source of a module, class or function without its own docstring, the summary is the first paragraph
 of that docstring (PEP 257 asks for a summary there). Nested definitions keep theirs.
@@ -13,16 +13,16 @@ from collections.abc import Iterator
 LEAST_WORDS = 3
 """A shorter paragraph is a label, not a summary."""
 VERSION = 1
-"""Raised when the same source would give other examples."""
+"""Increased when the same source would give other examples."""
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def documented(source: bytes) -> Iterator[tuple[str, str]]:
-    """(document, summary) of everything with a docstring in a file; nothing of a file that is no UTF-8 or no Python."""
+    """(document, summary) of everything with a docstring in a file; nothing if it is not UTF-8 or not Python."""
     try:
         source.decode()
-        with warnings.catch_warnings():  # old files have escapes that Python has come to dislike
+        with warnings.catch_warnings():  # old files have invalid escapes
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -43,7 +43,7 @@ def _first_paragraph(docstring: str) -> str:
 
 
 def _without_docstring(node: Documented, lines: list[bytes]) -> str:
-    """The node's source, decorators included, as far to the left as it goes."""
+    """The node's source with its decorators, without the common indentation."""
     first, last, indent = 0, len(lines), 0
     if not isinstance(node, ast.Module):
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1

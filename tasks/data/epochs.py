@@ -1,7 +1,4 @@
-"""Which train example an id is: ids go up without end, and every epoch has an order of its own.
-
-The order of an epoch is drawn from (seed, epoch), so that it is a pure function of both and no job has to remember it.
-"""
+"""The train example of an id: every epoch has an order of its own, a pure function of (seed, epoch)."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +6,7 @@ import numpy as np
 
 Draw = Callable[[np.random.Generator], np.ndarray]
 BLOCK, GROUP = 512, 16
-"""So many examples are sorted by length, cut into groups, and the groups shuffled."""
+"""Blocks of examples are sorted by length and cut into groups, and the groups are shuffled."""
 
 
 class Epochs:
@@ -31,7 +28,7 @@ class Epochs:
         return found
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Of one epoch. Two are kept: a batch may lie across the border."""
+        """The order of one epoch. Two are kept, because a batch may belong to both."""
         if epoch not in self._epochs:
             if len(self._epochs) > 1:
                 self._epochs.clear()
@@ -39,8 +36,8 @@ class Epochs:
         return self._epochs[epoch]
 
 
-def in_whole_groups(count: int) -> int:
-    """So many of `count` examples make whole groups; all where there is not one group."""
+def in_complete_groups(count: int) -> int:
+    """The largest number of examples in complete groups; `count` if there is no complete group."""
     return count - count % GROUP or count
 
 

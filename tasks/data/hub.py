@@ -1,8 +1,8 @@
 """A data set from the Hugging Face hub, as a local folder at one commit.
 
 Branches move, so a name such as `main` is resolved to the commit that it points to, and results are tied to that
-commit. An unreachable hub is found out by a short connection attempt before anything large is imported: the client
-itself retries for minutes, and a name look-up can hang.
+commit. Whether the hub can be reached is tested by a short connection before anything large is imported: the
+client itself retries for minutes, and a name look-up can hang.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ OTHERWISE = "use data.source=embedded or local, or download it first on a machin
 
 def snapshot(id: str, revision: str | None) -> tuple[Path, str]:
     """Folder and commit of the data set `id` at `revision` (a commit, tag or branch; None = main)."""
-    offline = _is_set("HF_HUB_OFFLINE") or not _reachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    offline = _is_set("HF_HUB_OFFLINE") or not reachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -34,7 +34,7 @@ def snapshot(id: str, revision: str | None) -> tuple[Path, str]:
     return Path(folder), Path(folder).name  # a snapshot's folder is named after its commit
 
 
-def _reachable(endpoint: str) -> bool:
+def reachable(endpoint: str) -> bool:
     """Whether something answers at the endpoint. Through a proxy only the client can tell."""
     if any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXIES):
         return True

@@ -1,9 +1,9 @@
-"""Where colour images come from, and which of them are in which split: each image in one split only.
+"""Sources of colour images and their splits; each image is in one split only.
 
 embedded   photographs that come with scikit-image, eight of them, split by image as listed below
 local      a folder of *.jpg, *.jpeg and *.png files at any depth: either below train/ and test/, perhaps val/ or
-           validation/, and nowhere else, or all together, of which a tenth is test. Where there is no validation
-           folder, a tenth of train is. Who is in a tenth is decided by the hash of the files' content.
+           validation/, and nowhere else, or without such folders; then a tenth is test. Without a validation folder,
+           a tenth of train is validation. A tenth is chosen by the hash of the files' content.
 hub        a `datasets` id with one column of images and a split train; splits validation and test where it has them,
            else a tenth each as above, by the hash of the rows' numbers. Default FFHQ (Karras et al., CVPR 2019, arXiv
            1812.04948) at 256 x 256 as `merkol/ffhq-256`: of its 70,000 faces 7,000 are test and 6,300 validation.
@@ -20,16 +20,15 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageFile
 
-from tasks.base import Data, Split
-from tasks.data.digest import file_digests
+from tasks.base import SPLITS, Data, Split
+from tasks.data.file_digests import file_digests
 from tasks.data.hub import snapshot
-from tasks.data.text import SPLITS
 
 HUB_DEFAULT = "merkol/ffhq-256"
 ENDINGS = (".jpg", ".jpeg", ".png")
 FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
 HELD_OUT = 0.1
-"""Share of the images for test and of the rest for validation, where the source does not say."""
+"""Share of the images for test and of the rest for validation, if the source does not define them."""
 PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
     "train": ("astronaut.png", "camera.png", "ihc.png", "motorcycle_left.png", "retina.jpg"),
     "validation": ("rocket.jpg",),
@@ -43,17 +42,17 @@ Kept = TypeVar("Kept")
 
 @dataclass(frozen=True)
 class Collection:
-    """Images by their names, each with what opens it, before anything is decoded."""
+    """Images by name, each with a function that opens it; nothing is decoded yet."""
 
     description: str
     content: str
-    """SHA-256 of all files, or of the commit that fixes them."""
+    """SHA-256 of all files, or of the hub commit."""
     images: Mapping[Split, Mapping[str, Open]]
     facts: dict[str, int | float | str] = field(default_factory=dict)
 
 
 def collection(data: Data, column: str, cache: Path) -> Collection:
-    """What `data` names; `column` holds the images of a hub data set."""
+    """The images of the data source; `column` is the image column of a hub data set."""
     if data.source == "embedded":
         return _embedded(cache)
     if data.source == "local":
@@ -117,12 +116,12 @@ def _folders(root: Path) -> dict[Split, dict[str, Path]]:
     for entry in sorted(root.iterdir()):
         if entry.name not in present and (_is_image(entry.name) or (entry.is_dir() and _paths(entry))):
             folders = ", ".join(f"{name}/" for name in present)
-            raise ValueError(f"{entry.name} is in none of {folders}: move it, or take it away")
+            raise ValueError(f"{entry.name} is in none of {folders}: move it, or remove it")
     return {split: _images(root / name) for name, split in present.items()}
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """By their names below the folder, in order."""
+    """Images by path below the folder, in order."""
     above = os.path.join(folder, "")
     found = {path.removeprefix(above): Path(path) for path in _paths(folder)}
     if not found:
@@ -131,10 +130,10 @@ def _images(folder: Path) -> dict[str, Path]:
 
 
 def _paths(folder: Path) -> list[str]:
-    """Of all images below a folder, also behind links."""
+    """Paths of all images below a folder, links followed."""
 
     def fail(error: OSError) -> None:
-        raise ValueError(f"{error.filename}: not readable ({error.strerror}): mend it, or take it away")
+        raise ValueError(f"{error.filename}: not readable ({error.strerror}): make it readable, or remove it")
 
     walk = os.walk(folder, onerror=fail, followlinks=True)
     return [os.path.join(where, name) for where, _, names in walk for name in names if _is_image(name)]
@@ -150,7 +149,7 @@ def _digests(found: Mapping[Split, Mapping[str, Path]], cache: Path) -> dict[Pat
 
 
 def _files(description: str, found: Mapping[Split, Mapping[str, Path]], digests: Mapping[Path, str]) -> Collection:
-    """The same image must not be in two splits."""
+    """Raises ValueError if the same image is in two splits."""
     content, seen = hashlib.sha256(), dict[str, tuple[Split, str]]()
     for split in SPLITS:
         for name, path in found[split].items():

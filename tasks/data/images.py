@@ -1,9 +1,8 @@
 """Colour images (`tasks.data.image_sources`) as pixels in the cache, and squares of them.
 
-What is kept: `whole`, the middle square of each image, resized to the size asked for (bicubic, antialiased, as SR3's
-data are made); `tiles`, the image as it is, to be cut later. Pixels are RGB with 8 bits. Greyscale and palettes are
-converted and the orientation that a camera noted is applied; transparency, CMYK and 16 bits are refused, because there
-a conversion would guess.
+The cache holds, with `whole`, the middle square of each image, resized (bicubic, antialiased, as in SR3's data); with
+`tiles` the complete image, which is cut later. Pixels are RGB with 8 bits. Greyscale and palettes are converted and the
+EXIF orientation is applied; transparency, CMYK and 16 bits are errors, because their conversion is ambiguous.
 """
 
 import hashlib
@@ -12,26 +11,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 from tqdm import tqdm
 
-from tasks.base import Split
-from tasks.data.digest import SILENT
+from tasks.base import SPLITS, Split
+from tasks.data.cache_folder import stored
+from tasks.data.file_digests import BAR_DELAY
 from tasks.data.image_sources import Collection, Open
-from tasks.data.store import stored
-from tasks.data.text import SPLITS
 
 Crop = Literal["whole", "tiles"]
 CONVERTED = ("RGB", "L", "1", "P", "RGBA", "LA", "PA")
-"""Modes of which RGB can be made without a guess; those with transparency only where nothing is transparent."""
+"""Modes that can be converted to RGB; those with transparency only if no pixel is transparent."""
 VERSION = 1
-"""Raised when the same images would be kept otherwise."""
+"""Increased when the same images would give other pixels."""
 AT_ONCE = 64
-"""Images that are decoded ahead of the one that is written, to bound the memory."""
+"""Images that are decoded together, to bound the memory."""
 
 Named = tuple[str, Open]
 Made = TypeVar("Made")
@@ -50,33 +48,33 @@ class Squares:
         return int(self.ends[-1])
 
     def square(self, index: int) -> np.ndarray:
-        """(size, size, 3) uint8. Those of an image follow each other, row by row."""
+        """(size, size, 3) uint8. The squares of an image are consecutive, row by row."""
         image = int(np.searchsorted(self.ends, index, "right"))
-        pixels = self._pixels(image)
+        pixels = self.pixels(image)
         number = index - (int(self.ends[image - 1]) if image else 0)
         down, across = np.array(divmod(number, pixels.shape[1] // self.size)) * self.size
         return pixels[down : down + self.size, across : across + self.size]
 
     def anywhere(self, index: int, generator: np.random.Generator) -> np.ndarray:
-        """As `square`, at another place of the same image, half of them mirrored."""
-        pixels = self._pixels(int(np.searchsorted(self.ends, index, "right")))
+        """A square at a random position of the same image, mirrored with probability 1/2."""
+        pixels = self.pixels(int(np.searchsorted(self.ends, index, "right")))
         down, across = generator.integers(np.array(pixels.shape[:2]) - self.size + 1)
         found = pixels[down : down + self.size, across : across + self.size]
         return found[:, ::-1] if generator.random() < 0.5 else found
 
-    def _pixels(self, image: int) -> np.ndarray:
+    def pixels(self, image: int) -> np.ndarray:
+        """(H, W, 3) uint8 of a whole image."""
         offset, height, width = self.places[image]
         return self.flat[offset : offset + height * width * 3].reshape(height, width, 3)
 
 
 def squares(found: Collection, size: int, crop: Crop, cache: Path) -> dict[Split, Squares]:
-    """The images of each split, decoded once; sizes and colours of all are looked at before."""
-    check_crop(crop)
+    """The images of each split, decoded once; sizes and colours of all are checked before."""
     name = f"{VERSION}:{found.content}:{crop}:{size}"
 
     def build(folder: Path) -> None:
         named = [item for split in SPLITS for item in found.images[split].items()]
-        for _ in _each("looking at images", partial(_look, size), named):
+        for _ in _each("checking images", partial(_check_header, size), named):
             pass
         decoded = _each("decoding images", partial(_decoded, size, crop), named)
         for split in SPLITS:
@@ -92,22 +90,16 @@ def squares(found: Collection, size: int, crop: Crop, cache: Path) -> dict[Split
     return {split: Squares(folder, split, size) for split in SPLITS}
 
 
-def check_crop(crop: str) -> None:
-    """Raises ValueError where `crop` is neither."""
-    if crop not in get_args(Crop):
-        raise ValueError(f"crop={crop!r}: use whole or tiles")
-
-
 def resized(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) to (size, size, 3), bicubic; antialiased where it gets smaller."""
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _each(what: str, make: Callable[[Named], Made], named: Sequence[Named]) -> Iterator[Made]:
-    """What is made of each image, in order, by as many threads as torch has; with a bar on a terminal."""
+    """`make` of each image, in order, by as many threads as torch has, with a progress bar."""
     with (
         ThreadPoolExecutor(torch.get_num_threads()) as pool,
-        tqdm(total=len(named), desc=what, unit="image", leave=False, disable=None, delay=SILENT) as bar,
+        tqdm(total=len(named), desc=what, unit="image", leave=False, disable=None, delay=BAR_DELAY) as bar,
     ):
         for start in range(0, len(named), AT_ONCE):
             for made in pool.map(make, named[start : start + AT_ONCE]):
@@ -115,19 +107,19 @@ def _each(what: str, make: Callable[[Named], Made], named: Sequence[Named]) -> I
                 bar.update()
 
 
-def _look(size: int, named: Named) -> None:
-    """Raises ValueError where the head of an image says that it cannot be used."""
+def _check_header(size: int, named: Named) -> None:
+    """Raises ValueError if the size or the colours of an image do not fit."""
     name, open_image = named
     with _opened(name, open_image) as image:
         width, height = image.size
         colours = image.mode
-        if any(";16" in str(tile.args) for tile in image.tile):  # Pillow would drop half of the bits and say RGB
+        if any(";16" in str(tile.args) for tile in image.tile):  # Pillow would drop half of the bits and report RGB
             colours += " with 16 bits"
     if colours not in CONVERTED:
-        raise ValueError(f"{name}: its colours are {colours}: save it as RGB with 8 bits, or take it away")
+        raise ValueError(f"{name}: its colours are {colours}: save it as RGB with 8 bits, or remove it")
     if min(width, height) < size:
         raise ValueError(
-            f"{name}: {width} x {height} pixels, {size} x {size} are needed: take it away, or use a smaller length"
+            f"{name}: {width} x {height} pixels, {size} x {size} are needed: remove it, or use a smaller length"
         )
 
 
@@ -140,7 +132,7 @@ def _decoded(size: int, crop: Crop, named: Named) -> np.ndarray:
     if image.has_transparency_data:
         least = image.convert("RGBA").getchannel("A").getextrema()[0]
         if not isinstance(least, int | float) or least < 255:
-            raise ValueError(f"{name}: parts of it are transparent: save it as RGB with 8 bits, or take it away")
+            raise ValueError(f"{name}: parts of it are transparent: save it as RGB with 8 bits, or remove it")
     image = image.convert("RGB")
     if crop == "tiles":
         return np.asarray(image)
@@ -151,10 +143,10 @@ def _decoded(size: int, crop: Crop, named: Named) -> np.ndarray:
 
 @contextmanager
 def _opened(name: str, open_image: Open) -> Iterator[ImageFile.ImageFile]:
-    """What Pillow raises for damage becomes a ValueError."""
+    """Turns errors of Pillow into ValueError."""
     try:
         with open_image() as image:
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].removesuffix(f" '{name}'")
-        raise ValueError(f"{name}: not readable as an image ({reason}): mend it, or take it away") from None
+        raise ValueError(f"{name}: not readable as an image ({reason}): repair it, or remove it") from None

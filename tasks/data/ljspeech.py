@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from tasks.base import Split
 from tasks.data import alignment
-from tasks.data.clip_splits import by_text, from_file
-from tasks.data.digest import file_digests
-from tasks.data.letters import clean
+from tasks.data.clip_splits import split_by_text, split_from_file
+from tasks.data.file_digests import file_digests
 from tasks.data.mel import HOP, LEAST_SAMPLES, RATE, magnitudes
+from tasks.data.symbols import clean
 
 LAYOUT = "a folder with wavs/<id>.wav and metadata.csv of lines id|text|normalised text"
-SILENT = 2.0
-"""Seconds before a bar is shown, on a terminal."""
+BAR_DELAY = 2.0
+"""Seconds before a progress bar is shown."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,15 @@ class Recordings:
     description: str
     real: bool
     content: str
-    """SHA-256 of transcripts, sound, alignments and splits; of its version where they are generated."""
+    """SHA-256 of transcripts, sound, alignments and splits; of the generator's version for synthetic data."""
     clips: Mapping[Split, int]
-    """How many there are."""
+    """The number of clips."""
     read: Callable[[Split], Iterable[Recording]]
     facts: dict[str, int | float | str] = field(default_factory=dict)
 
 
 def folder(path: str | None, cache: Path) -> Recordings:
-    """The recordings at `path`. Transcripts, names and the headers of sound files are checked at once, sound when it is
-    read."""
+    """The recordings at `path`. Transcripts, names and headers are checked here, sound when it is read."""
     if not path:
         raise ValueError(f"data.source=local needs data.path: {LAYOUT}")
     root = Path(path).expanduser()
@@ -65,7 +64,7 @@ def folder(path: str | None, cache: Path) -> Recordings:
     texts = _transcripts(root)
     splits = _splits(root, texts)
     aligned = _alignments(root, texts)
-    for id in tqdm(texts, "headers", unit="file", leave=False, disable=None, delay=SILENT):
+    for id in tqdm(texts, "headers", unit="file", leave=False, disable=None, delay=BAR_DELAY):
         check_header(_sound(root, id))
     content = _content(root, texts, splits, aligned, cache)
 
@@ -85,9 +84,9 @@ def _sound(root: Path, id: str) -> Path:
 def _splits(root: Path, texts: dict[str, str]) -> dict[Split, list[str]]:
     file = root / "splits.csv"
     if file.is_file():
-        return from_file(file, texts)
+        return split_from_file(file, texts)
     try:
-        return by_text(texts)
+        return split_by_text(texts)
     except ValueError as error:
         raise ValueError(f"data.path={root}: {error}") from None
 
@@ -108,7 +107,7 @@ def _transcripts(root: Path) -> dict[str, str]:
         where = f"{file}:{number}"
         id, *columns = (column.strip() for column in line.split("|"))
         if not columns or not columns[-1]:
-            raise ValueError(f"{where}: {id}: no transcript: write id|text|normalised text, or take the line away")
+            raise ValueError(f"{where}: {id}: no transcript: write id|text|normalised text, or remove the line")
         if id in texts:
             raise ValueError(f"{where}: {id} comes twice: keep one line")
         try:
@@ -116,10 +115,10 @@ def _transcripts(root: Path) -> dict[str, str]:
         except ValueError as error:
             raise ValueError(f"{where}: {id}: {error}") from None
         if not _sound(root, id).is_file():
-            raise ValueError(f"{where}: no wavs/{id}.wav: put it there, or take the line away")
+            raise ValueError(f"{where}: no wavs/{id}.wav: put it there, or remove the line")
     for sound in sorted((root / "wavs").glob("*.wav")):
         if sound.stem not in texts:
-            raise ValueError(f"{sound}: no transcript in metadata.csv: add a line, or take the file away")
+            raise ValueError(f"{sound}: no transcript in metadata.csv: add a line, or remove the file")
     return texts
 
 
@@ -129,9 +128,7 @@ def _alignments(root: Path, texts: dict[str, str]) -> bool:
         return False
     for id in texts:
         if not (root / "alignments" / f"{id}.txt").is_file():
-            raise ValueError(
-                f"data.path={root}: no alignments/{id}.txt: align all recordings, or take alignments/ away"
-            )
+            raise ValueError(f"data.path={root}: no alignments/{id}.txt: align all recordings, or remove alignments/")
     return True
 
 
@@ -167,7 +164,7 @@ def _recording(root: Path, id: str, text: str, aligned: bool) -> Recording:
 
 
 def read_wave(file: Path) -> np.ndarray:
-    """(T,) float32 of a wav file with the rate and form that are needed."""
+    """(T,) float32 of a wav file in the format above."""
     with _opened(file) as sound:
         count, raw = sound.getnframes(), sound.readframes(sound.getnframes())
     if len(raw) != 2 * count:
@@ -176,7 +173,7 @@ def read_wave(file: Path) -> np.ndarray:
 
 
 def check_header(file: Path) -> None:
-    """ValueError where `read_wave` would refuse it by its header."""
+    """Raises ValueError if the format is not the one above."""
     with _opened(file):
         pass
 
@@ -202,7 +199,7 @@ def _opened(file: Path) -> Iterator[wave.Wave_read]:
 
 
 def write_wave(file: Path, sound: np.ndarray) -> None:
-    """(T,) to a wav file, as loud as it can be."""
+    """Writes (T,) to a wav file, scaled to the largest amplitude."""
     scaled = sound / max(1e-9, float(np.abs(sound).max())) * 0.95
     with wave.open(str(file), "wb") as out:
         out.setnchannels(1)

@@ -6,8 +6,8 @@
 power), natural logarithm. M are triangles on Slaney's mel scale, each of area 1 in Hz. A wave of T samples has
 T // 256 + 1 frames.
 
-Back: |X| is the pseudo-inverse of M, not below 0; phases are those that a spectrogram of these magnitudes agrees with,
-found by going to the wave and back over and over (Griffin and Lim 1984), from phases at random, the same on every call.
+The inverse: |X| by the pseudo-inverse of M, clipped at 0; phases by Griffin and Lim (1984), which converts to a wave
+and back repeatedly, from random phases that are the same on every call.
 """
 
 import math

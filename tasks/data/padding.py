@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def padded(rows: Sequence[np.ndarray], filler: int = 0) -> tuple[Tensor, Tensor]:
-    """(B, longest, ...), `filler` where they are not real, and where they are: (B, longest)."""
+    """Rows (n, ...) as one tensor (B, longest, ...), padded with `filler`, and its mask (B, longest)."""
     lengths = np.array([len(row) for row in rows])
     valid = np.arange(lengths.max()) < lengths[:, None]
     filled = np.full((*valid.shape, *rows[0].shape[1:]), filler, rows[0].dtype)

@@ -73,4 +73,4 @@ def _ascii(path: Path, body: bytes, layout: np.dtype, count: int) -> np.ndarray:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path}: {reason}: get the file again, or take it away")
+    return ValueError(f"{path}: {reason}: get the file again, or remove it")

@@ -7,13 +7,12 @@
 Clouds are taken as they are: PCN's have a bounding box with a diagonal of about 1. The content hash is of the list and
 of the bytes of all files that are used. The same whole cloud in two splits is refused.
 
-Published (PoinTr's code): every time that a partial cloud is seen, in evaluation too, 2,048 of its points are drawn
-anew; where it has fewer, zeros are appended, which are points at the origin. In train it is always the last view, 07,
-and both clouds are mirrored at random; in val and test it is 00. All 1,200 test shapes are scored against all 16,384
-points of theirs. Here points are drawn once and kept, so that every family and seed sees the same; missing ones are
-copies of others, as PCN's own code has it, because zeros would stay in the completed cloud; train has the first `views`
-views, one of them 00, without mirrors; val and test are as published but for the drawing. Scores compare with published
-ones as far as these draws matter.
+In PoinTr's code, 2,048 points of a partial cloud are drawn every time, also in evaluation; if there are fewer, zeros
+are appended, which are points at the origin. Train always uses the last view, 07, and both clouds are mirrored at
+random; val and test use 00. All 1,200 test shapes are scored against all of their 16,384 points. Here points are drawn
+once, so that every family and seed sees the same; missing ones are copies, as in PCN's own code, because zeros would
+stay in the completed cloud; train has the first `views` views, one of them 00, without mirrors; val and test are as
+published except for the drawing. Up to these draws, scores are comparable with published ones.
 """
 
 import hashlib
@@ -22,12 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.base import Split
+from tasks.base import SPLITS, Split
 from tasks.data import camera
-from tasks.data.digest import file_digests
+from tasks.data.cloud_views import Pair, Shapes, Sizes, check_apart, check_points
+from tasks.data.file_digests import file_digests
 from tasks.data.pcd import read_pcd
-from tasks.data.text import SPLITS
-from tasks.data.views import Pair, Shapes, Sizes, check_apart, check_points
 
 NEEDED = "a folder in PCN's layout has one: give such a folder, or an .npz file"
 FOLDERS = ("train", "val", "test")
@@ -62,7 +60,7 @@ def pcn(root: Path, sizes: Sizes, cache: Path) -> tuple[str, dict[Split, Shapes]
     paths = [path for split in SPLITS for own in files[split] for path in own]
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"{path}: in PCN.json, but not there: get it, or take it off the list")
+            raise ValueError(f"{path}: in PCN.json, but not there: get it, or remove it from the list")
     digests = dict(zip(paths, file_digests(paths, cache), strict=True))
     whole: dict[str, list[tuple[str, str]]] = {}
     for split in SPLITS:
@@ -91,6 +89,6 @@ def pcn(root: Path, sizes: Sizes, cache: Path) -> tuple[str, dict[Split, Shapes]
 def _checked_pcd(path: Path) -> np.ndarray:
     points = read_pcd(path)
     if len(points) < LEAST_SEEN:
-        raise ValueError(f"{path}: has {len(points)} points, at least {LEAST_SEEN} are needed: take it away")
+        raise ValueError(f"{path}: has {len(points)} points, at least {LEAST_SEEN} are needed: remove it")
     check_points(points, str(path))
     return points

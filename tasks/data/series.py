@@ -1,6 +1,6 @@
-"""Regular time series of several channels: where they come from, how they are split, scaled and dated.
+"""Regular time series of several channels: sources, splits, scaling and time features.
 
-embedded   `tasks.data.seasonal`, generated
+embedded   a synthetic series (`tasks.data.synthetic_series`)
 local      a CSV file (also .csv.gz) with a `date` column and otherwise numbers, one row per step, without gaps: the
            layout of ETTh1, ECL and Weather (Zhou et al., AAAI 2021, arXiv 2012.07436)
 
@@ -13,13 +13,13 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from tasks.base import Data, Split
-from tasks.data import seasonal
+from tasks.data import synthetic_series
 
 SplitKind = Literal["fractions", "ett"]
 ETT_MONTHS = (12, 4, 4)
@@ -34,7 +34,7 @@ class Series:
     description: str
     real: bool
     content: str
-    """SHA-256 of names, dates and values; of its version where they are generated."""
+    """SHA-256 of names, dates and values; of the generator's version for synthetic data."""
     columns: tuple[str, ...]
     dates: np.ndarray
     """(T,) datetime64 in seconds, evenly spaced."""
@@ -48,11 +48,11 @@ class Series:
 
 
 def series(data: Data) -> Series:
-    """What `data` names."""
+    """The series of the data source."""
     if data.source == "embedded":
-        columns, dates, values = seasonal.seasonal()
-        content = hashlib.sha256(f"seasonal {seasonal.VERSION}".encode()).hexdigest()
-        return Series("seasonal series, generated", False, content, columns, dates, values)
+        columns, dates, values = synthetic_series.seasonal()
+        content = hashlib.sha256(f"seasonal {synthetic_series.VERSION}".encode()).hexdigest()
+        return Series("synthetic seasonal series", False, content, columns, dates, values)
     if data.source == "local":
         return read_csv(data.path)
     raise ValueError(f"data.source={data.source}: forecasting has none: use data=local data.path=FILE.csv, or embedded")
@@ -119,7 +119,7 @@ def _numbers(where: str, name: str, column: "pd.Series[float]") -> np.ndarray:
         row = int(finite.argmin())
         found = column.iloc[row]
         missing = pd.isna(found)
-        advice = "fill it" if missing else "take the column away, or make it numeric"
+        advice = "fill it" if missing else "remove the column, or make it numeric"
         shown = "no value" if missing else f"{found!r} is no finite number"
         raise ValueError(f"{where}: column {name!r}, row {row + 1}: {shown}: {advice}")
     return values
@@ -127,8 +127,6 @@ def _numbers(where: str, name: str, column: "pd.Series[float]") -> np.ndarray:
 
 def split_parts(series: Series, kind: SplitKind) -> dict[Split, tuple[int, int]]:
     """First row of each part and the row after its last."""
-    if kind not in get_args(SplitKind):
-        raise ValueError(f"split={kind!r}: use fractions or ett")
     steps = len(series.dates)
     if kind == "ett":
         ends = (np.cumsum(ETT_MONTHS) * MONTH // series.step).tolist()
@@ -146,7 +144,7 @@ def standardised(series: Series, train: tuple[int, int]) -> np.ndarray:
     mean, deviation = own.mean(0), own.std(0)
     if not deviation.all():
         name = series.columns[int(deviation.argmin())]
-        raise ValueError(f"column {name!r} is constant in the train part: it cannot be standardised: take it away")
+        raise ValueError(f"column {name!r} is constant in the train part: it cannot be standardised: remove it")
     return ((series.values - mean) / deviation).astype(np.float32)
 
 

@@ -1,6 +1,6 @@
 """Recordings with their transcripts, ready for a model: spectrograms, durations, pitch and energy, in three splits.
 
-embedded   `tasks.data.formants`, generated; durations are known
+embedded   synthetic speech (`tasks.data.synthetic_speech`); durations are known
 local      a folder in LJSpeech's layout (`tasks.data.ljspeech`); durations from word times in alignments/, or by the
            simple alignment (`tasks.data.alignment`)
 
@@ -8,7 +8,7 @@ Per frame of the spectrogram (`tasks.data.mel`): energy is log(1 + |X|), the nor
 autocorrelation (`tasks.data.pitch`), in a straight line through frames without voice. Spectrogram, pitch and energy are
 standardised by mean and standard deviation over the frames of the train split: the spectrogram each band for itself.
 
-All of it is computed once and kept below `cache` by the hash of the content.
+Features are computed once and cached by the hash of the content.
 """
 
 import hashlib
@@ -23,21 +23,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tasks.base import Data, Split
-from tasks.data import formants, ljspeech
-from tasks.data.letters import SYMBOLS, symbols
+from tasks.base import SPLITS, Data, Split
+from tasks.data import ljspeech, synthetic_speech
+from tasks.data.cache_folder import stored
 from tasks.data.ljspeech import Recordings
 from tasks.data.mel import BANDS, log_mel_of, magnitudes
 from tasks.data.pitch import filled, pitch
-from tasks.data.store import stored
-from tasks.data.text import SPLITS
+from tasks.data.symbols import SYMBOLS, symbols
 
 FORMAT = 1
-"""Raised when the same recordings would give other features."""
+"""Increased when the same recordings would give other features."""
 LEAST_DEVIATION = 1e-3
-"""A band that never changes is not blown up."""
+"""Keeps a constant band from being scaled up."""
 FEATURES = {"mel": (BANDS, np.float32), "pitch": (1, np.float32), "energy": (1, np.float32)}
-"""What there is per frame: numbers and their type."""
+"""Features of a frame: how many numbers, of which type."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Clip:
     symbols: np.ndarray
     """(S,) int64: ids in `SYMBOLS`, an edge first and last."""
     mel: np.ndarray
-    """(F, 80) float32, standardised; `Speech.mel` undoes it."""
+    """(F, 80) float32, standardised; `Speech.mel` reverses it."""
     durations: np.ndarray
     """(S,) int64, frames of each symbol, 0 or more; their sum is F."""
     pitch: np.ndarray
@@ -65,7 +64,7 @@ class Statistics:
 
 
 class Clips(Sequence[Clip]):
-    """The clips of a split, from the files of `_build`; arrays stay on disk until they are asked for."""
+    """The clips of a split, from the files of `_build`, memory-mapped."""
 
     def __init__(self, folder: Path, split: Split, statistics: Statistics) -> None:
         about = json.loads((folder / f"{split}.json").read_text())
@@ -125,15 +124,14 @@ class Speech:
         return standardised * self.std + self.mean
 
     def mean_spectrogram(self, symbols: int) -> np.ndarray:
-        """(F, 80), log-mel: the train frames' mean, for as long as so many symbols last in train on average. What a
-        model must beat."""
+        """The mean frame of train for the mean duration of so many symbols, log-mel (F, 80): a baseline."""
         train = self.clips["train"]
         frames = max(1, round(symbols * train.lengths.sum() / train.text_lengths.sum()))
         return np.tile(self.mean, (frames, 1))
 
 
 def speech(data: Data, cache: Path) -> Speech:
-    """What `data` names."""
+    """The clips of the data source."""
     found = _recordings(data, cache)
     key = hashlib.sha256(f"{FORMAT}:{found.content}".encode()).hexdigest()[:24]
     folder = stored(cache / f"speech-{key}", partial(_build, found))
@@ -150,7 +148,7 @@ def speech(data: Data, cache: Path) -> Speech:
 
 def _recordings(data: Data, cache: Path) -> Recordings:
     if data.source == "embedded":
-        return formants.recordings()
+        return synthetic_speech.recordings()
     if data.source == "local":
         return ljspeech.folder(data.path, cache)
     if data.source == "hub":

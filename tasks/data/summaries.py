@@ -1,18 +1,18 @@
 """Documents with their summaries in three splits, from one of three sources.
 
 embedded   the running interpreter's own standard library: source code and the first paragraph of its docstring
-           (`tasks.data.docstrings`). Files are split as in `tasks.data.text`; a document that comes again in another
-           split stays in the one that is evaluated.
+           (`tasks.data.docstrings`). Files are split as in `tasks.data.text`; a document of several splits is kept in
+           the one that is evaluated.
 local      a folder with train, validation and test as *.jsonl or *.jsonl.gz: an object in every line, with a document
            and its summary, or a list of summaries
 hub        a `datasets` id with those three splits and two such columns; rows where one is empty are left out. Default
            Multi-News (Fabbri et al. 2019, arXiv 1906.01749), CAB's, as `alexfabbri/multi_news`: its main branch is a
-           script, which `datasets` no longer runs, so the branch of its conversion to Parquet is asked for.
+           script, which `datasets` no longer runs, so the branch with its conversion to Parquet is used.
 
 Rows with the same document are one document with several reference summaries.
 
-For `tasks.data.tokens` a split is a row of texts: a document, its summaries, an empty text, the next document. So its
-stream of tokens, where a separator ends every text, holds all there is to know (`Collection`).
+For `tasks.data.tokens` a split is a sequence of texts: a document, its summaries, an empty text, the next document. A
+separator ends every text, so that `Collection` finds documents and summaries in the stream of tokens.
 """
 
 import gzip
@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import Data, Split
+from tasks.base import SPLITS, Data, Split
 from tasks.data.docstrings import VERSION, documented
-from tasks.data.text import SPLITS, Corpus, corpus, hub_splits
+from tasks.data.text import Corpus, corpus, hub_splits
 
 HUB_DEFAULT = ("alexfabbri/multi_news", "refs/convert/parquet")
 ENDINGS = (".jsonl", ".jsonl.gz")
@@ -50,7 +50,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Collection:
-    """Where documents and summaries lie in a split's tokens: (D, 2) and (S, 2) beginnings and ends."""
+    """Beginnings and ends of documents (D, 2) and summaries (S, 2) in the tokens of a split."""
 
     stream: np.ndarray
     documents: np.ndarray
@@ -80,7 +80,7 @@ class Collection:
 
 
 def summaries(data: Data, columns: Columns) -> Corpus:
-    """What `data` names, as the row of texts described above."""
+    """The documents and summaries of the data source, as the sequence of texts described above."""
     if data.source == "embedded":
         return _embedded()
     if data.source == "local":
@@ -97,7 +97,7 @@ def _flat(examples: Mapping[bytes, list[bytes]]) -> Iterator[bytes]:
 
 
 def _grouped(pairs: Iterable[tuple[bytes, list[bytes]]]) -> Examples:
-    """A summary that comes again for the same document is kept once."""
+    """Equal summaries of a document are kept once."""
     examples: Examples = {}
     for document, references in pairs:
         known = examples.setdefault(document, [])
@@ -110,7 +110,7 @@ def _embedded() -> Corpus:
 
     @cache
     def extract() -> dict[Split, Examples]:
-        """Only where no tokens are in the cache."""
+        """Called only if the tokens are not cached."""
         found = {
             split: _grouped(
                 (document.encode(), [summary.encode()])
@@ -216,7 +216,7 @@ def _text(value: Any, column: str, where: str) -> bytes:
     if not isinstance(value, str):
         raise ValueError(f"{where}: {column!r} is a {type(value).__name__}: text is needed")
     if not value.strip():
-        raise ValueError(f"{where}: {column!r} is empty: write some text, or take the line away")
+        raise ValueError(f"{where}: {column!r} is empty: write some text, or remove the line")
     try:
         return value.encode()
     except UnicodeEncodeError as error:

@@ -1,7 +1,7 @@
 """Whole documents as UTF-8 bytes, in three splits, from one of three sources.
 
 embedded   the running interpreter's own standard library, about 9 MB of Python by many hands. Files are split by a
-           hash of their path (about 5% validation, 5% test). Generated tables and tests are left out. The text
+           hash of their path (about 5% validation, 5% test). Tests and generated tables are left out. The text
            depends on the version of Python, and so does the content hash.
 local      a folder with train/, validation/ and test/ of *.txt files in UTF-8
 hub        a `datasets` id with those three splits and one text column; default PG-19 (Rae et al. 2020, arXiv
@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.base import Data, Split
+from tasks.base import SPLITS, Data, Split
 from tasks.data.hub import snapshot
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 HUB_DEFAULT = "emozilla/pg19"
 EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "idlelib", "encodings", "pydoc_data"}
-EXCLUDED_PREFIXES = ("_sysconfigdata", "config-")  # made when Python was built: they describe the machine
+EXCLUDED_PREFIXES = ("_sysconfigdata", "config-")  # written when Python was built
 HELD_OUT = 0.05
 """Share of the embedded files for each of validation and test."""
 
@@ -32,15 +31,15 @@ HELD_OUT = 0.05
 class Corpus:
     description: str
     content: str
-    """SHA-256 of all documents, or of the commit that fixes them."""
+    """SHA-256 of all documents, or of the hub commit."""
     read: Callable[[Split], Iterable[bytes]]
     large: bool = False
-    """Too much to hold in memory: tokens belong in a cache even where making them is fast."""
+    """Too large for memory: its tokens are cached even if they are fast to compute."""
     facts: dict[str, int | float | str] = field(default_factory=dict)
 
 
 def corpus(data: Data, column: str) -> Corpus:
-    """The documents that `data` names; `column` holds the text of a hub data set."""
+    """The documents of the data source; `column` is the text column of a hub data set."""
     if data.source == "embedded":
         return _embedded(Path(sysconfig.get_path("stdlib")))
     if data.source == "local":
@@ -114,7 +113,7 @@ def _utf8(file: Path) -> bytes:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 (byte {error.start}): convert it, or take it away") from None
+        raise ValueError(f"{file}: not UTF-8 (byte {error.start}): convert it, or remove it") from None
     return raw
 
 

@@ -4,8 +4,8 @@
 a number    byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909; on bytes as in GPT-2), trained on the train split
             only, by the `tokenizers` library; the separator is the last id
 
-Every token is a known number of bytes of the text (the separator is 0), so that bits per byte is exact. BPE tokens,
-and those of texts too large for memory, are kept below `cache` by content.
+Every token stands for a known number of bytes of the text (the separator for 0), so that bits per byte is exact. BPE
+tokens, and those of texts too large for memory, are cached by content.
 """
 
 import hashlib
@@ -15,25 +15,35 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import PlainValidator
 
-from tasks.base import Split
-from tasks.data.store import stored
-from tasks.data.text import SPLITS, Corpus
+from tasks.base import SPLITS, Split
+from tasks.data.cache_folder import stored
+from tasks.data.text import Corpus
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FORMAT = 1
-"""Raised when the same text and vocabulary would give other tokens."""
+"""Increased when the same text and vocabulary would give other tokens."""
 LEAST_VOCABULARY = 257
 TRAINING_BYTES = 2**28
-"""BPE merges are learned from this much of the train split: more changes little and does not fit into memory."""
+"""BPE merges are learned from the beginning of the train split: more changes little and does not fit into memory."""
 ENCODED_AT_ONCE = 256
 
-Vocabulary = int | Literal["bytes"]
+
+def _checked(vocabulary: object) -> object:
+    is_size = isinstance(vocabulary, int) and not isinstance(vocabulary, bool) and vocabulary >= LEAST_VOCABULARY
+    if vocabulary != "bytes" and not is_size:
+        raise ValueError(f"use bytes, or a number of at least {LEAST_VOCABULARY} for BPE")
+    return vocabulary
+
+
+Vocabulary = Annotated[int | Literal["bytes"], PlainValidator(_checked)]
+"""An option of tasks on text."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Tokens:
     tokenizer: "Tokenizer | None" = None
 
     def decode(self, ids: Iterable[int]) -> bytes:
-        """The text behind ids, separators left out."""
+        """The text of the ids, without separators."""
         kept = [int(i) for i in ids if i != self.size - 1]
         if self.tokenizer is None:
             return bytes(kept)
@@ -56,21 +66,13 @@ class Tokens:
         return bytes(letters[letter] for piece in pieces for letter in piece)
 
 
-def check_vocabulary(vocabulary: int | str) -> None:
-    """Raises ValueError unless it is `bytes` or a possible number."""
-    number = isinstance(vocabulary, int) and not isinstance(vocabulary, bool)
-    if vocabulary != "bytes" and not (number and int(vocabulary) >= LEAST_VOCABULARY):
-        raise ValueError(f"vocabulary={vocabulary!r}: use bytes, or a number of at least {LEAST_VOCABULARY} for BPE")
-
-
 def vocabulary_size(vocabulary: Vocabulary) -> int:
-    """Ids that there may be, the separator included. A small text can give fewer BPE tokens than were asked for."""
+    """The largest number of ids, with the separator. A small text can give fewer BPE tokens."""
     return 257 if vocabulary == "bytes" else vocabulary
 
 
 def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
-    """The corpus in tokens, from the cache where that is worth it."""
-    check_vocabulary(vocabulary)
+    """The corpus in tokens, cached if that saves time or memory."""
     if vocabulary == "bytes" and not corpus.large:
         return Tokens({split: _joined(_encode_bytes(corpus.read(split))) for split in SPLITS}, 257, _byte_sizes())
     key = hashlib.sha256(f"{FORMAT}:{corpus.content}:{vocabulary}".encode()).hexdigest()[:24]
@@ -85,7 +87,7 @@ def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
 
 
 def _build(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
-    """Writes what `tokenise` reads."""
+    """Writes the cache that `tokenise` reads."""
     tokenizer = None if vocabulary == "bytes" else _train(corpus.read("train"), vocabulary)
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
@@ -99,7 +101,7 @@ def _build(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
 
 
 def _write(parts: Iterable[np.ndarray], path: Path) -> None:
-    """Parts of a stream to one .npy, without ever holding the whole."""
+    """Writes parts of a stream to one .npy, without the whole stream in memory."""
     with tempfile.TemporaryFile(dir=path.parent) as raw:
         count, dtype = 0, np.dtype(np.uint16)
         for part in parts:

@@ -1,8 +1,8 @@
 """Windows of equal width over one stream of tokens per split.
 
-Training windows lie one after the other, from a random offset and in a random order in every epoch; where a window is
-wider than the stride, neighbours share what is over. Evaluation windows lie evenly over the whole split and do not
-overlap. All of it is a pure function of (seed, split, id).
+Training windows are consecutive, from a random offset and in a random order in every epoch; windows that are wider than
+the stride overlap. Evaluation windows are evenly spread over the split and do not overlap. All of it is a pure function
+of (seed, split, id).
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Windows:
         self.streams, self.width, self.stride, self.counts, self.seed = streams, width, stride, counts, seed
 
     def examples(self, split: Split) -> int:
-        """Windows in an epoch of train, as many as fit from every offset; windows in an evaluation of the others."""
+        """Windows in an epoch of train, which fit from every offset; windows in an evaluation of the others."""
         have = len(self.streams[split])
         if split == "train":
             return max(1, have // self.stride - 1)

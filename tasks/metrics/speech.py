@@ -1,4 +1,4 @@
-"""How far a generated spectrogram is from a reference, however both are timed: MCD and MSD over dynamic time warping.
+"""Distance of a generated spectrogram from a reference: MCD and MSD with dynamic time warping.
 
 For log-mel spectrograms x (frames, K) and y, K = 80 bands, natural logarithm of magnitudes:
 
@@ -8,17 +8,17 @@ For log-mel spectrograms x (frames, K) and y, K = 80 bands, natural logarithm of
 
 U is the number of the reference's frames. Both are dB: MSD is the root mean square difference of two frames, MCD the
 same of their envelopes, smoothed to 13 cosines and without loudness (m = 0), so that MCD <= MSD for a pair of frames.
-The path goes from the first frames to the last ones by steps (1, 0), (0, 1), (1, 1) with the least sum of distances,
-all steps alike, of each measure for itself.
+The path goes from the first to the last frames by steps (1, 0), (0, 1), (1, 1) of equal weight and has the smallest sum
+of distances, for each measure separately.
 
-The sum is not divided by the path's length, which would let speech that goes on in silence or repeats itself lower its
-score by making the path longer. So no repeated frame lowers it, and what is appended lowers it only by as much as it
-is nearer to the reference's last frames than the last frame before it was.
+The sum is not divided by the length of the path: otherwise speech that continues in silence or repeats itself would
+lower its score with a longer path. Here a repeated frame never lowers it, and an appended frame only by as much as it
+is nearer to the reference's last frames than the frame before it.
 
 CAB takes both from fairseq, which makes waves first (Griffin-Lim), takes from them windows of 50 ms every 12.5 ms over
 all frequencies, the power in place of the magnitude, an orthonormal cosine transform with m = 0..12, the root of the
 mean of squares without a factor, and divides the sums of a whole set by its reference frames, so that long clips count
-more. So its numbers are not ours; here no vocoder stands between a model and its score.
+more. So its numbers do not compare with these; here no vocoder is between a model and its score.
 """
 
 import math
@@ -42,14 +42,14 @@ def msd(generated: np.ndarray, reference: np.ndarray) -> float:
 
 
 def warped(distances: np.ndarray) -> float:
-    """The least sum of distances (M, N) over a path, divided by N.
+    """The smallest sum of distances (M, N) over a path, divided by N.
 
     Anti-diagonals i + j = s are computed at once, each from the two before it.
     """
     rows, columns = distances.shape
     flat = distances.ravel()
-    sums = np.full((3, rows + 1), np.inf)  # place i is at i + 1: row 0 is outside
-    sums[1, 0] = 0  # where a path comes from that starts at (0, 0), by a diagonal step
+    sums = np.full((3, rows + 1), np.inf)  # row i is at index i + 1
+    sums[1, 0] = 0  # the predecessor of (0, 0), by a diagonal step
     for s in range(rows + columns - 1):
         low, high = max(0, s - columns + 1), min(rows, s + 1)
         before, twice = (s - 1) % 3, (s - 2) % 3

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cab.report.figures.style import looks
-from tasks.data.packed import unpack_cloud
+from tasks.data.packed_samples import unpack_cloud
 
 COLUMNS = {"partial": "given", "completed": "completed", "complete": "truth"}
 ELEVATION, AZIMUTH = 20, 35

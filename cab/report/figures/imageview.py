@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.data.packed import unpack_image
+from tasks.data.packed_samples import unpack_image
 
 GAP = 4
 """White pixels between two rows."""

@@ -13,7 +13,7 @@ from PIL import Image
 from cab.report.figures.style import looks
 from tasks.data.ljspeech import write_wave
 from tasks.data.mel import BANDS, HOP, RATE, griffin_lim
-from tasks.data.packed import unpack_mel
+from tasks.data.packed_samples import unpack_mel
 
 KINDS = ("generated", "real")
 LETTERS = 65

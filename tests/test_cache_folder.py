@@ -10,17 +10,21 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import store_jobs
 
 from tasks.base import Data
-from tasks.data import store
+from tasks.data import cache_folder
+from tasks.data.cache_folder import stored
+from tasks.data.cloud_views import Sizes
 from tasks.data.clouds import clouds
-from tasks.data.store import stored
-from tasks.data.views import Sizes
 
+SPAWN = multiprocessing.get_context("spawn")
 SIZES = Sizes(points=64, truth=96, views=1, solids=40, held_out_solids=4)
 """51 KB of whole clouds to train on."""
 REASONS = r"(No space left on device|File too large|\d+ requested and \d+ written)"
@@ -31,33 +35,22 @@ def build(folder: Path) -> None:
     (folder / "a").write_text("whole")
 
 
-def in_a_child(make: Callable[[], object]) -> tuple[int | None, str]:
-    """Exit code, negative for a signal, and what it was refused with."""
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-
-    def run() -> None:
-        try:
-            make()
-        except ValueError as error:
-            results.put(str(error))
-        else:
-            results.put("made")
-
-    job = context.Process(target=run, daemon=True)
-    job.start()
-    job.join(30)
-    return job.exitcode, results.get(timeout=5) if job.exitcode == 0 else ""
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def limited(make: Callable[[], object], size: int) -> tuple[int | None, str]:
-    """In a process whose files cannot grow beyond `size`."""
-
-    def run() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        make()
-
-    return in_a_child(run)
+def prepare_clouds(cache: Path, messages: Queue) -> None:
+    try:
+        clouds(Data(), SIZES, cache)
+    except ValueError as error:
+        messages.put(str(error))
 
 
 def unfinished(parent: Path, owner: str, age: float = 0) -> Path:
@@ -91,28 +84,32 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_line(small_disk: Path) -> None:
-    """Not the end of the process, as where a file is mapped and its pages have no place."""
-    code, said = in_a_child(lambda: clouds(Data(), SIZES, small_disk))
-    assert code == 0
-    assert re.fullmatch(UNWRITTEN, said), said
+    """In a process of its own, which a write to a mapped file without space would end."""
+    messages = SPAWN.Queue()
+    job = SPAWN.Process(target=prepare_clouds, args=(small_disk, messages), daemon=True)
+    job.start()
+    message = messages.get(timeout=120)
+    job.join()
+    assert re.fullmatch(UNWRITTEN, message), message
     assert [path.suffix for path in small_disk.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("size", [0, 100, 20_000])
-def test_clouds_that_have_no_place(tmp_path: Path, size: int) -> None:
-    code, said = limited(lambda: clouds(Data(), SIZES, tmp_path), size)
-    assert code == 0
-    assert re.fullmatch(UNWRITTEN, said), said
+def test_clouds_without_space(tmp_path: Path, size: int) -> None:
+    with pytest.raises(ValueError, match=f"^{UNWRITTEN}$"), largest_file(size):
+        clouds(Data(), SIZES, tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
-    assert in_a_child(lambda: clouds(Data(), SIZES, tmp_path)) == (0, "made")
+    clouds(Data(), SIZES, tmp_path)
 
 
-def test_other_ways_of_writing_that_have_no_place(tmp_path: Path) -> None:
-    """numpy's own, whose error has no number, and the checksums."""
-    for number, make in enumerate((lambda folder: np.save(folder / "a.npy", np.zeros(9999)), build)):
-        code, said = limited(lambda make=make, n=number: stored(tmp_path / f"{n}", make), 1000 if number == 0 else 8)
-        assert code == 0
-        assert re.fullmatch(UNWRITTEN, said), said
+@pytest.mark.parametrize(
+    ("size", "make"),
+    [(1000, lambda folder: np.save(folder / "a.npy", np.zeros(9999))), (8, build)],
+    ids=["numpy, whose error has no number", "checksums"],
+)
+def test_other_writes_without_space(tmp_path: Path, size: int, make: Callable[[Path], None]) -> None:
+    with pytest.raises(ValueError, match=f"^{UNWRITTEN}$"), largest_file(size):
+        stored(tmp_path / "it", make)
 
 
 def test_other_errors_of_a_build_stay_what_they_are(tmp_path: Path) -> None:
@@ -170,7 +167,7 @@ def test_colleagues_may_read_it(tmp_path: Path) -> None:
 
 def test_what_a_killed_job_left_is_deleted(tmp_path: Path, gone: int) -> None:
     """By the next that makes anything there; not what another may be at work on."""
-    machine, day = store._machine(), 24 * 3600
+    machine, day = cache_folder.machine_id(), 24 * 3600
     left = unfinished(tmp_path, f"{machine}-{gone}-0a1b2c3d")
     old = unfinished(tmp_path, f"other-host-{os.getpid()}-0a1b2c3d", 3 * day)
     earlier = unfinished(tmp_path, "k_2x9q1z", 3 * day)  # as an earlier version called it
@@ -187,16 +184,31 @@ def test_what_a_killed_job_left_is_deleted(tmp_path: Path, gone: int) -> None:
 
 
 def test_a_job_that_is_killed_leaves_nothing_for_long(tmp_path: Path) -> None:
-    code, _ = in_a_child(lambda: stored(tmp_path / "it", lambda folder: os._exit(9)))
-    assert code == 9
+    job = SPAWN.Process(target=store_jobs.die_while_storing, args=(tmp_path / "it",), daemon=True)
+    job.start()
+    job.join()
+    assert job.exitcode == 9
     assert len(list(tmp_path.glob("it.making-*"))) == 1
     stored(tmp_path / "it", build)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it", "it.lock"]
 
 
+def test_two_jobs_make_it_once(tmp_path: Path) -> None:
+    barrier, results = SPAWN.Barrier(2), SPAWN.Queue()
+    arguments = (tmp_path / "cache" / "it", barrier, results)
+    jobs = [SPAWN.Process(target=store_jobs.store_together, args=arguments, daemon=True) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    assert [results.get(timeout=60) for _ in jobs] == [True, True]
+    for job in jobs:
+        job.join()
+    assert (tmp_path / "builds").read_text() == "x"
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["it", "it.lock"]
+
+
 def test_a_machine_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", refused)
-    assert store._machine() == socket.gethostname()
+    assert cache_folder.machine_id() == socket.gethostname()
 
 
 def test_without_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

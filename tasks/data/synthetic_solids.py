@@ -1,12 +1,12 @@
-"""Generated solids as clouds of points on their surface. Not real data, and said to be none.
+"""Synthetic solids as clouds of points on their surface.
 
-A solid is a union of two or three convex parts, turned in any way, each further one around a random point of the
-surface so far. A part lies between two parallel superellipses |x/a|^p + |y/b|^p = 1, as polygons, one of them smaller
-and moved aside: it is something between a box, a cylinder, a pyramid and a cone, and leans. Points are uniform by area
-over the outside: what lies inside another part is left out.
+A solid is a union of two or three convex parts, each with a random rotation, each further one around a random point of
+the surface so far. A part lies between two parallel superellipses |x/a|^p + |y/b|^p = 1, as polygons, one of them
+smaller and shifted: something between a box, a cylinder, a pyramid and a cone. Points are uniform by area over the
+outside; points inside another part are left out.
 
 A part has seven numbers and a rotation, so that the nearest train shape is far from any test shape, while the hidden
-side of a convex part follows in part from what is seen of it.
+side of a convex part follows partly from its visible side.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 VERSION = 2
-"""Raised when the same call would give other points."""
+"""Increased when the same call would give other points."""
 PARTS = (2, 3)
 CORNERS = 24
 """Of a polygon."""
@@ -55,7 +55,7 @@ class Part:
         return (1 - along) * chosen[:, 0] + along * ((1 - across) * chosen[:, 1] + across * chosen[:, 2])
 
     def contains(self, points: np.ndarray) -> np.ndarray:
-        """Which of the points (P, 3) lie inside: (P,). A point of each face, and which way is in."""
+        """Which of the points (P, 3) lie inside: (P,), by a point and the inward normal of each face."""
         faces = self.triangles[[*range(CORNERS), 2 * CORNERS, 3 * CORNERS]]
         inward = _normals(faces)
         middle = (self.bottom.mean(0) + self.top.mean(0)) / 2
@@ -64,11 +64,11 @@ class Part:
 
 
 def solid(rng: np.random.Generator, count: int) -> list[Part]:
-    """A random solid of so many parts."""
+    """A random solid of `count` parts."""
     parts: list[Part] = []
     for number in range(count):
         bottom, top = _rings(rng)
-        turned = _rotation(rng).T
+        turned = rotation(rng).T
         if number:
             turned = LATER * turned
         centre = surface_points(parts, 1, rng)[0] if number else np.zeros(3)
@@ -92,7 +92,7 @@ def surface_points(parts: list[Part], count: int, rng: np.random.Generator) -> n
 def _rings(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A bottom and a top, (S, 3) each, around the origin."""
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
-    way = np.stack([np.cos(angles), np.sin(angles)], 1).round(12)  # what should be 0 is 0, whatever its power
+    way = np.stack([np.cos(angles), np.sin(angles)], 1).round(12)  # exact zeros
     power = np.exp(rng.uniform(np.log(ROUND), np.log(SQUARE)))
     *half_axes, half_height = rng.uniform(*SIZES, 3)
     ring = np.array(half_axes) * np.sign(way) * np.abs(way) ** (2 / power)  # (S, 2)
@@ -101,9 +101,10 @@ def _rings(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return bottom * [1, 1, half_height], top * [1, 1, half_height]
 
 
-def _rotation(rng: np.random.Generator) -> np.ndarray:
+def rotation(rng: np.random.Generator) -> np.ndarray:
     """(3, 3), uniform: of a random unit quaternion."""
-    w, x, y, z = (q := rng.normal(size=4)) / np.linalg.norm(q)
+    drawn = rng.normal(size=4)
+    w, x, y, z = drawn / np.linalg.norm(drawn)
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],

@@ -1,6 +1,6 @@
-"""Clouds, spectrograms and images as text, so that the tables of a record can hold what a model made.
+"""Clouds, spectrograms and images as text, so that the tables of a record can hold a few outputs of a model.
 
-Weights are not kept after a run; these few examples are. They are for eyes and ears: scores are taken before packing.
+Packing loses precision: scores are computed before it.
 """
 
 import base64
@@ -15,13 +15,13 @@ from tasks.data.mel import BANDS, FLOOR
 
 MOST_POINTS = 1024
 CLOUD_SCALE = 200
-"""What a coordinate of 1 becomes; a signed byte ends at 127."""
+"""Of coordinates; a signed byte ends at 127."""
 LOWEST, STEP = math.log(FLOOR), 0.06
 """Of a log-mel spectrogram: 256 steps of 0.5 dB."""
 
 
 def pack_cloud(points: np.ndarray) -> str:
-    """Some of the points (P, 3), evenly spread over their order, exact enough for a picture."""
+    """Some of the points (P, 3), evenly spread over their order, precise enough for a picture."""
     kept = points[np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).round().astype(int)]
     return _text(np.rint(kept * CLOUD_SCALE).clip(-127, 127).astype(np.int8).tobytes())
 

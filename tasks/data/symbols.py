@@ -1,7 +1,7 @@
-"""The symbols of spoken texts, and how a text becomes a row of them.
+"""The symbols of texts that are spoken, and the ids of a text.
 
 Letters, not phonemes: lower-case a to z, space, some marks, and an edge at both ends, which stands for the silence
-there. Accents are taken off and typographic quotes and dashes made plain; any other character is refused, so that
+there. Accents are removed and typographic quotes and dashes replaced; any other character is an error, so that
 numbers and abbreviations are spelled out as in LJSpeech's third column.
 """
 
@@ -20,7 +20,7 @@ PLAIN = str.maketrans(
 
 
 def clean(text: str) -> str:
-    """The text in the alphabet's characters; ValueError where one has no place in it."""
+    """The text in these symbols. Raises ValueError for any other character."""
     parts = unicodedata.normalize("NFKD", text.translate(PLAIN).lower())
     plain = " ".join("".join(part for part in parts if not unicodedata.combining(part)).split())
     for character in plain:

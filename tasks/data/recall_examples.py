@@ -1,17 +1,17 @@
-"""Associative recall, generated: keys with values to remember, and queries to answer, in all four patterns.
+"""Synthetic examples of associative recall: keys with values, and queries, in all four patterns.
 
 Ids of a vocabulary of V: 0 filler, 1 mask, then the keys, then the values, half of the rest each. Values are drawn
-independently, so that no answer says anything about another.
+independently, so that no answer tells anything about another.
 
 causal_self       Multi-query associative recall (Arora et al. 2023, "Zoology", arXiv 2312.04927): pairs key, value
-                  first, then queries among filler; the answer is due where the query is.
+                  first, then queries among filler; the answer is predicted at the query.
 noncausal_self    Masked recall: every token is an item, a key and its value; some keys come again with a masked
-                  value, and the answer is due there. The full item may be to the left or to the right.
+                  value, and the answer is predicted there. The complete item may be on the left or on the right.
 noncausal_cross   Look-up: queries among filler; a memory whose items hold a key and a value each, with distractors of
-                  other keys; the answer is due where the query is.
-causal_cross      The same with every key asked once, and the answer due `delay` tokens after its query; each token also
-                  carries the answer before it, as in teacher forcing. A family that lets a later query through reads
-                  the answer from the next token. The delay lets families compete that read the memory through the
+                  other keys; the answer is predicted at the query.
+causal_cross      The same with each key queried at most once, and the answer `delay` tokens after its query; each token
+                  also carries the answer before it, as in teacher forcing. A family that lets a later query through
+                  reads the answer from the next token. The delay admits families that read the memory through the
                   previous block or group only; carrying a query over it is the work of the self attention, which is
                   vanilla in this pattern.
 """
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from attentions.base import Pattern
+from tasks.base import NO_LABEL
 
 VERSION = 1
-"""Raised when the same numbers would give other examples."""
+"""Increased when the same numbers would give other examples."""
 FILLER, MASK, FIRST_KEY = 0, 1, 2
-NO_LABEL = -100
 
 Examples = dict[str, np.ndarray]
 
@@ -43,10 +43,8 @@ class Sizes:
     delay: int
 
     def __post_init__(self) -> None:
-        least = {"length": 1, "vocabulary": 4, "pairs": 1, "queries": 1, "delay": 0}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name}={getattr(self, name)}: at least {minimum} is needed")
+        if self.pairs < 1:
+            raise ValueError(f"pairs={self.pairs}: at least 1 is needed")
         if self.pairs > self.keys or (self.memory > self.pairs and self.pairs == self.keys):
             raise ValueError(f"pairs={self.pairs}: vocabulary={self.vocabulary} has {self.keys} keys: use fewer pairs")
         if self.pattern.cross and self.memory < self.pairs:
@@ -55,7 +53,7 @@ class Sizes:
             )
         if self.length < self.least_length:
             raise ValueError(
-                f"length={self.length} is too short for pairs={self.pairs}, queries={self.asked} in {self.pattern}: "
+                f"length={self.length} is too short for pairs={self.pairs}, queries={self.answers} in {self.pattern}: "
                 f"use at least {self.least_length}"
             )
 
@@ -72,22 +70,22 @@ class Sizes:
         return self.vocabulary - self.first_value
 
     @property
-    def asked(self) -> int:
+    def answers(self) -> int:
         """Answers in an example."""
-        return min(self.queries, self.pairs) if self.once else self.queries
+        return min(self.queries, self.pairs) if self.unique_queries else self.queries
 
     @property
-    def once(self) -> bool:
-        """Whether a key is asked at most once: its answer would be known from the first time."""
+    def unique_queries(self) -> bool:
+        """Whether a key is queried at most once: `carried` would tell the answer of a second query."""
         return self.pattern is Pattern.CAUSAL_CROSS
 
     @property
     def least_length(self) -> int:
         return {
-            Pattern.NONCAUSAL_SELF: self.pairs + self.asked,
-            Pattern.CAUSAL_SELF: 2 * self.pairs + self.asked,
-            Pattern.NONCAUSAL_CROSS: self.asked,
-            Pattern.CAUSAL_CROSS: self.asked + self.delay,
+            Pattern.NONCAUSAL_SELF: self.pairs + self.answers,
+            Pattern.CAUSAL_SELF: 2 * self.pairs + self.answers,
+            Pattern.NONCAUSAL_CROSS: self.answers,
+            Pattern.CAUSAL_CROSS: self.answers + self.delay,
         }[self.pattern]
 
     def generate(self, count: int, rng: np.random.Generator) -> Examples:
@@ -97,10 +95,10 @@ class Sizes:
         order = rng.random((count, self.keys)).argsort(1)  # (B, K)
         keys = FIRST_KEY + order[:, : self.pairs]  # (B, P), all different
         values = rng.integers(self.first_value, self.vocabulary, (count, self.pairs))  # (B, P)
-        if self.once:
-            which = rng.random((count, self.pairs)).argsort(1)[:, : self.asked]  # (B, Q)
+        if self.unique_queries:
+            which = rng.random((count, self.pairs)).argsort(1)[:, : self.answers]  # (B, Q)
         else:
-            which = rng.integers(0, self.pairs, (count, self.asked))
+            which = rng.integers(0, self.pairs, (count, self.answers))
         if self.pattern is Pattern.CAUSAL_SELF:
             return self._first_pairs(keys, values, which, rng)
         if self.pattern is Pattern.NONCAUSAL_SELF:
@@ -113,14 +111,14 @@ class Sizes:
         count, own = len(keys), 2 * self.pairs
         tokens = np.full((count, self.length), FILLER)
         tokens[:, :own] = np.stack([keys, values], 2).reshape(count, own)
-        places = own + _places(rng, count, self.length - own, self.asked)  # (B, Q)
+        places = own + _places(rng, count, self.length - own, self.answers)  # (B, Q)
         _put(tokens, places, _pick(keys, which))
         return self._with_answers(tokens, places, _pick(values, which), places - (2 * which + 1))
 
     def _masked(self, keys: np.ndarray, values: np.ndarray, which: np.ndarray, rng: np.random.Generator) -> Examples:
         tokens = np.full((len(keys), self.length), FILLER)
         carried = tokens.copy()
-        places = _places(rng, len(keys), self.length, self.pairs + self.asked)  # (B, P + Q)
+        places = _places(rng, len(keys), self.length, self.pairs + self.answers)  # (B, P + Q)
         pairs, masks = places[:, : self.pairs], places[:, self.pairs :]
         _put(tokens, pairs, keys)
         _put(carried, pairs, values)
@@ -146,7 +144,7 @@ class Sizes:
         item_at = _pick(order.argsort(1), which)  # (B, Q)
         delay = self.delay if self.pattern is Pattern.CAUSAL_CROSS else 0
         tokens = np.full((count, self.length), FILLER)
-        places = _places(rng, count, self.length - delay, self.asked)
+        places = _places(rng, count, self.length - delay, self.answers)
         _put(tokens, places, _pick(keys, which))
         examples = self._with_answers(tokens, places + delay, _pick(values, which), item_at) | {"memory": items}
         if self.pattern is Pattern.CAUSAL_CROSS:

@@ -1,4 +1,4 @@
-"""Generated speech: sentences of made-up words, spoken by formant synthesis. Not real data, and said to be none.
+"""Synthetic speech: sentences of invented words by formant synthesis.
 
 Source and filter (Fant 1960): pulses at the pitch, and noise, each through an envelope that moves from frame to frame,
 
@@ -6,13 +6,13 @@ Source and filter (Fant 1960): pulses at the pitch, and noise, each through an e
     |H(f)| = g / (1 + ((f - C) / W)^2)                            noise around a centre
 
 Every letter has formants and gains; stops are a closure and a burst; neighbours run into each other over a few frames.
-Every symbol, spaces, marks and edges too, lasts one unit of 6 frames (70 ms), a stressed vowel two. So durations are
-known exactly, and where in the text a frame belongs can be told roughly from its place alone: small models have minutes
-to learn to follow a text. How a letter sounds also depends on what is around it, near and far:
+Every symbol, including spaces, marks and edges, lasts one unit of 6 frames (70 ms), a stressed vowel two. So durations
+are known exactly, and the position of a frame tells roughly where in the text it belongs: small models have minutes to
+learn to follow a text. The sound of a letter also depends on its context, near and far:
 
   * the first vowel of a word is stressed: twice as long, and louder
   * the pitch falls through the sentence and rises at stress
-  * the mark at its end sets the voice of the *whole* sentence: "!" is higher, brighter and with more open vowels, "?"
+  * the mark at the end sets the voice of the *whole* sentence: "!" is higher, brighter and with more open vowels, "?"
     is softer and breathy, with fronted vowels, its pitch rising at the end
 
 So a model that does not look from the first letters to the last mark cannot know how they sound.
@@ -21,22 +21,20 @@ So a model that does not look from the first letters to the last mark cannot kno
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 
-from tasks.base import Split
-from tasks.data.letters import EDGE
+from tasks.base import SPLITS, Split
 from tasks.data.ljspeech import Recording, Recordings
 from tasks.data.mel import HOP, RATE, WINDOW, inverse_stft, stft
-from tasks.data.text import SPLITS
+from tasks.data.symbols import EDGE
 
 VERSION = 2
-"""Raised when the same call would give other speech."""
+"""Increased when the same call would give other speech."""
 CLIPS: dict[Split, int] = {"train": 1600, "validation": 32, "test": 128}
 UNIT = 6
-"""Frames of a symbol that is no stressed vowel."""
+"""Frames of a symbol that is not a stressed vowel."""
 SEED = 20_060_455
 PITCH = 150.0
 """Hz at the beginning of a sentence."""
@@ -99,7 +97,7 @@ CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 @dataclass(frozen=True)
 class Mood:
-    """What the last mark does to a sentence."""
+    """The effect of the last mark on the voice of a sentence."""
 
     pitch: float = 1.0
     tilt: float = 1.0
@@ -119,7 +117,7 @@ MOODS = {
 def recordings() -> Recordings:
     """All splits; no text comes twice."""
     content = hashlib.sha256(f"formants {VERSION} {CLIPS}".encode()).hexdigest()
-    return Recordings("formant synthesis, generated", False, content, CLIPS, _read, {"alignment": "generated"})
+    return Recordings("synthetic speech", False, content, CLIPS, _read, {"alignment": "generated"})
 
 
 def _read(split: Split) -> Iterator[Recording]:
@@ -127,7 +125,6 @@ def _read(split: Split) -> Iterator[Recording]:
         yield speak(f"{split}-{number:04d}", text, np.random.default_rng((SEED, SPLITS.index(split), number)))
 
 
-@cache
 def _texts() -> dict[Split, list[str]]:
     rng, seen = np.random.default_rng(SEED), set[str]()
     texts: dict[Split, list[str]] = {split: [] for split in SPLITS}
@@ -157,7 +154,7 @@ def _word(rng: np.random.Generator) -> str:
 
 
 def speak(id: str, text: str, rng: np.random.Generator) -> Recording:
-    """A sentence that ends with one of the three marks. Only the noise in it depends on `rng`."""
+    """Synthesises a sentence that ends with one of the three marks. Only the noise in it depends on `rng`."""
     mood = MOODS[text[-1]]
     stressed = np.array(_stressed(text))
     durations = np.where(stressed, 2 * UNIT, UNIT)
@@ -177,7 +174,7 @@ def _stressed(text: str) -> list[bool]:
 
 @dataclass(frozen=True)
 class Tracks:
-    """What moves from frame to frame, (F,) each but formants (F, 3)."""
+    """Parameters of the synthesis by frame, (F,) each, formants (F, 3)."""
 
     pitch: np.ndarray
     formants: np.ndarray

@@ -1,4 +1,4 @@
-"""What every source of clouds gives: shapes, each with a whole cloud and views of it from one side."""
+"""Shapes of a source of clouds: each a whole cloud and partial clouds, which are views of it from one side."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from tasks.data import camera
 
 Pair = tuple[np.ndarray, list[np.ndarray]]
-"""A whole cloud, and partial ones that belong to it."""
+"""A whole cloud and its partial clouds."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Sizes:
     truth: int
     """Of a whole cloud."""
     views: int
-    """Partial clouds of each whole one; of generated and PCN's only in train."""
+    """Partial clouds of each whole cloud; of synthetic data and PCN only in train."""
     solids: int
-    """Generated for train."""
+    """Synthetic shapes in train."""
     held_out_solids: int
-    """Generated for each of validation and test."""
+    """Synthetic shapes in each of validation and test."""
 
 
 @dataclass(frozen=True)
@@ -30,33 +30,33 @@ class Shapes:
     """A split of a source."""
 
     groups: list[str]
-    """One per shape: what the tables of results call it."""
+    """The name of each shape in tables of results."""
     views: int
     load: Callable[[int], Pair]
 
 
-def looked_at(points: np.ndarray, sizes: Sizes, views: int, rng: np.random.Generator) -> Pair:
+def seen_from_outside(points: np.ndarray, sizes: Sizes, views: int, rng: np.random.Generator) -> Pair:
     """The first of the points (P, 3), which are in random order, are the whole cloud; the camera sees the others."""
     points = points.astype(np.float64)
     low, high = points.min(0), points.max(0)
     points = (points - (low + high) / 2) / np.linalg.norm(high - low)
     whole, others = points[: sizes.truth], points[sizes.truth :]
-    visible = [others[camera.seen(others, camera.direction(rng))] for _ in range(views)]
+    visible = [others[camera.visible(others, camera.direction(rng))] for _ in range(views)]
     return whole, [camera.sampled(view, sizes.points, rng) for view in visible]
 
 
 def check_points(points: np.ndarray, where: str) -> None:
-    """Raises ValueError where points (P, 3) are no shape."""
+    """Raises ValueError if the points (P, 3) are not finite or all the same."""
     finite = np.isfinite(points).all(1)
     if not finite.all():
         row = int(finite.argmin())
-        raise ValueError(f"{where}: point {row} is {points[row].tolist()}: numbers are needed: take the shape away")
+        raise ValueError(f"{where}: point {row} is {points[row].tolist()}: numbers are needed: remove the shape")
     if (points == points[0]).all():
-        raise ValueError(f"{where}: all points are the same: take the shape away")
+        raise ValueError(f"{where}: all points are the same: remove the shape")
 
 
 def check_apart(splits: Mapping[str, Sequence[tuple[str, str]]], where: str) -> None:
-    """Raises ValueError where a shape, a name and a digest of its points, is in two splits."""
+    """Raises ValueError if a shape, given by its name and the digest of its points, is in two splits."""
     seen: dict[str, tuple[str, str]] = {}
     for split, shapes in splits.items():
         for name, digest in shapes:

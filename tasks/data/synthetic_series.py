@@ -1,18 +1,18 @@
-"""A generated series: hourly, seven channels, twenty months of thirty days. Not real data, and said to be none.
+"""A synthetic series: hourly, seven channels, twenty months of thirty days.
 
     value_c(t) = a_c(t) day_c(t) + week_c(t) + trend_c(t) + noise_c(t)
 
-day_c and week_c are sums of harmonics with phases of their own, week_c has another level at weekends; the amplitude
-a_c drifts over weeks, the trend is a line and a level that wanders over months. The noise of the first channels, the
+day_c and week_c are sums of harmonics with random phases, week_c has another level at weekends; the amplitude a_c
+drifts over weeks, the trend is a line and a level that drifts over months. The noise of the first channels, the
 drivers, is autoregressive with a memory of a day; each other channel follows a driver one to three days later, with
 some noise of its own. So a forecast gains from the calendar (the seasons), from the whole window (the amplitude and the
-level), and from single far-away steps of another channel (what a driver did). Repeating yesterday repeats its noise.
+level), and from single distant steps of another channel (a driver). Repeating yesterday repeats its noise.
 """
 
 import numpy as np
 
 VERSION = 1
-"""Raised when the same call would give other values."""
+"""Increased when the same call would give other values."""
 STEPS = 20 * 30 * 24
 DRIVERS, FOLLOWERS = 3, 4
 START = np.datetime64("2018-01-01T00:00:00")
@@ -31,10 +31,10 @@ def seasonal() -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     day = _harmonics(rng, hours, DAY, (1.0, 0.5), channels)
     week = _harmonics(rng, hours, WEEK, (0.3,), channels)
     weekend = rng.normal(0, 0.4, channels) * (hours % WEEK >= 5 * DAY)
-    amplitude = 1 + 0.35 * _wandering(rng, STEPS, channels, DRIFT_HOURS)
+    amplitude = 1 + 0.35 * _drift(rng, STEPS, channels, DRIFT_HOURS)
     line = rng.normal(0, 0.3, channels) * hours / STEPS
-    trend = line + 0.3 * _wandering(rng, STEPS, channels, LEVEL_HOURS)
-    values = amplitude * day + week + weekend + trend + _noise(rng)
+    trend = line + 0.3 * _drift(rng, STEPS, channels, LEVEL_HOURS)
+    values = amplitude * day + week + weekend + trend + noise_of_channels(rng)
     units = rng.uniform(0.5, 20, channels)
     dates = START + np.arange(STEPS) * np.timedelta64(3600, "s")
     return _names(), dates, 5 * units + units * values
@@ -55,17 +55,17 @@ def _harmonics(
     return total
 
 
-def _noise(rng: np.random.Generator) -> np.ndarray:
-    """(T, C): the drivers' own, and what the followers take over from them."""
+def noise_of_channels(rng: np.random.Generator) -> np.ndarray:
+    """(T, C): the drivers' own noise, and the followers' delayed copies with noise of their own."""
     before = max(LAGS)
-    drivers = 0.8 * _wandering(rng, before + STEPS, DRIVERS, NOISE_HOURS)
-    own = 0.3 * _wandering(rng, STEPS, FOLLOWERS, NOISE_HOURS)
+    drivers = 0.8 * _drift(rng, before + STEPS, DRIVERS, NOISE_HOURS)
+    own = 0.3 * _drift(rng, STEPS, FOLLOWERS, NOISE_HOURS)
     late = np.stack([drivers[before - lag :][:STEPS, i % DRIVERS] for i, lag in enumerate(LAGS)], 1)
     return np.concatenate([drivers[before:], late + own], 1)
 
 
-def _wandering(rng: np.random.Generator, steps: int, channels: int, hours: int) -> np.ndarray:
-    """(steps, channels): autoregressive of order 1 around 0, of variance 1, that forgets within `hours`."""
+def _drift(rng: np.random.Generator, steps: int, channels: int, hours: int) -> np.ndarray:
+    """(steps, channels): autoregressive of order 1, mean 0, variance 1, with a memory of `hours`."""
     keep = np.exp(-1 / hours)
     path = rng.normal(size=(steps, channels))
     path[1:] *= np.sqrt(1 - keep**2)

@@ -1,0 +1,60 @@
+"""The task of the documentation, in a folder of its own, taken from the page and run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cab import ROOT
+
+PAGES = [ROOT / "docs" / "extending_task.part.md", ROOT / "docs" / "extending.md"]
+FEW_STEPS = ["train.steps=3", "train.warmup=1", "train.validations=1", "measure=false", "wandb.mode=disabled"]
+FILE = re.compile(r"`(my_\w+/[\w/.]+)`\n\n```\w+\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    (text,) = (page.read_text() for page in PAGES if page.exists() and "my_tasks" in page.read_text())
+    return text
+
+
+@pytest.fixture(scope="module")
+def folder(page: str, tmp_path_factory) -> Path:
+    """The user's folder: every file of the page."""
+    root = tmp_path_factory.mktemp("user")
+    for name, content in FILE.findall(page):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+def run(page: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """The command of the page, with further overrides."""
+    (command,) = re.findall(r"python -m (cab\.run --config-dir my_conf .*task=copying)", page)
+    path = os.pathsep.join([".", os.environ.get("PYTHONPATH", str(ROOT))])
+    arguments = [sys.executable, "-m", *command.split(), *FEW_STEPS, *overrides]
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_task_runs(page: str, folder: Path) -> None:
+    assert len(FILE.findall(page)) == 3
+    done = run(page, folder, "results=results", "attention=vanilla")
+    assert done.returncode == 0, done.stderr
+    (path,) = (folder / "results" / "runs" / "quality").glob("*/result.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "ok"
+    assert record["cell"]["task"] == "copying"
+    assert record["result"]["headline"] == "accuracy"
+    assert set(record["result"]["metrics"]) == set(record["result"]["trivial"]["metrics"]) == {"accuracy", "loss"}
+    assert not record["result"]["data"]["real"]
+
+
+def test_a_wrong_option_is_one_line(page: str, folder: Path) -> None:
+    done = run(page, folder, "results=results", "task.symbols=1")
+    assert done.returncode == 2
+    assert done.stderr == "error: task.symbols=1: Input should be greater than or equal to 2\n"

@@ -1,0 +1,114 @@
+"""Options and patterns of tasks: defaults are those of the YAML, a limit is one line with the option and the value."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from omegaconf import OmegaConf
+
+from attentions.base import Pattern, Shape
+from cab import ROOT
+from cab.config import checked, task_factory
+from cab.errors import UserError
+from tasks.base import Data, Options, Task, TaskContext
+
+TASKS = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (ROOT / "conf" / "task").glob("*.yaml")}
+SHAPE = Shape(dim=16, heads=2, depth=1, hidden=0, length=64**2, memory=64)
+COUNTS = {
+    "forecasting": ["horizon", "label", "decoder_layers", "period", "validation_windows", "test_windows"],
+    "lm": ["validation_windows", "test_windows"],
+    "mlm": ["validation_windows", "test_windows"],
+    "point_cloud": [
+        *("points", "truth", "decoder_layers", "fold", "views", "solids", "validation_clouds", "test_clouds"),
+    ],
+    "recall": ["pairs", "queries", "validation_examples", "test_examples", "table_examples"],
+    "summarization": ["validation_documents", "test_documents"],
+    "super_resolution": ["sampling_steps", "validation_images", "test_images"],
+    "tts": ["frames_per_step", "prenet", "postnet", "validation_clips", "test_clips"],
+    "tts_fastspeech2": ["validation_clips", "test_clips"],
+}
+AT_LEAST_ONE = "Input should be greater than or equal to 1"
+POSITIONS = "Input should be 'sinusoidal', 'learned' or 'none'"
+VOCABULARY = "use bytes, or a number of at least 257 for BPE"
+
+
+def task_class(task: str) -> type[Task]:
+    module, name = str(TASKS[task]["_target_"]).rsplit(".", 1)
+    return getattr(import_module(module), name)
+
+
+def options_of(task: str) -> type[Options]:
+    return get_type_hints(task_class(task))["options"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_yaml_has_every_option_at_its_default(task: str) -> None:
+    given = {name: value for name, value in TASKS[task].items() if not name.startswith("_")}
+    assert checked("task", options_of(task), given) == options_of(task)()
+    assert given.keys() == options_of(task).model_fields.keys()
+
+
+@pytest.mark.parametrize(("task", "option"), [(task, option) for task, names in COUNTS.items() for option in names])
+def test_counts_are_whole_and_at_least_one(task: str, option: str) -> None:
+    for value, message in ((0, AT_LEAST_ONE), (2.5, "Input should be a valid integer"), (True, "Input should be a")):
+        with pytest.raises(UserError, match=f"^task.{option}={value}: {message}"):
+            checked("task", options_of(task), {option: value})
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "value", "message"),
+    [
+        ("forecasting", "variables", "both", "Input should be 'multivariate' or 'univariate'"),
+        ("forecasting", "split", "half", "Input should be 'fractions' or 'ett'"),
+        ("lm", "vocabulary", 100, VOCABULARY),
+        ("lm", "vocabulary", "words", VOCABULARY),
+        ("lm", "vocabulary", True, VOCABULARY),
+        ("lm", "positions", "rotary", POSITIONS),
+        ("lm", "column", 3, "Input should be a valid string"),
+        ("mlm", "masked", 0, "Input should be greater than 0"),
+        ("mlm", "masked", 1.0, "Input should be less than 1"),
+        ("point_cloud", "geometric_layers", -1, "Input should be greater than or equal to 0"),
+        ("point_cloud", "width", 4, "Input should be greater than or equal to 8"),
+        ("recall", "vocabulary", 3, "Input should be greater than or equal to 4"),
+        ("recall", "delay", -1, "Input should be greater than or equal to 0"),
+        ("summarization", "label_smoothing", 1.0, "Input should be less than 1"),
+        ("summarization", "least_length", -1, "Input should be greater than or equal to 0"),
+        ("super_resolution", "factor", 1, "Input should be greater than or equal to 2"),
+        ("super_resolution", "multipliers", [], "List should have at least 1 item after validation, not 0"),
+        ("super_resolution", "dropout", 1.0, "Input should be less than 1"),
+        ("super_resolution", "prediction", "speed", "Input should be 'noise' or 'image'"),
+        ("super_resolution", "crop", "centre", "Input should be 'whole' or 'tiles'"),
+        ("super_resolution", "sampling_steps", 2001, "Input should be less than or equal to 2000"),
+        ("tts", "dropout", -0.1, "Input should be greater than or equal to 0"),
+        ("tts", "stop_weight", 0.0, "Input should be greater than 0"),
+        ("tts", "frames", 1, "no such option; it has positions, validation_clips"),
+    ],
+)
+def test_limits_are_one_line(task: str, option: str, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"task.{option}={value!r}: {message}")) as error:
+        checked("task", options_of(task), {option: value})
+    assert "\n" not in str(error.value)
+
+
+def test_limits_of_list_items_name_the_item() -> None:
+    with pytest.raises(UserError, match=r"task\.contexts\.1=0: Input should be greater than 0"):
+        checked("task", options_of("lm"), {"contexts": [0.5, 0]})
+    with pytest.raises(UserError, match=r"task\.multipliers\.0=0: Input should be greater than or equal to 1"):
+        checked("task", options_of("super_resolution"), {"multipliers": [0]})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_other_patterns_are_refused(task: str) -> None:
+    made = task_class(task)
+    for pattern in set(Pattern) - set(made.patterns):
+        context = TaskContext(pattern, SHAPE, Data(), 0, Path())
+        message = f"task {task} has no pattern {pattern}: use one of {', '.join(made.patterns)}"
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            made(context, options_of(task)())
+
+
+def test_a_task_has_to_declare_its_options() -> None:
+    with pytest.raises(UserError, match=r"^task: tasks.base.Task has to be a Task with `options: MyOptions`"):
+        task_factory(OmegaConf.create({"_target_": "tasks.base.Task", "_partial_": True}))
