@@ -1,0 +1,297 @@
+"""Quality records as groups of comparable rows.
+
+Variant  one family with one set of options, with the records of all its seeds on one data set. If one of the seeds did
+         not end well, the variant has no mean: a mean over the others would flatter it.
+Group    variants that can be compared: task, pattern, size, data hash and every setting but the family's own are equal.
+Interval mean +- t(0.975, n - 1) s / sqrt(n) over n seeds: the spread of training, on one test split.
+Rank     of variants with an interval (n >= 2). Those whose intervals overlap, directly or through others, share a rank.
+Benefit  how much better than `none` in the same group; positive is better for every metric. Its interval is Welch's
+         over the seeds of both.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from cab.report.efficiency import Efficiency, EfficiencyTable
+from cab.report.settings import canonical, differences, labels, options, settings, settings_name
+from cab.report.stats import Estimate, Interval, difference, mean
+from cab.store.record import Record
+
+
+@dataclass
+class Variant:
+    """One family with one set of options."""
+
+    records: list[Record]
+    """One per seed."""
+    label: str = ""
+    """The family's name, with the options that differ from those of the group's other variants of that family."""
+    rank: int | None = None
+    tie: bool = False
+    benefit: Estimate | None = None
+    efficiency: Efficiency = field(default_factory=Efficiency)
+    index_part: float | None = None
+    """Its task score in the Compositional Index."""
+
+    @property
+    def first(self) -> Record:
+        return next((record for record in self.records if record.status == "ok"), self.records[0])
+
+    @property
+    def attention(self) -> str:
+        return self.first.cell["attention"]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record.cell["seed"] for record in self.records]
+
+    @cached_property
+    def scores(self) -> list[float]:
+        """Of the seeds that have one."""
+        values = [score(record) for record in self.records]
+        return [value for value in values if value is not None]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.scores) == len(self.records)
+
+    @cached_property
+    def mean(self) -> Estimate | None:
+        return mean(self.scores) if self.complete else None
+
+    @property
+    def std(self) -> float | None:
+        return statistics.stdev(self.scores) if self.complete and len(self.scores) > 1 else None
+
+    @property
+    def status(self) -> str:
+        """`ok`, or how many seeds ended how: `2 ok, 1 diverged`."""
+        counts = Counter(
+            "no score" if record.status == "ok" and score(record) is None else record.status for record in self.records
+        )
+        if len(counts) == 1:
+            return next(iter(counts))
+        return ", ".join(f"{counts[name]} {name}" for name in sorted(counts, key=lambda name: (name != "ok", name)))
+
+    @property
+    def reason(self) -> str:
+        return next((record.reason for record in self.records if record.reason), "")
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """The columns that name a group in other tables."""
+
+    task: str
+    pattern: str
+    size: str
+    data_hash: str | None
+    settings: str
+    difference: str
+    headline: str | None
+    better: str
+    scale: str
+
+    @property
+    def title(self) -> str:
+        title = f"{self.task}, {self.pattern.replace('_', ' ')}, {self.size}"
+        return f"{title}, {self.difference}" if self.difference else title
+
+
+@dataclass
+class Group:
+    task: str
+    pattern: str
+    size: str
+    data_hash: str | None
+    settings: dict[str, Any]
+    variants: list[Variant] = field(default_factory=list)
+    """Best first, those without a mean last."""
+    difference: str = ""
+    """How its settings differ from those of other groups with the same task, pattern and size."""
+    figure_name: str = ""
+    """`lm_causal_self_smoke`, with settings and data where several groups have this task, pattern and size."""
+
+    @property
+    def first(self) -> Record:
+        """The record that stands for the group: headline, data and trivial predictor are the same in all."""
+        records = [variant.first for variant in self.variants]
+        ended = [record for record in records if record.status == "ok"]
+        return next(iter(ended or [record for record in records if record.result.get("data")]), records[0])
+
+    @property
+    def title(self) -> str:
+        return f"{self.task}, {self.pattern.replace('_', ' ')}, {self.size}"
+
+    @property
+    def settings_name(self) -> str:
+        return settings_name(self.first)
+
+    @property
+    def headline(self) -> str | None:
+        return self.first.result.get("headline")
+
+    @property
+    def better(self) -> str:
+        return (self.first.result.get("better") or {}).get(self.headline, "lower")
+
+    @property
+    def sign(self) -> float:
+        """Times a score: more is better."""
+        return 1.0 if self.better == "higher" else -1.0
+
+    @property
+    def trivial(self) -> tuple[str | None, float | None]:
+        """Name and score of the trivial predictor."""
+        trivial = self.first.result.get("trivial") or {}
+        return trivial.get("name"), (trivial.get("metrics") or {}).get(self.headline)
+
+    @property
+    def seeds(self) -> set[int]:
+        """Of all variants."""
+        return {seed for variant in self.variants for seed in variant.seeds}
+
+    @property
+    def control(self) -> Variant | None:
+        """The variant without attention, if there is exactly one."""
+        found = [variant for variant in self.variants if variant.attention == "none"]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def attention_helps(self) -> bool | None:
+        """Whether a variant is better than `none`, beyond the noise where that is known; None without a comparison."""
+        benefits = [variant.benefit for variant in self.variants if variant.benefit]
+        least = [benefit.interval.low if benefit.interval else benefit.value for benefit in benefits]
+        return any(value > 0 for value in least) if least else None
+
+    @property
+    def key(self) -> GroupKey:
+        scale = "log" if is_logarithmic(self.headline) else "linear"
+        settings = self.settings_name, self.difference
+        return GroupKey(
+            self.task, self.pattern, self.size, self.data_hash, *settings, self.headline, self.better, scale
+        )
+
+
+def is_logarithmic(metric: str | None) -> bool:
+    """Perplexities count by their logarithm."""
+    return (metric or "").endswith("perplexity")
+
+
+def score(record: Record) -> float | None:
+    """The headline metric, None where there is none."""
+    return (record.result.get("metrics") or {}).get(record.result.get("headline")) if record.status == "ok" else None
+
+
+def data_hash(record: Record) -> str | None:
+    return (record.result.get("data") or {}).get("content")
+
+
+def make_groups(records: Iterable[Record], efficiency: EfficiencyTable | None = None) -> list[Group]:
+    """All quality records as ranked groups, in the order of their titles, with the efficiency of every variant."""
+    found: dict[tuple[Any, ...], dict[str, Variant]] = {}
+    settings_by_name: dict[str, dict[str, Any]] = {}
+    without_data: list[Record] = []
+    for record in records:
+        settings_by_name.setdefault(settings_name(record), settings(record))
+        if data_hash(record) is None:
+            without_data.append(record)
+        else:
+            _add(found.setdefault(_key(record, data_hash(record)), {}), record)
+    for record in without_data:  # ended before its data was known: belongs to every group with its settings
+        keys = [key for key in found if key[:4] == _key(record, None)[:4]] or [_key(record, None)]
+        for key in keys:
+            _add(found.setdefault(key, {}), record)
+    groups = [
+        Group(task, pattern, size, content, settings_by_name[name], list(variants.values()))
+        for (task, pattern, size, name, content), variants in sorted(found.items(), key=lambda item: str(item[0]))
+    ]
+    _name(groups)
+    for group in groups:
+        _label(group.variants)
+        _rank(group)
+        _compare_with_none(group)
+        if efficiency:
+            figures = efficiency.find([variant.first for variant in group.variants])
+            for variant, each in zip(group.variants, figures, strict=True):
+                variant.efficiency = each
+    return groups
+
+
+def _key(record: Record, content: str | None) -> tuple[Any, ...]:
+    cell = record.cell
+    return cell["task"], cell["pattern"], cell["size"], settings_name(record), content
+
+
+def _add(variants: dict[str, Variant], record: Record) -> None:
+    without_seed = {key: value for key, value in record.identity.items() if key != "seed"}
+    variant = variants.setdefault(canonical(without_seed), Variant([]))
+    variant.records.append(record)
+    variant.records.sort(key=lambda record: (record.cell["seed"], record.hash))
+
+
+def _name(groups: Sequence[Group]) -> None:
+    """Says how groups with the same task, pattern and size differ, and names their figures."""
+    alike: dict[str, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(f"{group.task}_{group.pattern}_{group.size}", []).append(group)
+    for name, same in alike.items():
+        texts = differences([group.settings for group in same])
+        for group, text in zip(same, texts, strict=True):
+            content = group.data_hash or "unknown"
+            group.difference = f"{text} data={content[:8]}".strip() if texts.count(text) > 1 else text
+            group.figure_name = f"{name}_{group.settings_name}_{content[:6]}" if len(same) > 1 else name
+
+
+def _label(variants: Sequence[Variant]) -> None:
+    found = labels([v.attention for v in variants], [options(v.first) for v in variants])
+    for variant, label in zip(variants, found, strict=True):
+        variant.label = label
+
+
+def _rank(group: Group) -> None:
+    sign = group.sign
+    group.variants.sort(key=lambda each: (each.mean is None, -sign * each.mean.value if each.mean else 0.0, each.label))
+    intervals = [variant.mean.interval if variant.mean else None for variant in group.variants]
+    for variant, (rank, tie) in zip(group.variants, ranks(intervals, group.better), strict=True):
+        variant.rank, variant.tie = rank, tie
+
+
+def _compare_with_none(group: Group) -> None:
+    control = group.control
+    if control is None or control.mean is None:
+        return
+    for variant in group.variants:
+        if variant is not control and variant.mean is not None:
+            scores = ([group.sign * value for value in each.scores] for each in (variant, control))
+            variant.benefit = difference(*scores)
+
+
+def ranks(intervals: Sequence[Interval | None], better: str) -> list[tuple[int | None, bool]]:
+    """Rank and tie for each interval; those that overlap, also through others, share a rank."""
+    known = []  # (low, high, place), lower is better
+    for place, interval in enumerate(intervals):
+        if interval is not None:
+            low, high = interval
+            known.append((low, high, place) if better == "lower" else (-high, -low, place))
+    clusters: list[list[int]] = []
+    reach = -math.inf
+    for low, high, place in sorted(known):
+        if low > reach:
+            clusters.append([])
+        clusters[-1].append(place)
+        reach = max(reach, high)
+    found: list[tuple[int | None, bool]] = [(None, False)] * len(intervals)
+    rank = 1
+    for cluster in clusters:
+        for place in cluster:
+            found[place] = rank, len(cluster) > 1
+        rank += len(cluster)
+    return found
