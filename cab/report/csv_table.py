@@ -10,8 +10,7 @@ anything else             itself
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
-from functools import cache
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -22,13 +21,12 @@ from cab.store.record import write_atomically
 
 def columns(row: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    kinds = _kinds(type(row))
-    for field in fields(row):
-        name, value = field.name, getattr(row, field.name)
-        if kinds[name] is Estimate:
+    for name, hint in get_type_hints(type(row)).items():
+        value, kinds = getattr(row, name), (hint, *get_args(hint))
+        if Estimate in kinds:
             low, high = value.interval if value and value.interval else (None, None)
             found |= {name: value.value if value else None, f"{name}_low": low, f"{name}_high": high}
-        elif kinds[name] is Crossing:
+        elif Crossing in kinds:
             found[name] = value.text if value else None
             found[f"{name}_length"] = value.value if value else None
             found[f"{name}_bound"] = value.bound if value else None
@@ -37,15 +35,6 @@ def columns(row: Any) -> dict[str, Any]:
         else:
             found[name] = value
     return found
-
-
-@cache
-def _kinds(kind: type) -> dict[str, type | None]:
-    """For every field whether it is an estimate or a crossing."""
-    return {
-        name: next((each for each in (Estimate, Crossing) if each in (hint, *get_args(hint))), None)
-        for name, hint in get_type_hints(kind).items()
-    }
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:

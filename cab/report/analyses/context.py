@@ -1,13 +1,13 @@
 """Language models at other contexts than in training: interpolation below its length, extrapolation above.
 
-From the records' table `loss_by_context`: the trained model evaluated on the same number of tokens, cut into contexts of
-another length. One line a family: the mean over seeds, and a band from the lowest seed to the highest. All families of
-a table have the same positions, so lines differ by the attention; how far positions extrapolate is in every line alike.
+From the records' table `loss_by_context`: the trained model evaluated on the same number of tokens, cut into contexts
+of another length. One line a family: the mean over seeds, and a band from the lowest seed to the highest. All families
+of a table have the same positions, so lines differ by the attention; how far positions extrapolate is in each alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,22 +59,22 @@ def lines(material: Material) -> list[Line]:
     return found
 
 
-def _entries(variant: Variant) -> dict[int, list[Mapping[str, Any]]]:
+def _entries(variant: Variant) -> dict[int, list[dict[str | None, Any]]]:
     """Of all seeds, by context."""
-    found: dict[int, list[Mapping[str, Any]]] = {}
+    found: dict[int, list[dict[str | None, Any]]] = {}
     for record in variant.records:
         for entry in (record.result.get("tables") or {}).get(TABLE) or []:
             found.setdefault(entry["context"], []).append(entry)
     return found
 
 
-def _values(group: Group, variant: Variant, entries: Sequence[Mapping[str, Any]]) -> list[float]:
+def _values(group: Group, variant: Variant, entries: Sequence[dict[str | None, Any]]) -> list[float]:
     """The score of every seed; none if one has no score."""
     values = [value for entry in entries if (value := entry.get(group.headline)) is not None]
     return values if len(values) == len(variant.records) else []
 
 
-def _line(group: Group, variant: Variant, context: int, entries: Sequence[Mapping[str, Any]], figure: str) -> Line:
+def _line(group: Group, variant: Variant, context: int, entries: Sequence[dict[str | None, Any]], figure: str) -> Line:
     values = _values(group, variant, entries)
     return Line(
         group=group.key,
@@ -104,8 +104,8 @@ def draw(found: Sequence[Line]) -> Figure:
     for (label, own), look in zip(by_label.items(), looks, strict=True):
         x, y = [line.context for line in own], [line.mean.value for line in own if line.mean]
         axes.plot(x, y, color=look.color, marker=look.marker, linestyle=look.line, label=label)
-        band = [line.lowest for line in own], [line.highest for line in own]
-        axes.fill_between(x, *band, color=look.color, alpha=0.18, linewidth=0)
+        lowest, highest = [line.lowest or 0.0 for line in own], [line.highest or 0.0 for line in own]
+        axes.fill_between(x, lowest, highest, color=look.color, alpha=0.18, linewidth=0)
     length_ticks(axes, sorted({line.context for line in scored}))
     axes.set(xlabel="context in the test (tokens)", ylabel=f"{words(group.headline)} ({group.better} is better)")
     _mark_training(axes, scored[0].trained_at)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
 from cab.report.figures.style import new_figure, set_title, style, styled
@@ -98,7 +98,7 @@ def draw(found: Sequence[Line]) -> Figure:
         for place, line in enumerate(own):
             y = rows.index(name) + 0.6 * (place / max(1, len(own) - 1) - 0.5)
             look = style(line.second)
-            marker = {"marker": look.marker, "color": look.color, "markersize": 10, "linestyle": "none"}
+            marker: Any = {"marker": look.marker, "color": look.color, "markersize": 10, "linestyle": "none"}
             face = look.color if line.large else "white"
             axes.plot(line.gain.value / (line.floor or 1.0), y, markerfacecolor=face, markeredgewidth=2, **marker)
     for family in dict.fromkeys(line.second for line in shown):

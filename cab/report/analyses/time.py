@@ -69,7 +69,7 @@ def _of_group(group: Group) -> list[Line]:
         for record in variant.records:
             by_device.setdefault(device(record), []).append(record)
         for name, records in by_device.items():
-            times = [(record.result.get("training") or {}).get("seconds") for record in records]
+            times = [(record.result.get("training") or {}).get("seconds") or 0.0 for record in records]
             if variant.mean and all(times):
                 found.append(
                     Line(
