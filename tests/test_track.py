@@ -25,9 +25,9 @@ class Choice:
 def figure_of(record):
     if record.kind != "efficiency":
         return None
-    from cab.report.figures import costplot
+    from cab.report.figures import lengths
 
-    return costplot.costs([record])
+    return lengths.draw([record])
 
 
 def track(record: Record, results: Path, choice: Choice | None = None) -> None:

@@ -72,7 +72,7 @@ def _contents(sections: Sequence[Section]) -> str:
     for section in sections:
         if section.level == 2 or section.filters:
             rows = sum(len(block.rows) for block in section.blocks if isinstance(block, Table)) or ""
-            name = f"<a href=#{section.anchor}>{escape(section.title)}</a>{_remark(section)}"
+            name = f"<a href=#{section.anchor}>{escape(section.title)}</a> {_remark(section)}"
             cells = f"<th scope=row>{name}<td>{_tag(section)}<td>{rows}<td>{escape(section.best)}"
             lines.append(f"<tr data-for={section.anchor}>{cells}")
     head = "<thead><tr><th scope=col>table<th scope=col>data<th scope=col>rows<th scope=col>rank 1</thead>"
@@ -83,12 +83,13 @@ def _contents(sections: Sequence[Section]) -> str:
 def _section(section: Section, plots: Path) -> str:
     filters = "".join(f' data-{name}="{escape(value)}"' for name, value in section.filters.items())
     kind = " class=group" if filters else ""
-    title = f"<h{section.level}>{escape(section.title)} {_tag(section)}{_remark(section)}</h{section.level}>"
+    title = " ".join(filter(None, [escape(section.title), _tag(section), _remark(section)]))
+    title = f"<h{section.level}>{title}</h{section.level}>"
     return f"<section id={section.anchor}{kind}{filters}>{title}{_blocks(section.blocks, plots)}</section>"
 
 
 def _remark(section: Section) -> str:
-    return f" <small>{escape(section.remark)}</small>" if section.remark else ""
+    return f"<small>{escape(section.remark)}</small>" if section.remark else ""
 
 
 def _tag(section: Section) -> str:

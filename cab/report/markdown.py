@@ -10,7 +10,7 @@ from cab.report.document import Block, Bullets, Definitions, Details, Document, 
 
 
 def render(document: Document) -> str:
-    parts = [f"# {document.title}", *map(_block, document.introduction), *map(_block, document.legend)]
+    parts = [f"# {document.title}", *map(render_block, document.introduction), *map(render_block, document.legend)]
     parts += [_section(section) for section in document.sections]
     return "\n\n".join(parts) + "\n"
 
@@ -19,10 +19,10 @@ def _section(section: Section) -> str:
     title = f"{'#' * section.level} {section.title}"
     if section.remark:
         title += f" ({section.remark})"
-    return "\n\n".join([title, *map(_block, section.blocks)])
+    return "\n\n".join([title, *map(render_block, section.blocks)])
 
 
-def _block(block: Block) -> str:
+def render_block(block: Block) -> str:
     match block:
         case Paragraph():
             return block.text
@@ -35,7 +35,7 @@ def _block(block: Block) -> str:
         case Figure():
             return f"![{block.caption}](plots/{block.name}.svg)"
         case Details():
-            return "\n\n".join(map(_block, block.blocks))
+            return "\n\n".join(map(render_block, block.blocks))
 
 
 def _table(table: Table) -> str:

@@ -55,11 +55,13 @@ def welch_interval(first: Sequence[float], second: Sequence[float]) -> Interval 
 
     if min(len(first), len(second)) < 2:
         return None
-    if statistics.variance(first) == statistics.variance(second) == 0:
-        gap = statistics.fmean(first) - statistics.fmean(second)
+    gap = statistics.fmean(first) - statistics.fmean(second)
+    one, two = statistics.variance(first) / len(first), statistics.variance(second) / len(second)
+    if one + two == 0:
         return Interval(gap, gap)
-    low, high = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    return Interval(float(low), float(high))
+    freedom = (one + two) ** 2 / (one**2 / (len(first) - 1) + two**2 / (len(second) - 1))
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(one + two)
+    return Interval(gap - half, gap + half)
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> Estimate | None:
