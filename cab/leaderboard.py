@@ -20,12 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cab import ROOT
-from cab.report import composite, html, markdown
+from cab.report import html, markdown
 from cab.report.analyses import answers
 from cab.report.analyses.base import Answer, Material
+from cab.report.composite import composites
+from cab.report.composite_rows import entry_rows, scale_rows
 from cab.report.contents import document
 from cab.report.csv_table import columns, write_csv
-from cab.report.efficiency import EfficiencyTable, analyse, efficiency_rows
+from cab.report.efficiency import analyse, efficiency_rows
+from cab.report.efficiency_table import EfficiencyTable
 from cab.report.groups import make_groups
 from cab.report.leaderboard_row import leaderboard_rows
 from cab.report.load import Loaded, load, quality_row
@@ -64,13 +67,13 @@ def build(loaded: Loaded, results: Path, plots: bool = True) -> None:
     folder = results / "leaderboard"
     analyses = [analyse(record) for record in loaded.efficiency]
     groups = make_groups(loaded.quality, EfficiencyTable(analyses))
-    composites = composite.composites(groups)
-    answered = answers(Material(groups, composites, loaded.efficiency))
-    page = document(groups, composites, answered, loaded, results, plots)
+    indices = composites(groups)
+    answered = answers(Material(groups, indices, loaded.efficiency))
+    page = document(groups, indices, answered, loaded, results, plots)
 
     write_csv([columns(row) for group in groups for row in leaderboard_rows(group)], folder / "leaderboard.csv")
-    write_csv([row for made in composites for row in composite.entry_rows(made)], folder / "composite.csv")
-    scales = [columns(row) for made in composites for row in composite.scale_rows(made)]
+    write_csv([row for made in indices for row in entry_rows(made)], folder / "composite.csv")
+    scales = [columns(row) for made in indices for row in scale_rows(made)]
     write_csv(scales, folder / "composite_scale.csv")
     write_csv([quality_row(record) for record in loaded.quality], folder / "quality.csv")
     write_csv([row for analysis in analyses for row in efficiency_rows(analysis)], folder / "efficiency.csv")

@@ -12,7 +12,8 @@ from cab.report.analyses import QUESTIONS, base, benefit, context, correlation, 
 from cab.report.analyses.base import Answer, Line, Material
 from cab.report.composite import composites
 from cab.report.csv_table import columns
-from cab.report.efficiency import EfficiencyTable, analyse
+from cab.report.efficiency import analyse
+from cab.report.efficiency_table import EfficiencyTable
 from cab.report.groups import GroupKey, make_groups
 from cab.report.stats import Estimate, t_interval, welch_interval
 from cab.store.record import Record

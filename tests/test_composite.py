@@ -463,7 +463,7 @@ def test_the_files_say_all_of_it(tmp_path, capsys):
     ]
     assert found["composite_scale"][0]["families"] == "lightning, routing, vanilla"
     assert found["composite_scale"][0]["data_hash"] == synthetic.DATA
-    parts = {(row["attention"], row["task"]): row["index_part"] for row in found["leaderboard"]}
+    parts = {(row["attention"], row["task"]): row["task_score"] for row in found["leaderboard"]}
     assert parts["routing", "recall"] == rows["routing"]["task.recall"]
     text = (tmp_path / "leaderboard" / "leaderboard.md").read_text()
     assert "### Compositional Index, causal self, smoke" in text

@@ -20,7 +20,8 @@ from cab.report.analyses.base import Material
 from cab.report.composite import composites
 from cab.report.contents import document
 from cab.report.document import Cell, Column, Document, Paragraph, Row, Section, Table
-from cab.report.efficiency import EfficiencyTable, analyse
+from cab.report.efficiency import analyse
+from cab.report.efficiency_table import EfficiencyTable
 from cab.report.groups import make_groups
 from cab.report.load import Loaded
 from cab.store.record import Record

@@ -5,7 +5,8 @@ import pytest
 from helpers import synthetic
 
 from cab.leaderboard import main
-from cab.report.efficiency import EfficiencyTable, analyse
+from cab.report.efficiency import analyse
+from cab.report.efficiency_table import EfficiencyTable
 from cab.report.figures import lengths, plots
 from cab.report.figures.files import is_drawn, save
 from cab.report.figures.labels import Label, place_labels

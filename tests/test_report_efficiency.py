@@ -3,7 +3,8 @@ import pytest
 from helpers import synthetic
 from helpers.leaderboard_files import build, one, page
 
-from cab.report.efficiency import Efficiency, EfficiencyTable, analyse
+from cab.report.efficiency import Efficiency, analyse
+from cab.report.efficiency_table import EfficiencyTable
 from cab.report.groups import make_groups
 from cab.store.record import Record
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +10,10 @@ from tabulate import tabulate
 
 from attentions.base import Pattern
 from cab.check.battery import checks
+from cab.report.csv_table import write_csv
 from cab.report.figures.files import save
 from cab.report.figures.style import INK, new_figure, styled
-from cab.store.record import Record, write_atomically
+from cab.store.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,11 +73,7 @@ def _word(record: Record) -> str:
 
 def write(records: Sequence[Record], stem: Path) -> list[Path]:
     """Writes <stem>.csv, .png and .svg; returns their paths."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows(records))
-    write_atomically(stem.with_suffix(".csv"), text.getvalue().encode())
+    write_csv([{name: row.get(name) for name in COLUMNS} for row in rows(records)], stem.with_suffix(".csv"))
     save(picture(records), stem)
     return [stem.with_suffix(ending) for ending in (".csv", ".png", ".svg")]
 

@@ -19,7 +19,7 @@ from cab.report.document import (
     Paragraph,
     Section,
 )
-from cab.report.efficiency import machine
+from cab.report.efficiency_table import machine
 from cab.report.groups import Group
 from cab.report.load import Loaded, data_kind, started
 from cab.report.settings import canonical, short_difference

@@ -1,10 +1,6 @@
-"""The efficiency of a family: efficiency.csv, and the figures that stand beside the quality of a leaderboard row.
+"""The efficiency of a family: efficiency.csv, and the figures beside the quality of a leaderboard row.
 
-A row takes its efficiency from an efficiency record of the same family, options, pattern and stack shape, measured at
-the level `stack`. A baseline without a successful record of its own takes it from any record of that pattern and shape,
-because every record measures the baselines. All rows of a group take their efficiency from one machine and precision,
-the one that has most of them; a family that was not measured there has none in this group. Every ratio is to a baseline
-of the same run.
+Every ratio is to a baseline of the same run.
 """
 
 from __future__ import annotations
@@ -15,16 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cab.efficiency import efficiency_length as lengths
-from cab.report.load import origin, started
-from cab.report.settings import canonical, options_text
+from cab.report.load import origin
+from cab.report.settings import options_text
 from cab.report.stats import Estimate, Interval
 from cab.store.record import Record
 
 BASELINES = ("vanilla", "eager")
 """Measured in every efficiency record, round by round beside the family."""
 SHAPE = ("dim", "heads", "depth", "hidden")
-MACHINE = ("device", "precision", "threads", "gomp_spincount", "torch", "allocator", "batch")
-"""What must be equal for measurements to stand in one group."""
 Measurement = Mapping[str, Any]
 Key = tuple[str, str, int, int]
 """Subject, phase, length, batch."""
@@ -240,67 +234,5 @@ def one_batch(rows: Sequence[Measurement], phase: str) -> list[Measurement]:
     return [row for row in rows if row["phase"] == phase and row["batch"] == least]
 
 
-class EfficiencyTable:
-    """Finds the efficiency of the rows of a group. A failed record counts only where there is no other."""
-
-    def __init__(self, analyses: Iterable[Analysis]) -> None:
-        self.own: dict[str, list[Analysis]] = {}
-        """By family, options and stack."""
-        self.stacks: dict[str, list[Analysis]] = {}
-        for analysis in analyses:
-            if analysis.record.cell.get("level") == "stack":
-                stack = _stack(analysis.record, analysis.record.cell)
-                self.own.setdefault(_family(analysis.record, stack), []).append(analysis)
-                self.stacks.setdefault(stack, []).append(analysis)
-
-    def find(self, records: Sequence[Record]) -> list[Efficiency]:
-        """For one quality record of each row of a group, in their order."""
-        stacks = [_stack(record, record.config.get("model") or {}) for record in records]
-        candidates = [
-            _successful(self.own.get(_family(record, stack), [])) for record, stack in zip(records, stacks, strict=True)
-        ]
-        chosen = _commonest_machine(candidates)
-        found = []
-        for record, stack, analyses in zip(records, stacks, candidates, strict=True):
-            family = record.cell["attention"]
-            here = [analysis for analysis in analyses if machine(analysis.record) == chosen]
-            if family in BASELINES and not any(analysis.record.status == "ok" for analysis in here):
-                others = [one for one in self.stacks.get(stack, []) if machine(one.record) == chosen]
-                here = [one for one in others if one.record.status == "ok"] or here
-            newest = max(here, key=lambda analysis: started(analysis.record), default=None)
-            found.append(newest.efficiency(family) if newest else Efficiency())
-        return found
-
-
-def machine(record: Record) -> str:
-    """Equal for efficiency records whose times may be compared."""
-    return canonical({name: record.identity.get(name, record.cell.get(name)) for name in MACHINE})
-
-
-def _successful(analyses: list[Analysis]) -> list[Analysis]:
-    return [analysis for analysis in analyses if analysis.record.status == "ok"] or analyses
-
-
-def _commonest_machine(candidates: Sequence[Sequence[Analysis]]) -> str | None:
-    """The machine on which most rows were measured; of several, the one that was used last."""
-    rows: dict[str, int] = {}
-    latest: dict[str, str] = {}
-    for analyses in candidates:
-        for name in {machine(analysis.record) for analysis in analyses}:
-            rows[name] = rows.get(name, 0) + 1
-        for analysis in analyses:
-            name = machine(analysis.record)
-            latest[name] = max(latest.get(name, ""), started(analysis.record))
-    return max(rows, key=lambda name: (rows[name], latest[name], name), default=None)
-
-
 def _key(row: Measurement) -> Key:
     return row["subject"], row["phase"], row["length"], row["batch"]
-
-
-def _stack(record: Record, shape: Mapping[str, Any]) -> str:
-    return canonical([record.cell["pattern"], *(shape.get(name) for name in SHAPE)])
-
-
-def _family(record: Record, stack: str) -> str:
-    return canonical([record.cell["attention"], record.config.get("attention"), stack])

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from cab.report.efficiency import Efficiency, EfficiencyTable
+from cab.report.efficiency import Efficiency
+from cab.report.efficiency_table import EfficiencyTable
 from cab.report.settings import canonical, differences, labels, options, settings, settings_name
 from cab.report.stats import Estimate, Interval, difference, mean
 from cab.store.record import Record
@@ -37,7 +38,7 @@ class Variant:
     tie: bool = False
     benefit: Estimate | None = None
     efficiency: Efficiency = field(default_factory=Efficiency)
-    index_part: float | None = None
+    task_score: float | None = None
     """Its task score in the Compositional Index."""
 
     @property

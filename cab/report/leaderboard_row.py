@@ -50,7 +50,7 @@ class LeaderboardRow:
     device: str | None
     started: str | None
     records: str
-    index_part: float | None
+    task_score: float | None
     """Its task score where it is part of a Compositional Index."""
 
 
@@ -92,5 +92,5 @@ def _row(group: Group, variant: Variant) -> LeaderboardRow:
         science_version=record.science_version,
         **origin(record),
         records=" ".join(record.hash for record in variant.records),
-        index_part=variant.index_part,
+        task_score=variant.task_score,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cab.report import origin
-from cab.report.composite import Composite, Entry, scale_rows
+from cab.report.composite import Composite, Entry
+from cab.report.composite_rows import scale_rows
 from cab.report.document import MISSING, Cell, Column, Row, Table
 from cab.report.efficiency import Crossing
 from cab.report.groups import Group
