@@ -6,19 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cab.report import document as doc
 from cab.report.analyses.base import Answer
 from cab.report.composite import FEWEST, Composite
-from cab.report.document import (
-    MISSING,
-    Block,
-    Bullets,
-    Definitions,
-    Details,
-    Document,
-    Figure,
-    Paragraph,
-    Section,
-)
 from cab.report.efficiency_table import machine
 from cab.report.groups import Group
 from cab.report.load import Loaded, data_kind, started
@@ -78,7 +68,7 @@ def document(
     loaded: Loaded,
     results: Path,
     figures: bool = True,
-) -> Document:
+) -> doc.Document:
     """`results`: the folder relative to which files that were left out are named."""
     sections = [
         *_groups(groups, loaded, figures),
@@ -87,10 +77,11 @@ def document(
         *_efficiency(groups, loaded.efficiency, figures),
         *_left_out(loaded, results),
     ]
-    introduction = [Paragraph(INTRODUCTION), Paragraph(_counts(loaded))]
+    introduction = [doc.Paragraph(INTRODUCTION), doc.Paragraph(_counts(loaded))]
     if not groups:
-        introduction.append(Paragraph("There are no quality records: nothing to rank.", short=True))
-    return Document("CAB leaderboard", introduction, [*map(Paragraph, LEGEND), Definitions(TERMS)], sections)
+        introduction.append(doc.Paragraph("There are no quality records: nothing to rank.", short=True))
+    legend: list[doc.Block] = [*map(doc.Paragraph, LEGEND), doc.Definitions(TERMS)]
+    return doc.Document("CAB leaderboard", introduction, legend, sections)
 
 
 def _counts(loaded: Loaded) -> str:
@@ -100,24 +91,25 @@ def _counts(loaded: Loaded) -> str:
     return f"{text}; {len(loaded.problems):,} files left out." if loaded.problems else f"{text}."
 
 
-def _groups(groups: Sequence[Group], loaded: Loaded, figures: bool) -> list[Section]:
+def _groups(groups: Sequence[Group], loaded: Loaded, figures: bool) -> list[doc.Section]:
     efficiency = {record.hash: record for record in loaded.efficiency}
     sections = []
     for place, group in enumerate(groups):
-        blocks: list[Block] = [Paragraph(_facts(group))]
+        blocks: list[doc.Block] = [doc.Paragraph(_facts(group))]
         if summary := _summary(group):
-            blocks.append(Paragraph(summary, short=True))
+            blocks.append(doc.Paragraph(summary, short=True))
         if group.difference:
-            blocks.append(Details("Settings in which tables differ", [Paragraph(f"Settings: {group.difference}.")]))
+            settings = doc.Paragraph(f"Settings: {group.difference}.")
+            blocks.append(doc.Details("Settings in which tables differ", [settings]))
         blocks.append(group_table(group, efficiency))
         blocks += _group_figures(group) if figures else []
         kind = data_kind(group.first.result.get("data") or {})
         remark = short_difference(group.difference, group.settings_name, REMARK) if group.difference else ""
-        best = ", ".join(variant.label for variant in group.variants if variant.rank == 1) or MISSING
+        best = ", ".join(variant.label for variant in group.variants if variant.rank == 1) or doc.MISSING
         filters = {"task": group.task, "pattern": group.pattern, "size": group.size}
         tag = f"{kind} data" if kind and group.data_hash else "data unknown"
         sections.append(
-            Section(group.title, f"table-{place}", blocks, remark=remark, tag=tag, best=best, filters=filters)
+            doc.Section(group.title, f"table-{place}", blocks, remark=remark, tag=tag, best=best, filters=filters)
         )
     return sections
 
@@ -153,7 +145,7 @@ def _summary(group: Group) -> str:
     return " ".join(sentences)
 
 
-def _group_figures(group: Group) -> list[Figure]:
+def _group_figures(group: Group) -> list[doc.Figure]:
     from cab.report.figures import plots
 
     trained = [each for each in group.variants if any(record.result.get("curve") for record in each.records)]
@@ -161,67 +153,67 @@ def _group_figures(group: Group) -> list[Figure]:
     title = group.key.title
     found = []
     if trained:
-        found.append(Figure(f"curves_{group.figure_name}", "Training curves", plots.curves, (trained, title)))
+        found.append(doc.Figure(f"curves_{group.figure_name}", "Training curves", plots.curves, (trained, title)))
     if measured:
         content = (group.key, group.variants)
-        found.append(Figure(f"tradeoff_{group.figure_name}", "Quality against efficiency", plots.tradeoff, content))
+        found.append(doc.Figure(f"tradeoff_{group.figure_name}", "Quality against efficiency", plots.tradeoff, content))
     return found
 
 
-def _composites(composites: Sequence[Composite]) -> list[Section]:
+def _composites(composites: Sequence[Composite]) -> list[doc.Section]:
     if not composites:
         return []
-    sections = [Section("Compositional Index", "index", [Paragraph(INDEX_LEGEND)])]
+    sections = [doc.Section("Compositional Index", "index", [doc.Paragraph(INDEX_LEGEND)])]
     for place, made in enumerate(composites):
         title = f"Compositional Index, {made.pattern.replace('_', ' ')}, {made.size}"
-        blocks: list[Block] = []
+        blocks: list[doc.Block] = []
         if made.entries:
-            blocks = [composite_table(made, title), Details("Scale of each metric", [scale_table(made, title)])]
+            blocks = [composite_table(made, title), doc.Details("Scale of each metric", [scale_table(made, title)])]
         if made.notes:
-            blocks += [Paragraph("Left out:" if made.entries else "No index:"), Bullets(made.notes)]
-        best = ", ".join(entry.label for entry in made.entries if entry.rank == 1) or MISSING
+            blocks += [doc.Paragraph("Left out:" if made.entries else "No index:"), doc.Bullets(made.notes)]
+        best = ", ".join(entry.label for entry in made.entries if entry.rank == 1) or doc.MISSING
         filters = {"task": "", "pattern": made.pattern, "size": made.size} if made.entries else {}
-        sections.append(Section(title, f"index-{place}", blocks, level=3, best=best, filters=filters))
+        sections.append(doc.Section(title, f"index-{place}", blocks, level=3, best=best, filters=filters))
     return sections
 
 
-def _analyses(answers: Sequence[Answer], figures: bool) -> list[Section]:
+def _analyses(answers: Sequence[Answer], figures: bool) -> list[doc.Section]:
     answered = [answer for answer in answers if answer.lines]
     if not answered:
         return []
-    blocks: list[Block] = [Paragraph("What the tables show side by side, from the same records.")]
+    blocks: list[doc.Block] = [doc.Paragraph("What the tables show side by side, from the same records.")]
     if missing := [f"{each.question.title} (needs {each.question.needs})" for each in answers if not each.lines]:
-        blocks.append(Paragraph(f"Without an answer in these records: {'; '.join(missing)}."))
-    sections = [Section("Analyses", "analyses", blocks)]
+        blocks.append(doc.Paragraph(f"Without an answer in these records: {'; '.join(missing)}."))
+    sections = [doc.Section("Analyses", "analyses", blocks)]
     for answer in answered:
         name, question = answer.question.name, answer.question
-        blocks = [Paragraph(f"{question.explanation} Table: `analyses/{name}.csv`.")]
+        blocks = [doc.Paragraph(f"{question.explanation} Table: `analyses/{name}.csv`.")]
         if figures:
             blocks += [
-                Figure(figure, question.title, question.draw, (lines,)) for figure, lines in answer.figures.items()
+                doc.Figure(figure, question.title, question.draw, (lines,)) for figure, lines in answer.figures.items()
             ]
-        sections.append(Section(question.title, f"about-{name}", blocks, level=3))
+        sections.append(doc.Section(question.title, f"about-{name}", blocks, level=3))
     return sections
 
 
-def _efficiency(groups: Iterable[Group], records: Sequence[Record], figures: bool) -> list[Section]:
+def _efficiency(groups: Iterable[Group], records: Sequence[Record], figures: bool) -> list[doc.Section]:
     """Time and memory against length, and the measurements that belong to no row."""
-    blocks: list[Block] = list(_efficiency_figures(records)) if figures else []
+    blocks: list[doc.Block] = list(_efficiency_figures(records)) if figures else []
     used = {variant.efficiency.efficiency_record for group in groups for variant in group.variants}
     others = [record for record in records if record.hash not in used]
     if others:
         title = f"Measurements that belong to no row above: {len(others):,}"
-        blocks.append(Details(title, [measurement_table(others)]))
-    return [Section("Efficiency", "efficiency", blocks)] if blocks else []
+        blocks.append(doc.Details(title, [measurement_table(others)]))
+    return [doc.Section("Efficiency", "efficiency", blocks)] if blocks else []
 
 
-def _efficiency_figures(records: Iterable[Record]) -> list[Figure]:
+def _efficiency_figures(records: Iterable[Record]) -> list[doc.Figure]:
     """One per pattern, level, shape and machine, from the newest record of each family and options."""
     from cab.report.figures import lengths
 
     found: dict[tuple[str, str], dict[str, Record]] = {}
     for record in sorted(records, key=started):
-        if lengths.has_measurements(record):
+        if lengths.measured_rows(record):
             cell = record.cell
             shape = f"d{cell['dim']}_h{cell['heads']}_l{cell['depth']}_f{cell['hidden']}"
             name = f"efficiency_{cell['pattern']}_{cell['level']}_{shape}"
@@ -236,11 +228,11 @@ def _efficiency_figures(records: Iterable[Record]) -> list[Figure]:
             name = f"{name}_{next(iter(by_family.values())).hash[:6]}"
         title = f"{cell['pattern'].replace('_', ' ')}, {cell['level']}: {cell['depth']} x D={cell['dim']}, "
         title += f"{cell['heads']} heads, {cell['device']}, {cell['precision']}"
-        figures.append(Figure(name, "Time and memory against length", lengths.draw, (chosen, title)))
+        figures.append(doc.Figure(name, "Time and memory against length", lengths.draw, (chosen, title)))
     return figures
 
 
-def _left_out(loaded: Loaded, results: Path) -> list[Section]:
+def _left_out(loaded: Loaded, results: Path) -> list[doc.Section]:
     problems = loaded.problems
     if not problems:
         return []
@@ -248,4 +240,4 @@ def _left_out(loaded: Loaded, results: Path) -> list[Section]:
     for problem in problems:
         path = problem.path.relative_to(results) if problem.path.is_relative_to(results) else problem.path
         items.append(f"`{path}`: {problem.reason}")
-    return [Section(f"Left out: {len(problems):,}", "left-out", [Bullets(items)])]
+    return [doc.Section(f"Left out: {len(problems):,}", "left-out", [doc.Bullets(items)])]

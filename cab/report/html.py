@@ -14,23 +14,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from cab.report.document import (
-    MISSING,
-    Block,
-    Bullets,
-    Cell,
-    Definitions,
-    Details,
-    Document,
-    Figure,
-    Paragraph,
-    Row,
-    Section,
-    Table,
-)
+from cab.report import document as doc
 
 
-def render(document: Document, plots: Path) -> str:
+def render(document: doc.Document, plots: Path) -> str:
     """`plots`: the folder of the figures' files."""
     style, script = (Path(__file__).with_name(f"page.{ending}").read_text() for ending in ("css", "js"))
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
@@ -56,7 +43,7 @@ def _hash(content: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _filter(sections: Sequence[Section]) -> str:
+def _filter(sections: Sequence[doc.Section]) -> str:
     chosen = ""
     for name in ("task", "pattern", "size"):
         values = sorted({section.filters[name] for section in sections if section.filters.get(name)})
@@ -67,11 +54,11 @@ def _filter(sections: Sequence[Section]) -> str:
     return f"<form id=filter hidden role=search><label>search{search}</label>{chosen}{buttons}</form>"
 
 
-def _contents(sections: Sequence[Section]) -> str:
+def _contents(sections: Sequence[doc.Section]) -> str:
     lines = []
     for section in sections:
         if section.level == 2 or section.filters:
-            rows = sum(len(block.rows) for block in section.blocks if isinstance(block, Table)) or ""
+            rows = sum(len(block.rows) for block in section.blocks if isinstance(block, doc.Table)) or ""
             name = f"<a href=#{section.anchor}>{escape(section.title)}</a> {_remark(section)}"
             cells = f"<th scope=row>{name}<td>{_tag(section)}<td>{rows}<td>{escape(section.best)}"
             lines.append(f"<tr data-for={section.anchor}>{cells}")
@@ -80,7 +67,7 @@ def _contents(sections: Sequence[Section]) -> str:
     return f"<nav id=tables aria-label=Tables>{box}<table>{head}<tbody>{''.join(lines)}</tbody></table></div></nav>"
 
 
-def _section(section: Section, plots: Path) -> str:
+def _section(section: doc.Section, plots: Path) -> str:
     filters = "".join(f' data-{name}="{escape(value)}"' for name, value in section.filters.items())
     kind = " class=group" if filters else ""
     title = " ".join(filter(None, [escape(section.title), _tag(section), _remark(section)]))
@@ -88,32 +75,32 @@ def _section(section: Section, plots: Path) -> str:
     return f"<section id={section.anchor}{kind}{filters}>{title}{_blocks(section.blocks, plots)}</section>"
 
 
-def _remark(section: Section) -> str:
+def _remark(section: doc.Section) -> str:
     return f"<small>{escape(section.remark)}</small>" if section.remark else ""
 
 
-def _tag(section: Section) -> str:
+def _tag(section: doc.Section) -> str:
     kind = "tag synthetic" if section.tag.startswith("synthetic") else "tag"
     return f'<span class="{kind}">{escape(section.tag)}</span>' if section.tag else ""
 
 
-def _blocks(blocks: Sequence[Block], plots: Path) -> str:
+def _blocks(blocks: Sequence[doc.Block], plots: Path) -> str:
     return "".join(_block(block, plots) for block in blocks)
 
 
-def _block(block: Block, plots: Path) -> str:
+def _block(block: doc.Block, plots: Path) -> str:
     match block:
-        case Paragraph():
+        case doc.Paragraph():
             return f"<p>{_inline(block.text)}"
-        case Bullets():
+        case doc.Bullets():
             return f"<ul>{''.join(f'<li>{_inline(item)}' for item in block.items)}</ul>"
-        case Definitions():
+        case doc.Definitions():
             return _definitions(block)
-        case Table():
+        case doc.Table():
             return _table(block)
-        case Figure():
+        case doc.Figure():
             return _figure(block, plots)
-        case Details():
+        case doc.Details():
             return f"<details><summary>{escape(block.summary)}</summary>{_blocks(block.blocks, plots)}</details>"
 
 
@@ -121,11 +108,11 @@ def _inline(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def _definitions(block: Definitions) -> str:
+def _definitions(block: doc.Definitions) -> str:
     return f"<dl>{''.join(f'<dt>{escape(term)}<dd>{_inline(text)}' for term, text in block.items.items())}</dl>"
 
 
-def _figure(figure: Figure, plots: Path) -> str:
+def _figure(figure: doc.Figure, plots: Path) -> str:
     name = escape(f"{figure.caption}, {figure.name}")
     data = b64encode((plots / f"{figure.name}.png").read_bytes()).decode()
     image = f'<img loading=lazy alt="{name}" src="data:image/png;base64,{data}">'
@@ -134,11 +121,11 @@ def _figure(figure: Figure, plots: Path) -> str:
     return f"<figure>{box}<figcaption>{escape(figure.caption)}, {file}</figcaption></figure>"
 
 
-def _table(table: Table) -> str:
+def _table(table: doc.Table) -> str:
     """Each row is a <tbody> of two lines, so that sorting and filtering move both: the cells, and below them the note
     and the origin. Columns in which every row is missing are listed below the table."""
     count = len(table.columns)
-    shown = [i for i in range(count) if i == table.name or any(row.cells[i].text != MISSING for row in table.rows)]
+    shown = [i for i in range(count) if i == table.name or any(row.cells[i].text != doc.MISSING for row in table.rows)]
     head = ""
     for i in shown:
         name = " class=name" if i == table.name else ""
@@ -152,17 +139,17 @@ def _table(table: Table) -> str:
     return f"{box}<table class=sortable><thead><tr>{head}</thead>{body}</table></div>{note}"
 
 
-def _row(row: Row, shown: Sequence[int], name: int) -> str:
+def _row(row: doc.Row, shown: Sequence[int], name: int) -> str:
     cells = "".join(_cell(row.cells[i], is_name=i == name) for i in shown)
     below = f"<p class=why>{escape(row.note)}</p>" if row.note else ""
     origin = {title: text for title, text in row.origin.items() if text}
     if origin:
-        below += f"<details><summary>origin</summary>{_definitions(Definitions(origin))}</details>"
+        below += f"<details><summary>origin</summary>{_definitions(doc.Definitions(origin))}</details>"
     second = f"<tr><td colspan={len(shown)}>{below}" if below else ""
     return f"<tbody{' class=failed' if row.failed else ''}><tr>{cells}{second}</tbody>"
 
 
-def _cell(cell: Cell, is_name: bool) -> str:
+def _cell(cell: doc.Cell, is_name: bool) -> str:
     key = ""
     if cell.number is not None and cell.text.replace(",", "") != f"{cell.number:.8g}":
         key = f" data-number={cell.number:.8g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cab.report.efficiency import Efficiency
-from cab.report.groups import Group, Variant
+from cab.report.groups import Group, GroupKey, Variant
 from cab.report.load import data_kind, origin
 from cab.report.settings import options_text
 from cab.report.stats import Estimate
@@ -15,21 +15,15 @@ from cab.report.stats import Estimate
 class LeaderboardRow:
     """What the seeds of one family with one set of options scored, how that compares, and its efficiency."""
 
-    task: str
-    pattern: str
-    size: str
+    group: GroupKey
     data: str | None
     """`real` or `synthetic`."""
     data_source: str | None
-    data_hash: str | None
-    settings: str
     attention: str
     label: str
     options: str
     rank: int | None
     tie: bool
-    headline: str | None
-    better: str
     n: int
     """Seeds with a score."""
     mean: Estimate | None
@@ -55,28 +49,23 @@ class LeaderboardRow:
 
 
 def leaderboard_rows(group: Group) -> list[LeaderboardRow]:
-    return [_row(group, variant) for variant in group.variants]
+    key = group.key
+    return [_row(group, key, variant) for variant in group.variants]
 
 
-def _row(group: Group, variant: Variant) -> LeaderboardRow:
+def _row(group: Group, key: GroupKey, variant: Variant) -> LeaderboardRow:
     record = variant.first
     data = record.result.get("data") or group.first.result.get("data") or {}
     trivial, trivial_score = group.trivial
     return LeaderboardRow(
-        task=group.task,
-        pattern=group.pattern,
-        size=group.size,
+        group=key,
         data=data_kind(data),
         data_source=data.get("source"),
-        data_hash=group.data_hash,
-        settings=group.settings_name,
         attention=variant.attention,
         label=variant.label,
         options=options_text(record.identity.get("attention")),
         rank=variant.rank,
         tie=variant.tie,
-        headline=group.headline,
-        better=group.better,
         n=len(variant.scores),
         mean=variant.mean,
         std=variant.std,

@@ -8,5 +8,5 @@ from cab.store.record import Record
 
 def mirror_costs(request: Request, record: Record) -> None:
     tracker = Tracker(request.tracking, record.cell, request.resolved, record.hash, request.results)
-    drawn = request.tracking.mode != "disabled" and lengths.has_measurements(record)
+    drawn = request.tracking.mode != "disabled" and bool(lengths.measured_rows(record))
     tracker.finish(record, lengths.draw([record]) if drawn else None)

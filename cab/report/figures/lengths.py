@@ -65,8 +65,8 @@ class Point:
     high: float
 
 
-def has_measurements(record: Record) -> bool:
-    return any(row["status"] == "ok" for row in record.result.get("measurements") or [])
+def measured_rows(record: Record) -> list[Measurement]:
+    return [row for row in record.result.get("measurements") or [] if row["status"] == "ok"]
 
 
 @styled
@@ -75,7 +75,8 @@ def draw(records: Sequence[Record], title: str = "") -> Figure:
     names = [record.cell["attention"] for record in records]
     named = labels(names, [record.config.get("attention") or {} for record in records])
     families = [Family(*each) for each in zip(named, names, styles(names), records, strict=True)]
-    phases = [phase for phase in PHASES if any(measured_subjects(family, phase) for family in families)]
+    rows = [row for record in records for row in measured_rows(record)]
+    phases = [phase for phase in PHASES if any(row["phase"] == phase for row in rows)]
     others = [family for family in families if family.name not in BASELINES]
     lines = 2 + len(others) + sum(len(family.label) > WIDE for family in others)
     lines += 2 if any(_not_measured(families, phase) for phase in phases) else 0
@@ -100,10 +101,6 @@ def draw(records: Sequence[Record], title: str = "") -> Figure:
     return figure
 
 
-def measured_subjects(family: Family, phase: str) -> list[Measurement]:
-    return [row for row in family.rows(phase) if row["status"] == "ok"]
-
-
 Crossings = dict[tuple[str, str], EfficiencyLength]
 """By label and baseline."""
 
@@ -111,31 +108,25 @@ Crossings = dict[tuple[str, str], EfficiencyLength]
 def _panel(axes: Axes, families: Sequence[Family], crossings: Crossings, phase: str, quantity: str) -> list[Label]:
     """One phase's time or memory; returns the labels of the crossings with vanilla."""
     reference = _points(_reference(families, phase, "vanilla").rows(phase), "vanilla", "seconds")
-
-    def line(family: Family, subject: str, look: Style, label: str) -> list[Point]:
+    lines = [(_reference(families, phase, name), name, FIXED[name], name) for name in BASELINES]
+    lines += [(each, each.name, each.look, each.label) for each in families if each.name not in BASELINES]
+    found = []
+    for family, subject, look, label in lines:
         points = _points(family.rows(phase), subject, quantity)
         if quantity == "seconds":
             points = _aligned(points, _points(family.rows(phase), "vanilla", "seconds"), reference)
         if points:
             x = [point.length for point in points]
-            middle = [point.middle for point in points]
-            axes.plot(x, middle, color=look.color, marker=look.marker, linestyle=look.line, label=label)
-            band = [point.low for point in points], [point.high for point in points]
-            axes.fill_between(x, *band, color=look.color, alpha=0.2, linewidth=0)
-        return points
-
-    for name in BASELINES:
-        line(_reference(families, phase, name), name, FIXED[name], name)
-    found = []
-    for family in families:
-        if family.name not in BASELINES:
-            points = line(family, family.name, family.look, family.label)
-            for name in BASELINES:
-                crossing = crossings[family.label, name]
-                if crossing.value is not None and not crossing.censored:
-                    label = _ring(axes, points, crossing.value, FIXED[name])
-                    if name == "vanilla":  # those of eager are close together, and in the text below
-                        found.append(label)
+            y = [point.middle for point in points]
+            axes.plot(x, y, color=look.color, marker=look.marker, linestyle=look.line, label=label)
+            low, high = [point.low for point in points], [point.high for point in points]
+            axes.fill_between(x, low, high, color=look.color, alpha=0.2, linewidth=0)
+        for name in BASELINES if subject not in BASELINES else ():
+            crossing = crossings[label, name]
+            if crossing.value is not None and not crossing.censored:
+                ring = _ring(axes, points, crossing.value, FIXED[name])
+                if name == "vanilla":  # those of eager are close together, and in the text below
+                    found.append(ring)
     _scale(axes, quantity)
     return found
 
