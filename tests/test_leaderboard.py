@@ -204,10 +204,10 @@ def test_quality_table_is_whole(tmp_path):
 def test_without_records_one_line_says_what_to_do(tmp_path, capsys, make):
     make(tmp_path / "results")
     assert main(["--results", str(tmp_path / "results")]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert "make run" in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert "make run" in output.err
     assert not (tmp_path / "results" / "leaderboard").exists()
 
 

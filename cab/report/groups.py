@@ -216,6 +216,8 @@ def make_groups(records: Iterable[Record], efficiency: EfficiencyTable | None = 
     ]
     _name(groups)
     for group in groups:
+        for variant in group.variants:
+            variant.records.sort(key=lambda record: (record.cell["seed"], record.hash))
         _label(group.variants)
         _rank(group)
         _compare_with_none(group)
@@ -233,9 +235,7 @@ def _key(record: Record, content: str | None) -> tuple[Any, ...]:
 
 def _add(variants: dict[str, Variant], record: Record) -> None:
     without_seed = {key: value for key, value in record.identity.items() if key != "seed"}
-    variant = variants.setdefault(canonical(without_seed), Variant([]))
-    variant.records.append(record)
-    variant.records.sort(key=lambda record: (record.cell["seed"], record.hash))
+    variants.setdefault(canonical(without_seed), Variant([])).records.append(record)
 
 
 def _name(groups: Sequence[Group]) -> None:
