@@ -262,7 +262,7 @@ def test_index_of_records_by_hand():
     )
 
 
-def test_the_controls_are_judged_and_do_not_judge():
+def test_controls_have_an_index_but_do_not_set_the_scale():
     without = table(cells())
     made = table([*cells(), *(cell(name, 9.0, task=task) for name in ("none", "eager") for task in SCORES)])
     assert made.standards == without.standards
@@ -339,8 +339,8 @@ def test_a_perplexity_that_is_no_number_is_a_missing_task(value):
     broken.result["metrics"]["perplexity"] = value
     made = table([*cells(), broken, cell("fit", 2.0, task="recall")])
     assert by_name(made)["fit"].missing == ["lm (no score in a metric)"]
-    assert len(made.judges["lm"]) == 3
-    assert len(made.judges["recall"]) == 4
+    assert len(made.references["lm"]) == 3
+    assert len(made.references["recall"]) == 4
 
 
 def test_a_metric_in_which_all_are_equal_is_left_out():

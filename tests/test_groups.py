@@ -2,8 +2,9 @@ import pytest
 from helpers import synthetic
 from helpers.leaderboard_files import build, one, page
 
-from cab.report.groups import Variant, make_groups
+from cab.report.groups import make_groups
 from cab.report.stats import welch_interval
+from cab.report.variant import Variant
 from cab.store.record import Record
 
 

@@ -22,10 +22,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cab.report.groups import Group, Variant, is_logarithmic, ranks
+from cab.report.groups import Group, is_logarithmic, ranks
 from cab.report.load import started
 from cab.report.settings import canonical, labels, options
 from cab.report.stats import Interval, t_interval
+from cab.report.variant import Variant
 
 CONTROLS = ("eager", "none")
 FEWEST = 3
@@ -113,7 +114,7 @@ class Composite:
     groups: dict[str, Group] = field(default_factory=dict)
     """The group of each task."""
     standards: dict[str, dict[str, Standard]] = field(default_factory=dict)
-    judges: dict[str, list[Variant]] = field(default_factory=dict)
+    references: dict[str, list[Variant]] = field(default_factory=dict)
     """The variants that set a task's standards."""
     entries: list[Entry] = field(default_factory=list)
     """Best first; none where no task has enough families."""
@@ -142,7 +143,7 @@ def _composite(made: Composite, tasks: Mapping[str, Sequence[Group]]) -> Composi
     found = labels([entry.attention for entry in made.entries], [entry.options for entry in made.entries])
     for entry, label in zip(made.entries, found, strict=True):
         entry.label = label
-        _judge(entry, made)
+        _score(entry, made)
     vanilla = [entry.index for entry in made.entries if entry.attention == "vanilla"]
     for entry in made.entries:
         if len(vanilla) == 1 and vanilla[0] is not None and entry.index is not None:
@@ -156,8 +157,8 @@ def _composite(made: Composite, tasks: Mapping[str, Sequence[Group]]) -> Composi
 
 def _add_task(made: Composite, task: str, group: Group) -> None:
     """Adds the task, or a note on why it is left out."""
-    judges = _judges(group)
-    families = sorted({variant.attention for variant in judges})
+    references = _references(group)
+    families = sorted({variant.attention for variant in references})
     if len(families) < FEWEST:
         beside = ", ".join(f"`{name}`" for name in CONTROLS)
         has = f"{len(families)} ({', '.join(families)})" if families else "none"
@@ -165,17 +166,17 @@ def _add_task(made: Composite, task: str, group: Group) -> None:
         return
     standards = {}
     for name, better in _metrics(group).items():
-        values = [_mean(seeds, name) for variant in judges if (seeds := _seeds(variant, group))]
+        values = [_mean(seeds, name) for variant in references if (seeds := _seeds(variant, group))]
         standard = Standard.of(values, better)
         if standard.deviation > 0:
             standards[name] = standard
         else:
             made.notes.append(f"{task}: all families score the same {name}, which is left out")
     if standards:
-        made.groups[task], made.standards[task], made.judges[task] = group, standards, judges
+        made.groups[task], made.standards[task], made.references[task] = group, standards, references
 
 
-def _judges(group: Group) -> list[Variant]:
+def _references(group: Group) -> list[Variant]:
     return [variant for variant in group.variants if variant.attention not in CONTROLS and _seeds(variant, group)]
 
 
@@ -211,10 +212,10 @@ def _mean(seeds: Seeds, metric: str) -> float:
 
 def _weight(group: Group) -> tuple[Any, ...]:
     """Of several tables of a task that with most families counts, then most seeds, then the newest."""
-    judges = _judges(group)
+    references = _references(group)
     newest = max(started(record) for variant in group.variants for record in variant.records)
-    seeds = sum(len(variant.records) for variant in judges)
-    return len({variant.attention for variant in judges}), seeds, newest, name_of(group)
+    seeds = sum(len(variant.records) for variant in references)
+    return len({variant.attention for variant in references}), seeds, newest, name_of(group)
 
 
 def name_of(group: Group) -> str:
@@ -230,7 +231,7 @@ def _entry(made: Composite, attention: str, options: Mapping[str, Any]) -> Entry
     return made.entries[-1]
 
 
-def _judge(entry: Entry, made: Composite) -> None:
+def _score(entry: Entry, made: Composite) -> None:
     found = {task: seeds for task, each in entry.variants.items() if (seeds := _seeds(each, made.groups[task]))}
     means = {task: {name: _mean(seeds, name) for name in made.standards[task]} for task, seeds in found.items()}
     entry.tasks = task_scores(means, made.standards)

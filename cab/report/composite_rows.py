@@ -67,8 +67,8 @@ def scale_rows(made: Composite) -> list[ScaleRow]:
             better=standard.better,
             mean=standard.mean,
             deviation=standard.deviation,
-            n=len(made.judges[task]),
-            families=", ".join(sorted(variant.label for variant in made.judges[task])),
+            n=len(made.references[task]),
+            families=", ".join(sorted(variant.label for variant in made.references[task])),
             data_hash=made.groups[task].data_hash,
             settings=made.groups[task].settings_name,
         )

@@ -1,9 +1,6 @@
-"""Quality records as groups of comparable rows.
+"""Quality records as groups of variants that can be compared.
 
-Variant  one family with one set of options, with the records of all its seeds on one data set. If one of the seeds did
-         not end well, the variant has no mean: a mean over the others would flatter it.
-Group    variants that can be compared: task, pattern, size, data hash and every setting but the family's own are equal.
-Interval mean +- t(0.975, n - 1) s / sqrt(n) over n seeds: the spread of training, on one test split.
+Group    variants with the same task, pattern, size, data hash and settings, apart from the family's own.
 Rank     of variants with an interval (n >= 2). Those whose intervals overlap, directly or through others, share a rank.
 Benefit  how much better than `none` in the same group; positive is better for every metric. Its interval is Welch's
          over the seeds of both.
@@ -12,78 +9,15 @@ Benefit  how much better than `none` in the same group; positive is better for e
 from __future__ import annotations
 
 import math
-import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-from cab.report.efficiency import Efficiency
 from cab.report.efficiency_table import EfficiencyTable
 from cab.report.settings import canonical, differences, labels, options, settings, settings_name
-from cab.report.stats import Estimate, Interval, difference, mean
+from cab.report.stats import Interval, difference
+from cab.report.variant import Variant, data_hash
 from cab.store.record import Record
-
-
-@dataclass
-class Variant:
-    """One family with one set of options."""
-
-    records: list[Record]
-    """One per seed."""
-    label: str = ""
-    """The family's name, with the options that differ from those of the group's other variants of that family."""
-    rank: int | None = None
-    tie: bool = False
-    benefit: Estimate | None = None
-    efficiency: Efficiency = field(default_factory=Efficiency)
-    task_score: float | None = None
-    """Its task score in the Compositional Index."""
-
-    @property
-    def first(self) -> Record:
-        return next((record for record in self.records if record.status == "ok"), self.records[0])
-
-    @property
-    def attention(self) -> str:
-        return self.first.cell["attention"]
-
-    @property
-    def seeds(self) -> list[int]:
-        return [record.cell["seed"] for record in self.records]
-
-    @cached_property
-    def scores(self) -> list[float]:
-        """Of the seeds that have one."""
-        values = [score(record) for record in self.records]
-        return [value for value in values if value is not None]
-
-    @property
-    def complete(self) -> bool:
-        return len(self.scores) == len(self.records)
-
-    @cached_property
-    def mean(self) -> Estimate | None:
-        return mean(self.scores) if self.complete else None
-
-    @property
-    def std(self) -> float | None:
-        return statistics.stdev(self.scores) if self.complete and len(self.scores) > 1 else None
-
-    @property
-    def status(self) -> str:
-        """`ok`, or how many seeds ended how: `2 ok, 1 diverged`."""
-        counts = Counter(
-            "no score" if record.status == "ok" and score(record) is None else record.status for record in self.records
-        )
-        if len(counts) == 1:
-            return next(iter(counts))
-        return ", ".join(f"{counts[name]} {name}" for name in sorted(counts, key=lambda name: (name != "ok", name)))
-
-    @property
-    def reason(self) -> str:
-        return next((record.reason for record in self.records if record.reason), "")
 
 
 @dataclass(frozen=True)
@@ -174,25 +108,22 @@ class Group:
 
     @property
     def key(self) -> GroupKey:
-        scale = "log" if is_logarithmic(self.headline) else "linear"
-        settings = self.settings_name, self.difference
         return GroupKey(
-            self.task, self.pattern, self.size, self.data_hash, *settings, self.headline, self.better, scale
+            task=self.task,
+            pattern=self.pattern,
+            size=self.size,
+            data_hash=self.data_hash,
+            settings=self.settings_name,
+            difference=self.difference,
+            headline=self.headline,
+            better=self.better,
+            scale="log" if is_logarithmic(self.headline) else "linear",
         )
 
 
 def is_logarithmic(metric: str | None) -> bool:
     """Perplexities count by their logarithm."""
     return (metric or "").endswith("perplexity")
-
-
-def score(record: Record) -> float | None:
-    """The headline metric, None where there is none."""
-    return (record.result.get("metrics") or {}).get(record.result.get("headline")) if record.status == "ok" else None
-
-
-def data_hash(record: Record) -> str | None:
-    return (record.result.get("data") or {}).get("content")
 
 
 def make_groups(records: Iterable[Record], efficiency: EfficiencyTable | None = None) -> list[Group]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cab.report.efficiency import Efficiency
-from cab.report.groups import Group, GroupKey, Variant
+from cab.report.groups import Group, GroupKey
 from cab.report.load import data_kind, origin
 from cab.report.settings import options_text
 from cab.report.stats import Estimate
+from cab.report.variant import Variant
 
 
 @dataclass(frozen=True)

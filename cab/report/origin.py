@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cab.report.document import MISSING
-from cab.report.groups import Group, Variant, data_hash, score
+from cab.report.groups import Group
 from cab.report.load import revision
 from cab.report.settings import options_text
 from cab.report.text import commit, number
+from cab.report.variant import Variant, data_hash, score
 from cab.store.record import Record
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cab.report.composite import Composite, scaled
-from cab.report.groups import Group, GroupKey, Variant
+from cab.report.groups import Group, GroupKey
 from cab.report.settings import short_difference
+from cab.report.variant import Variant
 from cab.store.record import Record
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import legend, length_ticks
 from cab.report.figures.style import new_figure, set_title, styled, styles
-from cab.report.groups import Group, GroupKey, Variant
+from cab.report.groups import Group, GroupKey
 from cab.report.stats import Estimate, mean
 from cab.report.text import words
+from cab.report.variant import Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

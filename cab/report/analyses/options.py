@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from cab.report.analyses.base import Material, Question, gains
 from cab.report.figures.axes import point
 from cab.report.figures.style import INK, new_figure, set_title, style, styled
-from cab.report.groups import Group, GroupKey, Variant
+from cab.report.groups import Group, GroupKey
 from cab.report.settings import canonical, flatten, options
 from cab.report.stats import Estimate, mean
 from cab.report.text import scale_words
+from cab.report.variant import Variant
 from cab.store.record import Record
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from cab.report.efficiency import state_bytes
 from cab.report.figures.axes import point, value_ticks
 from cab.report.figures.labels import Label, place_labels
 from cab.report.figures.style import new_figure, set_title, style, styled
-from cab.report.groups import Group, GroupKey, Variant
+from cab.report.groups import Group, GroupKey
 from cab.report.stats import Estimate
 from cab.report.text import words
+from cab.report.variant import Variant
 from cab.store.record import Record
 
 if TYPE_CHECKING:

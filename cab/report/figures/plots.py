@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from cab.report.figures.axes import legend, point, value_ticks
 from cab.report.figures.labels import Label, place_labels
 from cab.report.figures.style import Style, new_figure, set_title, style, styled, styles
-from cab.report.groups import GroupKey, Variant
+from cab.report.groups import GroupKey
 from cab.report.stats import Estimate
 from cab.report.text import words
+from cab.report.variant import Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
