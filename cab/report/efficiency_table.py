@@ -3,7 +3,8 @@
 A row takes its efficiency from an efficiency record of the same family, options, pattern and stack shape, measured at
 the level `stack`. A baseline without a successful record of its own takes it from any record of that pattern and shape,
 because every record measures the baselines. All rows of a group take their efficiency from one machine and precision,
-the one that has most of them; a family that was not measured there has none in this group."""
+the one that has most of them; a family that was not measured there has none in this group.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from cab.report.settings import canonical
 from cab.store.record import Record
 
 MACHINE = ("device", "precision", "threads", "gomp_spincount", "torch", "allocator", "batch")
-"""What must be equal for measurements to stand in one group."""
+"""What must be equal for measurements in one group."""
 
 
 class EfficiencyTable:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tabulate import tabulate
 
-from cab.report.document import Block, Bullets, Definitions, Details, Document, Figure, Paragraph, Section, Table
+from cab.report.document import Block, Bullets, Definitions, Details, Document, Figure, Paragraph, Row, Section, Table
 
 
 def render(document: Document) -> str:
@@ -40,8 +38,7 @@ def render_block(block: Block) -> str:
 
 def _table(table: Table) -> str:
     """The table, and the command of each row."""
-    body = [[*(cell.text for cell in row.cells[:-1]), row.note or row.cells[-1].text] for row in table.rows]
-    escaped = [[text.replace("|", "\\|").replace("\n", " ") for text in texts] for texts in body]
+    escaped = [[text.replace("|", "\\|").replace("\n", " ") for text in _texts(row)] for row in table.rows]
     headers = [column.title for column in table.columns]
     made = tabulate(escaped, headers=headers, tablefmt="github", disable_numparse=True)
     commands = [
@@ -50,6 +47,10 @@ def _table(table: Table) -> str:
         if row.origin
     ]
     return "\n\n".join([made, "Commands:", "\n".join(commands)]) if commands else made
+
+
+def _texts(row: Row) -> list[str]:
+    return [*(cell.text for cell in row.cells[:-1]), row.note or row.cells[-1].text]
 
 
 def short(document: Document) -> str:
@@ -66,9 +67,6 @@ def short(document: Document) -> str:
 
 def _short_table(table: Table) -> str:
     places = [place for place, column in enumerate(table.columns) if column.short]
-    body: list[Sequence[str]] = []
-    for row in table.rows:
-        texts = [*(cell.text for cell in row.cells[:-1]), row.note or row.cells[-1].text]
-        body.append([texts[place] for place in places])
+    body = [[_texts(row)[place] for place in places] for row in table.rows]
     headers = [table.columns[place].title for place in places]
     return tabulate(body, headers=headers, tablefmt="simple", disable_numparse=True)
