@@ -105,9 +105,9 @@ def test_lengths_name_crossings_bounds_and_ends():
 
 def test_times_of_a_busier_run_are_aligned_at_vanilla():
     """Each record has its own vanilla: drawn as measured, the slower run's family would lie above it everywhere."""
-    records = [
-        synthetic.efficiency("lightning", phases=("train",), speed=5),
+    records = [  # vanilla is drawn from the first
         synthetic.efficiency("vanilla", phases=("train",)),
+        synthetic.efficiency("lightning", phases=("train",), speed=5),
     ]
     drawn = {line.get_label(): line for line in lengths.draw(records).axes[0].get_lines()}
     assert drawn["lightning"].get_ydata()[-1] < drawn["vanilla"].get_ydata()[-1]
