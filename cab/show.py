@@ -1,7 +1,7 @@
-"""What a model made, to look at and listen to: `python -m cab.show results/runs/quality/HASH/result.json FOLDER`.
+"""Examples of what a model predicted: `python -m cab.show results/runs/quality/HASH/result.json FOLDER`.
 
-From the tables of a record alone, and so of exactly what was scored: pictures of completed clouds and of images, speech
-as wav files with its spectrograms, texts in the terminal.
+From the tables of a record alone, so exactly what was scored: pictures of completed clouds and of images, speech as wav
+files with its spectrograms, texts in the terminal.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from cab.command import command_line
 from cab.errors import UserError
 from cab.store.record import DamagedRecord, Record, read_record
 
-Row = dict[str, Any]
-View = Callable[[Record, list[Row], Path], Iterable[str]]
-"""Writes a table's examples below a folder; says what it wrote."""
+Rows = list[dict[str, Any]]
+"""A table of a record."""
 
 
 def show(record: Record, folder: Path) -> list[str]:
-    """What was written or is to be read, a line each. Raises UserError where there is nothing."""
+    """Writes the examples below a folder; returns lines with their paths, or the examples themselves.
+
+    Raises UserError if the record has none.
+    """
     tables = record.result.get("tables") or {}
     found = {name: tables[name] for name in VIEWS if tables.get(name)}
     if not found:
@@ -35,49 +37,55 @@ def show(record: Record, folder: Path) -> list[str]:
     return [line for name, rows in found.items() for line in VIEWS[name](record, rows, folder)]
 
 
-def texts(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
+def texts(_: Record, rows: Rows, folder: Path) -> Iterable[str]:
     for row in rows:
-        yield from (f"{name}:\n{indent(str(value), '    ')}" for name, value in row.items())
+        for name, value in row.items():
+            yield f"{name}:\n{indent(str(value), '    ')}"
         yield ""
 
 
-def images(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
+def images(_: Record, rows: Rows, folder: Path) -> Iterable[str]:
     from cab.report.figures import imageview
 
-    yield str(imageview.picture(rows, folder / "images.png"))
+    yield str(imageview.write_picture(rows, folder / "images.png"))
 
 
-def clouds(record: Record, rows: list[Row], folder: Path) -> Iterable[str]:
+def clouds(record: Record, rows: Rows, folder: Path) -> Iterable[str]:
     from cab.report.figures import cloudview
 
-    yield str(cloudview.picture(record.cell, rows, folder / "clouds.png"))
+    yield str(cloudview.write_picture(record.cell, rows, folder / "clouds.png"))
 
 
-def speech(_: Record, rows: list[Row], folder: Path) -> Iterable[str]:
+def speech(_: Record, rows: Rows, folder: Path) -> Iterable[str]:
     from cab.report.figures import speechview
 
     for row in rows:
-        yield from speechview.sound(row, folder)
-        yield str(speechview.picture(row, folder))
+        yield from speechview.write_sound(row, folder)
+        yield str(speechview.write_picture(row, folder))
 
 
-VIEWS: dict[str, View] = {"texts": texts, "images": images, "clouds": clouds, "spectrograms": speech}
-"""By the names that tasks give to their tables."""
+VIEWS: dict[str, Callable[[Record, Rows, Path], Iterable[str]]] = {
+    "texts": texts,
+    "images": images,
+    "clouds": clouds,
+    "spectrograms": speech,
+}
+"""By the name of the table in a record."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cab.show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("record", type=Path, help="result.json of a quality cell; cab.run names it")
-    parser.add_argument("folder", type=Path, help="where files go")
-    given = parser.parse_args(arguments)
+    parser.add_argument("record", type=Path, help="result.json of a quality cell; cab.run prints its path")
+    parser.add_argument("folder", type=Path, help="for the files")
+    options = parser.parse_args(arguments)
 
     def work() -> int:
         try:
-            print("\n".join(show(read_record(given.record), given.folder)))
+            print("\n".join(show(read_record(options.record), options.folder)))
         except (DamagedRecord, UserError) as error:
-            raise UserError(f"{given.record}: {error}") from error
+            raise UserError(f"{options.record}: {error}") from error
         return 0
 
     return command_line(work)

@@ -1,19 +1,21 @@
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import synthetic
 
-from cab.leaderboard import main, standings
-from cab.report import html_analyses as questions
+from cab.leaderboard import main
 from cab.report.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time
 from cab.report.analyses.base import Answer, Line, Material
 from cab.report.composite import composites
-from cab.report.costs import analyse
-from cab.report.html_figures import Figures
-from cab.report.stats import t_interval, welch_interval
+from cab.report.csv_table import columns
+from cab.report.efficiency import analyse
+from cab.report.efficiency_table import EfficiencyTable
+from cab.report.groups import GroupKey, make_groups
+from cab.report.stats import Estimate, t_interval, welch_interval
 from cab.store.record import Record
 
 FAMILIES = ("vanilla", "lightning", "routing", "ssa", "fit", "block_transformer")
@@ -21,8 +23,8 @@ FAMILIES = ("vanilla", "lightning", "routing", "ssa", "fit", "block_transformer"
 
 def material(*records: Record) -> Material:
     efficiency = [record for record in records if record.kind == "efficiency"]
-    ranked = standings([r for r in records if r.kind == "quality"], map(analyse, efficiency))
-    return Material(ranked, composites(group for group, _ in ranked), efficiency)
+    groups = make_groups([r for r in records if r.kind == "quality"], EfficiencyTable(map(analyse, efficiency)))
+    return Material(groups, composites(groups), efficiency)
 
 
 def seeds(name: str, *scores: float, **about) -> list[Record]:
@@ -41,7 +43,7 @@ def scored(record: Record, metric: str, better: str, score: float, trivial: floa
 
 
 def one(lines: list[Line], **wanted) -> Line:
-    (line,) = [line for line in lines if all(line[key] == value for key, value in wanted.items())]
+    (line,) = [line for line in lines if all(getattr(line, key) == value for key, value in wanted.items())]
     return line
 
 
@@ -53,20 +55,20 @@ def test_benefit_is_a_share_of_what_vanilla_gains_over_the_trivial_predictor():
     records = [*seeds("vanilla", 2.0, 2.02), *seeds("none", *theirs), *seeds("lightning", *own)]
     line = one(benefit.lines(material(*records)), attention="lightning")
     unit = 4.6 - 2.01
-    assert line["unit"] == pytest.approx(unit)
-    assert line["benefit"] == pytest.approx(2.62 - 2.15)
-    assert line["share"] == pytest.approx((2.62 - 2.15) / unit)
-    low, high = welch_interval(theirs, own) or (0.0, 0.0)  # lower is better
-    assert (line["share_low"], line["share_high"]) == pytest.approx((low / unit, high / unit))
+    assert line.unit == pytest.approx(unit)
+    assert line.benefit.value == pytest.approx(2.62 - 2.15)
+    assert line.share.value == pytest.approx((2.62 - 2.15) / unit)
+    low, high = welch_interval(theirs, own)  # lower is better
+    assert line.share.interval == pytest.approx((low / unit, high / unit))
 
 
 def test_benefit_of_a_perplexity_is_taken_of_its_logarithm():
     scores = {"vanilla": 8.0, "none": 16.0, "fit": 4.0}
     records = [scored(synthetic.quality(n), "perplexity", "lower", x, 64.0) for n, x in scores.items()]
     line = one(benefit.lines(material(*records)), attention="fit")
-    assert line["share"] == pytest.approx(math.log(16 / 4) / math.log(64 / 8))
-    assert line["benefit"] == pytest.approx(12.0)  # as in leaderboard.csv
-    assert (line["share_low"], line["n"]) == (None, 1)
+    assert line.share == Estimate(pytest.approx(math.log(16 / 4) / math.log(64 / 8)))
+    assert line.benefit.value == pytest.approx(12.0)  # as in leaderboard.csv
+    assert line.n == 1
 
 
 @pytest.mark.parametrize(
@@ -77,9 +79,9 @@ def test_where_vanilla_gains_nothing_there_is_no_unit(vanilla, why):
     """The second: better on average, within the noise."""
     records = [*seeds("vanilla", *vanilla), *seeds("none", 2.6, 2.7), *seeds("fit", 2.0, 2.1)]
     line = one(benefit.lines(material(*records)), attention="fit")
-    assert (line["unit"], line["share"], line["share_low"]) == (None, None, None)
-    assert why in line["no_unit"]
-    assert line["benefit"] == pytest.approx(0.6)
+    assert line.unit is line.share is None
+    assert why in line.no_unit
+    assert line.benefit.value == pytest.approx(0.6)
 
 
 def test_figures_show_one_set_of_options_a_family_and_not_the_best():
@@ -88,7 +90,7 @@ def test_figures_show_one_set_of_options_a_family_and_not_the_best():
     records += [*seeds("ssa", 1.0, 1.0, 1.0, options={"reduction": 8})]
     records += [synthetic.quality("ssa", 3, options={"reduction": 8}, status="diverged", reason="loss is not finite")]
     lines = benefit.lines(material(*records))
-    assert {line["label"]: line["shown"] for line in lines if line["attention"] == "ssa"} == {
+    assert {line.label: line.shown for line in lines if line.attention == "ssa"} == {
         "ssa (reduction=4)": True,
         "ssa (reduction=2)": False,
     }
@@ -112,7 +114,7 @@ def test_a_row_without_all_of_its_seeds_has_no_part_in_anything():
 
 def test_scores_at_a_ceiling_give_no_floor():
     (*_, line) = noise.lines(material(*seeds("vanilla", 1.0, 1.0), *seeds("eager", 1.0, 1.0), *seeds("fit", 1.1, 1.2)))
-    assert (line["floor"], line["large"]) == (None, None)
+    assert (line.floor, line.large) == (None, None)
 
 
 def test_the_floor_is_what_equal_functions_may_differ_by():
@@ -120,28 +122,28 @@ def test_the_floor_is_what_equal_functions_may_differ_by():
     records = [*seeds("vanilla", *vanilla), *seeds("eager", *eager), *seeds("fit", *near), *seeds("ssa", *far)]
     lines = noise.lines(material(*records))
     floor = max(map(abs, welch_interval(eager, vanilla) or ()))
-    assert [line["floor"] for line in lines] == [pytest.approx(floor)] * 6
+    assert [line.floor for line in lines] == [pytest.approx(floor)] * 6
     swapped = [*seeds("vanilla", *eager), *seeds("eager", *vanilla)]
-    assert noise.lines(material(*swapped))[0]["floor"] == pytest.approx(floor)
-    assert one(lines, first="vanilla", second="eager")["large"] is None
+    assert noise.lines(material(*swapped))[0].floor == pytest.approx(floor)
+    assert one(lines, first="vanilla", second="eager").large is None
     close = one(lines, first="vanilla", second="fit")
-    assert close["gain"] == pytest.approx(-0.04)
-    assert (close["beyond_floor"], close["large"]) == (False, False)
+    assert close.gain.value == pytest.approx(-0.04)
+    assert (close.beyond_floor, close.large) == (False, False)
     wide = one(lines, first="vanilla", second="ssa")
-    assert (wide["beyond_floor"], wide["beyond_seeds"], wide["large"]) == (True, True, True)
-    assert wide["over_floor"] == pytest.approx(0.5 / floor)
+    assert (wide.beyond_floor, wide.beyond_seeds, wide.large) == (True, True, True)
+    assert wide.over_floor == pytest.approx(0.5 / floor)
 
 
 def test_a_difference_within_its_own_noise_is_not_large():
     records = [*seeds("vanilla", 2.0, 2.001), *seeds("eager", 2.0, 2.001), *seeds("fit", 1.0, 2.5)]
     line = one(noise.lines(material(*records)), first="vanilla", second="fit")
-    assert (line["beyond_floor"], line["beyond_seeds"], line["large"]) == (True, False, False)
+    assert (line.beyond_floor, line.beyond_seeds, line.large) == (True, False, False)
 
 
 def test_one_seed_has_a_difference_and_no_floor():
     (line,) = noise.lines(material(*seeds("vanilla", 2.0), *seeds("eager", 2.1)))
-    assert line["gain"] == pytest.approx(-0.1)
-    assert (line["floor"], line["beyond_floor"], line["figure"]) == (None, None, "")
+    assert line.gain == Estimate(pytest.approx(-0.1))
+    assert (line.floor, line.beyond_floor, line.figure) == (None, None, "")
     assert not Answer(noise.QUESTION, [line]).figures
 
 
@@ -165,28 +167,20 @@ def test_correlation_of_tasks_is_pearsons_over_the_families_that_have_both():
     (line,) = correlation.lines(material(*tasks({"lm": one_task | controls, "tts": other | controls})))
     keep = [i for i, name in enumerate(FAMILIES) if name != "ssa"]
     r = np.corrcoef(np.take(x, keep), np.take(y, keep))[0, 1]
-    assert (line["level"], line["n"]) == ("tasks", 5)
-    assert line["attentions"] == "block_transformer fit lightning routing vanilla"
-    assert line["pearson"] == pytest.approx(r)
-    assert line["low"] == pytest.approx(math.tanh(math.atanh(r) - 1.96 / math.sqrt(2)), abs=1e-4)
-    assert line["low"] < r < line["high"] < 1
-
-
-def test_ranks_with_ties():
-    assert correlation._ranks([3.0, 1.0, 3.0, 2.0]) == [3.5, 1.0, 3.5, 2.0]
-    assert correlation.spearman([1, 2, 3, 40], [1, 4, 9, 16]) == pytest.approx(1.0)
-    assert correlation.pearson([1.0, 1.0], [1.0, 2.0]) is None
-    assert correlation.fisher(1.0, 5) == (1.0, 1.0)
+    assert (line.level, line.n) == ("tasks", 5)
+    assert line.attentions == "block_transformer fit lightning routing vanilla"
+    assert line.pearson.value == pytest.approx(r)
+    low, high = line.pearson.interval
+    assert low == pytest.approx(math.tanh(math.atanh(r) - 1.96 / math.sqrt(2)), abs=1e-4)
+    assert low < r < high < 1
 
 
 def test_under_five_families_only_n_is_said():
     scores = {task: {name: i * 0.1 for i, name in enumerate(FAMILIES[:4])} for task in ("lm", "tts")}
-    made = material(*tasks(scores))
-    (line,) = correlation.lines(made)
-    assert line["n"] == 4
-    assert line["pearson"] is line["spearman"] is line["low"] is None
-    cell = correlation._cell(line, interval=True)
-    assert (cell.text, cell.value) == ("n=4", None)
+    (line,) = correlation.lines(material(*tasks(scores)))
+    assert line.n == 4
+    assert line.pearson is line.spearman is None
+    assert "n=4" in [text.get_text() for text in correlation.draw([line]).axes[0].texts]
 
 
 def test_patterns_correlate_by_their_indices_and_sizes_never_mix():
@@ -197,10 +191,10 @@ def test_patterns_correlate_by_their_indices_and_sizes_never_mix():
     records += tasks(scores(3), pattern="causal_cross")
     made = material(*records)
     line = one(correlation.lines(made), level="patterns")
-    x, y = ([e.index for n in FAMILIES for e in table.entries if e.attention == n] for table in made.indices[::2])
-    assert [table.size for table in made.indices] == ["smoke", "base", "smoke"]
-    assert (line["size"], line["n"]) == ("smoke", 6)
-    assert line["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    x, y = ([e.index for n in FAMILIES for e in table.entries if e.attention == n] for table in made.composites[::2])
+    assert [table.size for table in made.composites] == ["smoke", "base", "smoke"]
+    assert (line.size, line.n) == ("smoke", 6)
+    assert line.pearson.value == pytest.approx(np.corrcoef(x, y)[0, 1])
     assert len(correlation.lines(made)) == 2
 
 
@@ -209,8 +203,8 @@ def test_a_family_with_several_sets_of_options_counts_once():
     records = tasks({"lm": score, "tts": score})
     records += [r for b in (1, 2, 3) for r in tasks({"lm": {"fit": 0.9}}, options={"latents": b})]
     (line,) = correlation.lines(material(*records))
-    assert line["n"] == 6
-    assert line["pearson"] == pytest.approx(1.0)  # of the set that is in both tasks
+    assert line.n == 6
+    assert line.pearson.value == pytest.approx(1.0)  # of the set that is in both tasks
 
 
 # Contexts
@@ -228,16 +222,16 @@ def test_contexts_are_averaged_over_seeds_and_reasons_kept():
     both = [at_contexts(0, {128: 2.0, 256: 1.9, 512: None}), at_contexts(1, {128: 2.2, 256: 2.0, 512: 3.0})]
     lines = context.lines(material(*both))
     line = one(lines, context=128)
-    assert (line["n"], line["mean"], line["least"], line["greatest"]) == (2, pytest.approx(2.1), 2.0, 2.2)
-    assert (line["mean_low"], line["mean_high"]) == t_interval([2.0, 2.2])
-    assert line["trained_at"] == 256
+    assert (line.n, line.mean.value, line.lowest, line.highest) == (2, pytest.approx(2.1), 2.0, 2.2)
+    assert line.mean.interval == t_interval([2.0, 2.2])
+    assert line.trained_at == 256
     partly = one(lines, context=512)
-    assert (partly["n"], partly["mean"], partly["reason"]) == (1, None, "positions end")
-    figure = context.draw([line for line in lines if line["figure"]])
+    assert (partly.n, partly.mean, partly.reason) == (1, None, "positions end")
+    figure = context.draw([line for line in lines if line.figure])
     (drawn, marked) = figure.axes[0].get_lines()
     assert list(drawn.get_xdata()) == [128, 256]
     assert set(marked.get_xdata()) == {256}
-    assert {line["figure"] for line in context.lines(material(at_contexts(0, {128: 2.0, 256: None})))} == {""}
+    assert {line.figure for line in context.lines(material(at_contexts(0, {128: 2.0, 256: None})))} == {""}
 
 
 # State
@@ -257,9 +251,9 @@ def test_the_state_of_a_baseline_without_a_record_of_its_own_is_not_that_of_the_
     about = {"task": "recall", "pattern": "causal_self"}
     records = [*seeds("eager", 0.9, **about), *seeds("lightning", 0.2, **about), synthetic.efficiency("lightning")]
     lines = state.lines(material(*records))
-    assert one(lines, attention="eager")["cost_record"] == one(lines, attention="lightning")["cost_record"]
-    assert one(lines, attention="eager")["state_bytes"] == 2 * 128 * 3 * 256 * 4
-    assert one(lines, attention="lightning")["state_bytes"] == 4 * 32 * 32 * 3 * 4
+    assert one(lines, attention="eager").efficiency_record == one(lines, attention="lightning").efficiency_record
+    assert one(lines, attention="eager").state_bytes == 2 * 128 * 3 * 256 * 4
+    assert one(lines, attention="lightning").state_bytes == 4 * 32 * 32 * 3 * 4
 
 
 def test_recall_against_state_names_who_is_missing():
@@ -273,18 +267,18 @@ def test_recall_against_state_names_who_is_missing():
     ]
     records += [synthetic.quality("ssa", 0, status="diverged", reason="loss is not finite", **about)]
     lines = state.lines(material(*records))
-    assert {line["attention"]: line["reason"] for line in lines} == {
+    assert {line.attention: line.reason for line in lines} == {
         "vanilla": "",
         "fit": "no efficiency record",
         "lightning": "",
         "ssa": "diverged",
     }
-    assert one(lines, attention="lightning")["state_bytes"] == 4 * 32 * 32 * 3 * 4
+    assert one(lines, attention="lightning").state_bytes == 4 * 32 * 32 * 3 * 4
     (axes,) = state.draw(lines).axes
     assert "fit (no efficiency record), ssa (diverged)" in axes.get_xlabel().replace("\n", " ")
     assert {text.get_text() for text in axes.texts} == {"vanilla", "lightning"}
-    one(lines, attention="lightning")["state_bytes"] = 0.0
-    assert "lightning, no state" in {text.get_text() for text in state.draw(lines).axes[0].texts}
+    without = [replace(line, state_bytes=0.0) if line.attention == "lightning" else line for line in lines]
+    assert "lightning, no state" in {text.get_text() for text in state.draw(without).axes[0].texts}
 
 
 # Time
@@ -297,10 +291,10 @@ def timed(name: str, score: float, seconds: float, seed: int = 0, threads: int =
     return record
 
 
-def test_the_front_is_whom_nobody_beats_in_both():
+def test_a_family_is_pareto_optimal_if_no_other_is_better_in_both():
     records = [timed("vanilla", 2.0, 50), timed("fit", 1.9, 80), timed("ssa", 2.0, 60), timed("none", 2.6, 20)]
     lines = time.lines(material(*records, timed("lightning", 2.6, 20)))
-    assert {line["attention"]: (line["front"], line["beaten_by"]) for line in lines} == {
+    assert {line.attention: (line.pareto_optimal, line.dominated_by) for line in lines} == {
         "vanilla": (True, ""),
         "fit": (True, ""),
         "ssa": (False, "vanilla"),
@@ -311,14 +305,14 @@ def test_the_front_is_whom_nobody_beats_in_both():
 
 def test_times_of_different_devices_are_never_compared():
     records = [timed("vanilla", 2.0, 50), timed("fit", 2.1, 80), timed("ssa", 1.0, 10, threads=1)]
-    assert [(line["attention"], line["front"]) for line in time.lines(material(*records))] == [
+    assert [(line.attention, line.pareto_optimal) for line in time.lines(material(*records))] == [
         ("vanilla", True),
         ("fit", False),
     ]
     assert not time.lines(material(records[0], records[2]))
     both = [timed("ssa", 1.0, 10, 1, threads=1), timed("ssa", 1.0, 70, 0)]
     lines = time.lines(material(*records[:2], *both))
-    assert one(lines, attention="ssa")["seconds"] == 70
+    assert one(lines, attention="ssa").seconds.value == 70
 
 
 def test_times_of_several_processes_or_cut_batches_stand_by_themselves():
@@ -338,11 +332,11 @@ def test_options_are_compared_one_at_a_time_and_seed_by_seed():
     records += seeds("fit", 1.9, 2.2, options={"latents": 4, "group": 8})
     records += seeds("fit", 1.0, options={"latents": 16, "group": 16})  # two differ
     (line,) = options.lines(material(*records))
-    assert (line["option"], line["from"], line["to"], line["seeds"]) == ("latents", "8", "4", "0 1")  # from most seeds
-    assert line["gain"] == pytest.approx(0.15)
-    assert (line["gain_low"], line["gain_high"]) == pytest.approx(t_interval([0.1, 0.2]))
-    assert line["trained_alike"] is False
-    assert line["scale"] == "linear"
+    assert (line.option, line.from_value, line.to_value, line.seeds) == ("latents", "8", "4", "0 1")  # from most seeds
+    assert line.gain.value == pytest.approx(0.15)
+    assert line.gain.interval == pytest.approx(t_interval([0.1, 0.2]))
+    assert line.same_training is False
+    assert line.group.scale == "linear"
 
 
 def test_an_option_of_evaluation_alone_is_told_by_equal_training():
@@ -352,12 +346,12 @@ def test_an_option_of_evaluation_alone_is_told_by_equal_training():
         other.result["curve"] = [dict(point) for point in one_seed.result["curve"]]
         other.result["metrics"]["bits_per_byte"] -= 0.3
     (line,) = options.lines(material(*dense, *ensemble))
-    assert (line["trained_alike"], line["gain"]) == (True, pytest.approx(0.3))
+    assert (line.same_training, line.gain.value) == (True, pytest.approx(0.3))
     ensemble[1].result["curve"][3]["loss"] += 1e-9
-    assert options.lines(material(*dense, *ensemble))[0]["trained_alike"] is False
+    assert options.lines(material(*dense, *ensemble))[0].same_training is False
     for record in (*dense, *ensemble):
         record.result["curve"] = []
-    assert options.lines(material(*dense, *ensemble))[0]["trained_alike"] is False
+    assert options.lines(material(*dense, *ensemble))[0].same_training is False
 
 
 # All of them
@@ -382,7 +376,7 @@ def test_every_question_is_answered_by_a_table_and_legible_figures():
     for question in QUESTIONS:
         answer = Answer(question, question.lines(made))
         assert answer.figures, question.name
-        assert all(line.keys() == answer.lines[0].keys() for line in answer.lines)
+        assert all(columns(line).keys() == columns(answer.lines[0]).keys() for line in answer.lines)
         for lines in answer.figures.values():
             figure = question.draw(lines)
             figure.draw_without_rendering()
@@ -408,7 +402,7 @@ def test_without_data_nothing_is_written_and_one_line_says_so(tmp_path):
     assert text.count("Without an answer in these records: ") == 1
     for question in QUESTIONS:
         written = question.name in ("benefit", "time")
-        assert (f"### {question.title}\n\n{question.reads} Table: " in text) is written
+        assert (f"### {question.title}\n\n{question.explanation} Table: " in text) is written
         assert (f"{question.title} (needs {question.needs})" in text) is not written
     assert "![" not in text  # no figure was asked for
 
@@ -428,31 +422,32 @@ def test_figures_of_the_page_and_of_leaderboard_md_are_those_drawn(tmp_path):
     assert main(["--results", str(tmp_path)]) == 0
     folder = tmp_path / "leaderboard"
     linked = [Path(part.partition(")")[0]) for part in (folder / "leaderboard.md").read_text().split("](plots/")[1:]]
-    assert {path.stem.partition("_")[0] for path in linked} == {"benefit", "noise", "context", "options", "time"}
+    assert {path.stem.partition("_")[0] for path in linked} == {
+        "curves",
+        "benefit",
+        "noise",
+        "context",
+        "options",
+        "time",
+    }
     assert all((folder / "plots" / path).exists() for path in linked)
 
 
 def test_tables_that_share_a_heading_are_told_apart():
-    lines = [
-        {"task": "lm", "pattern": "causal_self", "settings": settings, "data_hash": content, "difference": difference}
-        for settings, content, difference in (
-            ("11", "aaaaaaaaaa", "train.steps=100 data=aaaaaaaa"),
-            ("11", "bbbbbbbbbb", "train.steps=100 data=bbbbbbbb"),
-            ("22", "aaaaaaaaaa", ""),
-            ("22", "aaaaaaaaaa", ""),
-            ("33", "aaaaaaaaaa", "train.steps=200"),
-            ("44", "aaaaaaaaaa", "train.steps=200 model.depth=4"),
-        )
+    def group(settings: str, content: str, difference: str, task: str = "lm") -> GroupKey:
+        return GroupKey(task, "causal_self", "smoke", content, settings, difference, "loss", "lower", "linear")
+
+    groups = [
+        group("11", "aaaaaaaaaa", "train.steps=100 data=aaaaaaaa"),
+        group("11", "bbbbbbbbbb", "train.steps=100 data=bbbbbbbb"),
+        group("22", "aaaaaaaaaa", ""),
+        group("22", "aaaaaaaaaa", ""),
+        group("33", "aaaaaaaaaa", "train.steps=200"),
+        group("44", "aaaaaaaaaa", "train.steps=200 model.depth=4"),
     ]
-    names = base.table_names(lines)
+    names = base.table_names(groups)
     assert names[0] == "lm\ncausal self\nsettings 11\ndata aaaaaaaa"
     assert names[2] == names[3] == "lm\ncausal self\nsettings 22"
     assert names[4:] == ["lm\ncausal self\ntrain.steps=200", "lm\ncausal self\nsettings 44"]
     assert len(set(names)) == 5
-    assert base.table_names([dict(lines[0]) | {"task": "tts"}]) == ["tts\ncausal self"]
-
-
-def test_nothing_of_an_answer_becomes_html(tmp_path):
-    question = benefit.QUESTION
-    made = questions.section([Answer(question, [{"figure": ""}])], Figures(tmp_path, []), {})
-    assert f"<h3 id=about-{question.name}>" in made
+    assert base.table_names([group("11", "aaaaaaaaaa", "", "tts")]) == ["tts\ncausal self"]

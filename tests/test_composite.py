@@ -18,10 +18,11 @@ from helpers import synthetic
 
 from cab.leaderboard import main
 from cab.report.composite import Composite, Standard, composites, index, task_scores
-from cab.report.composite_tables import section
+from cab.report.groups import make_groups
 from cab.report.load import load
-from cab.report.rows import groups
-from cab.report.words import counted
+from cab.report.markdown import render_block
+from cab.report.tables import composite_table
+from cab.report.text import scale_words
 from cab.store.record import Record
 
 PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parent / "cab_published.json").read_text())
@@ -232,7 +233,7 @@ def cells(scores: Mapping[str, Mapping[str, float]] = SCORES, seed: int = 0, **m
 
 
 def table(records: list[Record]) -> Composite:
-    (made,) = composites(groups(records))
+    (made,) = composites(make_groups(records))
     return made
 
 
@@ -261,7 +262,7 @@ def test_index_of_records_by_hand():
     )
 
 
-def test_the_controls_are_judged_and_do_not_judge():
+def test_controls_have_an_index_but_do_not_set_the_scale():
     without = table(cells())
     made = table([*cells(), *(cell(name, 9.0, task=task) for name in ("none", "eager") for task in SCORES)])
     assert made.standards == without.standards
@@ -284,7 +285,7 @@ def test_a_family_that_lacks_a_task_has_no_index_and_says_which():
     assert fit.missing == ["recall (unsupported)"]
     assert made.entries[-1].index is None
     assert by_name(made)["vanilla"].index is not None
-    assert "| 1 of 2  | recall (no record)" in section([made])
+    assert "| 1 of 2  | recall (no record)" in render_block(composite_table(made, ""))
 
 
 def test_without_vanillas_index_there_is_no_delta():
@@ -338,8 +339,8 @@ def test_a_perplexity_that_is_no_number_is_a_missing_task(value):
     broken.result["metrics"]["perplexity"] = value
     made = table([*cells(), broken, cell("fit", 2.0, task="recall")])
     assert by_name(made)["fit"].missing == ["lm (no score in a metric)"]
-    assert len(made.judges["lm"]) == 3
-    assert len(made.judges["recall"]) == 4
+    assert len(made.references["lm"]) == 3
+    assert len(made.references["recall"]) == 4
 
 
 def test_a_metric_in_which_all_are_equal_is_left_out():
@@ -359,7 +360,7 @@ def test_a_metric_in_which_all_are_equal_is_left_out():
 
 def test_sizes_and_patterns_have_tables_of_their_own():
     worse = {task: {name: 9 - score for name, score in row.items()} for task, row in SCORES.items()}
-    made = composites(groups([*cells(), *cells(worse, size="base"), *cells(worse, pattern="noncausal_self")]))
+    made = composites(make_groups([*cells(), *cells(worse, size="base"), *cells(worse, pattern="noncausal_self")]))
     assert [(each.pattern, each.size) for each in made] == [
         ("causal_self", "base"),
         ("causal_self", "smoke"),
@@ -401,7 +402,7 @@ def test_the_interval_is_over_the_index_of_each_seed():
     each = [
         statistics.fmean(made.standards[task]["bits_per_byte"].z(2.4 + at) for task in SCORES) for at in (-0.1, 0, 0.1)
     ]
-    half = 4.303 * statistics.stdev(each) / math.sqrt(3)
+    half = 4.302653 * statistics.stdev(each) / math.sqrt(3)
     assert fit.index == pytest.approx(statistics.fmean(each))
     assert fit.interval == pytest.approx((fit.index - half, fit.index + half))
     assert (fit.n, by_name(made)["vanilla"].n) == (3, 1)
@@ -462,14 +463,14 @@ def test_the_files_say_all_of_it(tmp_path, capsys):
     ]
     assert found["composite_scale"][0]["families"] == "lightning, routing, vanilla"
     assert found["composite_scale"][0]["data_hash"] == synthetic.DATA
-    parts = {(row["attention"], row["task"]): row["index_part"] for row in found["leaderboard"]}
+    parts = {(row["attention"], row["task"]): row["task_score"] for row in found["leaderboard"]}
     assert parts["routing", "recall"] == rows["routing"]["task.recall"]
     text = (tmp_path / "leaderboard" / "leaderboard.md").read_text()
-    assert "### causal self, smoke" in text
+    assert "### Compositional Index, causal self, smoke" in text
     assert "| log perplexity (lower is better) |" in text
-    assert "Compositional Index, causal_self, smoke: lm, recall" in capsys.readouterr().out
+    assert "Compositional Index, causal self, smoke" in capsys.readouterr().out
 
 
 def test_perplexities_are_counted_by_their_logarithm():
-    assert counted("bits_per_byte") == "bits per byte"
-    assert counted("masked_perplexity") == "log masked perplexity"
+    assert scale_words("bits_per_byte") == "bits per byte"
+    assert scale_words("masked_perplexity") == "log masked perplexity"

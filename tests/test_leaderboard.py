@@ -9,8 +9,8 @@ from helpers import synthetic
 from helpers.leaderboard_files import build, one, page, tables
 
 from cab.leaderboard import main
+from cab.report.groups import Group, make_groups
 from cab.report.load import load
-from cab.report.rows import Group, groups
 from cab.store.record import SCIENCE_VERSION, Record
 
 # What is never mixed
@@ -204,10 +204,10 @@ def test_quality_table_is_whole(tmp_path):
 def test_without_records_one_line_says_what_to_do(tmp_path, capsys, make):
     make(tmp_path / "results")
     assert main(["--results", str(tmp_path / "results")]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert "make run" in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert "make run" in output.err
     assert not (tmp_path / "results" / "leaderboard").exists()
 
 
@@ -285,4 +285,4 @@ def test_records_are_read_only(tmp_path):
     build(tmp_path)
     assert json.loads(path.read_text()) == content
     assert isinstance(load(tmp_path).quality[0], Record)
-    assert isinstance(groups(load(tmp_path).quality)[0], Group)
+    assert isinstance(make_groups(load(tmp_path).quality)[0], Group)

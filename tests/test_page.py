@@ -13,19 +13,22 @@ from typing import Any
 import pytest
 from helpers import synthetic
 
-from cab.leaderboard import main, standings
-from cab.report import html as page
-from cab.report import html_figures as pagefigures
+from cab.leaderboard import main
+from cab.report import html
 from cab.report.analyses import answers
 from cab.report.analyses.base import Material
 from cab.report.composite import composites
-from cab.report.costs import analyse
-from cab.report.html_table import Cell, TableRow, table
+from cab.report.contents import document
+from cab.report.document import Cell, Column, Document, Paragraph, Row, Section, Table
+from cab.report.efficiency import analyse
+from cab.report.efficiency_table import EfficiencyTable
+from cab.report.groups import make_groups
+from cab.report.load import Loaded
 from cab.store.record import Record
 
 HOSTILE = "<script>document.title='taken'</script>"
 FAMILIES = ("vanilla", "eager", "none", "lightning", "routing")
-GENERATED = "b" * 64
+SYNTHETIC = "b" * 64
 
 
 class Reader(HTMLParser):
@@ -68,25 +71,25 @@ class Reader(HTMLParser):
 
 
 def some_records() -> list[Record]:
-    """Two tables: real and generated data, ties, options, and every way for a row to have no number."""
+    """Two tables: real and synthetic data, ties, options, and every way for a row to have no number."""
     made = [synthetic.quality(name, seed) for name in FAMILIES for seed in range(3)]
     made += [synthetic.quality("lightning", s, options={"block": 32}, score=1.95 + s / 100) for s in range(3)]
     made += [synthetic.quality("fit", 0, status="unsupported", reason="the slot is a single layer")]
     made += [synthetic.quality("ssa", 0), synthetic.quality("ssa", 1, status="diverged", reason="loss is not finite")]
     made += [synthetic.quality(HOSTILE, 0, status="error", reason='<img src=x onerror=alert(1)> & "it\'s"')]
-    made += [synthetic.quality(n, 0, task="recall", real=False, data=GENERATED) for n in ("vanilla", "none")]
+    made += [synthetic.quality(n, 0, task="recall", real=False, data=SYNTHETIC) for n in ("vanilla", "none")]
     made += [synthetic.efficiency(name, phases=("train", "decode")) for name in FAMILIES]
     return [*made, synthetic.efficiency("routing", level="mixer", status="out_of_memory", reason="17 GiB asked")]
 
 
-def render(records: list[Record], results: Path = Path("nowhere"), drawn: tuple[str, ...] = ()) -> str:
-    from cab.report.load import Loaded
-
+def render(records: list[Record]) -> str:
+    """The page without figures."""
     quality, efficiency = ([r for r in records if r.kind == kind] for kind in ("quality", "efficiency"))
-    ranked = standings(quality, map(analyse, efficiency))
-    indices = composites(group for group, _ in ranked)
-    found = answers(Material(ranked, indices, efficiency))
-    return page.render(ranked, indices, Loaded(quality, efficiency), results, drawn, found)
+    groups = make_groups(quality, EfficiencyTable(map(analyse, efficiency)))
+    indices = composites(groups)
+    answered = answers(Material(groups, indices, efficiency))
+    nowhere = Path("nowhere")
+    return html.render(document(groups, indices, answered, Loaded(quality, efficiency), nowhere, False), nowhere)
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +135,12 @@ def test_ties_and_gaps_are_shown(text):
     assert fit[0] == "-"
     assert fit[3] == "-"
     assert "No row has: rank, std" in text  # of the table with one seed
-    assert any("17 GiB asked" in row[0] for row in rows + Reader(text).tables["costs"])
+    assert any("17 GiB asked" in row[0] for row in rows + Reader(text).tables["efficiency"])
 
 
 def test_every_row_says_where_it_comes_from(text):
     about = [origin for origin in Reader(text).origins if origin.startswith("origin")]
-    rows = [row for name in ("table-0", "table-1", "costs") for row in Reader(text).tables[name][1::2]]
+    rows = [row for name in ("table-0", "table-1", "efficiency") for row in Reader(text).tables[name][1::2]]
     assert len(about) == len(rows)
     for origin in about:
         assert "python -m cab." in origin
@@ -156,10 +159,10 @@ def test_every_row_says_where_it_comes_from(text):
     assert synthetic.efficiency("lightning").hash in measured
 
 
-def test_generated_data_is_called_so(text):
+def test_synthetic_data_is_called_so(text):
     found = re.findall(r"<section id=(table-\d).*?<h2>(.*?)</h2>", text, re.DOTALL)
     kinds = {re.sub(r"<.*?>", "", title) for _, title in found}
-    assert kinds == {"lm, causal self, smoke real data", "recall, causal self, smoke generated data"}
+    assert kinds == {"lm, causal self, smoke real data", "recall, causal self, smoke synthetic data"}
 
 
 def test_what_was_left_out_is_named(text):
@@ -179,9 +182,15 @@ def test_nothing_is_loaded_and_nothing_of_a_record_becomes_html(text):
 
 
 def test_all_that_a_table_shows_is_text():
-    row = TableRow([Cell("<i>"), Cell("1 (<i>)", 1.0)], {}, why="<i>")
-    assert "<i>" not in table(["<i>", "score (<i>)"], [row], name=0, label="")
-    assert "<i>" not in table(["a", "<i>"], [TableRow([Cell("b"), Cell("-")])], name=0, label="")
+    row = Row([Cell("<i>"), Cell("1 (<i>)", 1.0)], note="<i>", origin={"<i>": "`<i>`"})
+    tables = [
+        Table("<i>", [Column("<i>"), Column("score (<i>)")], [row]),
+        Table("", [Column("a"), Column("<i>")], [Row([Cell("b"), Cell("-")])]),
+    ]
+    section = Section("<i>", "a", [*tables, Paragraph("<i> `<i>`")], remark="<i>", best="<i>", tag="<i>")
+    made = html.render(Document("<i>", [], [], [section]), Path("nowhere"))
+    assert "<i>" not in made
+    assert made.count("&lt;i&gt;") > 14
 
 
 def test_only_its_own_style_and_script_may_run(text):
@@ -196,67 +205,11 @@ def test_only_its_own_style_and_script_may_run(text):
 
 def test_figures_stand_beside_their_table(made, text):
     names = {path.stem for path in (made / "plots").glob("*.svg")}
-    assert len(names) == 10  # three of each table, one of costs, three of analyses
+    assert len(names) == 10  # two of each table, one of efficiency, five of analyses
     for name in names:
         assert f"plots/{name}.svg" in text
-    parts = re.split("<section id=(?:table-1|analyses|costs)", text)
-    assert [part.count("<img") for part in parts] == [3, 3, 3, 1]
-    assert "too large for this page" not in text
-
-
-def test_figures_are_written_shorter_and_stay_as_they_are():
-    outline = "M 10.123456 20.5 \nL 30.98765 -4.25 \nQ 1 2 3.333333 4 \nC 1 2 3 4 5.5 6.6 \nz\nM 0 0.004 \n"
-    outline += "".join(f"L {0.104 * i:.3f} 7 \n" for i in range(99))
-    here, points = (0.0, 0.0), []
-    start = here
-    for command, numbers in re.findall(r"([mlqcz])([^mlqcz]*)", pagefigures._steps(outline)):
-        values = [float(value) for value in re.findall(r"-?[\d.]+", numbers)]
-        segment = [(here[0] + x, here[1] + y) for x, y in zip(values[::2], values[1::2], strict=True)]
-        here = start if command == "z" else segment[-1]
-        start = here if command == "m" else start
-        points += segment
-    wanted = [float(value) for value in re.findall(r"-?[\d.]+", outline)]
-    assert [value for point in points for value in point] == pytest.approx(wanted, abs=0.006)
-    drawn, shorter = '<path d="M 0 0 L 1.000001 1"/>', '<path d="m0 0l1 1"/>'
-    label = '<text x="1.23456" style="font-family: \'A\', B">0.123456</text>'
-    found = pagefigures._shorter(f"<?xml version='1.0'?><metadata>who</metadata>{drawn}\n{label}")
-    assert found == shorter + '<text x="1.23" style="font-family: \'DejaVu Sans\', Verdana, sans-serif">0.123456</text>'
-
-
-def test_figures_that_do_not_fit_are_named(made, monkeypatch):
-    records = some_records()
-    names = tuple(path.stem for path in sorted((made / "plots").glob("*.svg")))
-    monkeypatch.setattr(page, "LIMIT", len(render(records).encode()) + 90_000)
-    small = render(records, made.parent, names)
-    assert len(small.encode()) <= page.LIMIT
-    shown = small.count("<img")
-    assert 0 < shown < len(names)
-    assert small.count("too large for this page, see <code>plots/") == len(names) - shown
-
-
-def test_without_room_origins_become_short_and_the_page_says_so(monkeypatch):
-    records = some_records()
-    whole = render(records)
-    assert "leave no room" not in whole
-    monkeypatch.setattr(page, "LIMIT", len(whole.encode()) - 1)
-    short = render(records)
-    assert len(short.encode()) <= page.LIMIT
-    assert "leave no room for the versions, devices and single seeds" in short
-    for needed in ("seed=0,1,2", "1ec352d7a1", synthetic.DATA[:16], synthetic.quality("vanilla", 2).hash):
-        assert needed in short
-
-
-def test_two_thousand_rows_fit():
-    names = ("lightning", "routing")
-    records = [
-        synthetic.quality(names[i % 2], 0, task=task, pattern=pattern, options={"block": i, "gate": True}, steps=1)
-        for task in ("lm", "mlm", "recall", "forecasting", "summarization")
-        for pattern in ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
-        for i in range(100)
-    ]
-    made = render(records)
-    assert made.count("<summary>origin") == 2000
-    assert len(made.encode()) <= 2_000_000
+    parts = re.split("<section id=(?:table-1|analyses|efficiency)", text)
+    assert [part.count("<img") for part in parts] == [2, 2, 5, 1]
 
 
 def test_measurements_alone_make_a_page():
@@ -265,22 +218,18 @@ def test_measurements_alone_make_a_page():
     assert "Measurements that belong to no row above: 1" in made
 
 
-def test_bounds_sort_outside_of_what_they_bound():
-    from cab.report.markdown import Column
-
-    def key(value: float, bound: str) -> float:
-        line = {"time_from_eager_length": value, "time_from_eager_bound": bound}
-        found = page._cell(Column("", "time_from_eager", lambda line: "some length"), line).key
-        assert found is not None
-        return found
-
-    assert key(128.0, "<=") < key(128.0, "") < key(2048.0, "") < key(2048.0, ">")
+def test_bounds_have_a_tie_break(text):
+    """In the order of the page: at most 128, then a number, then more than 2,048."""
+    cells = re.findall(r"<td( data-number=[^>]*)>([^<]*)", text)
+    assert (" data-number=128 data-tie=-1", "&lt;= 128") in cells
+    assert (" data-number=2048 data-tie=1", "&gt; 2,048") in cells
+    assert all("data-tie" not in key for key, shown in cells if shown[0].isdigit())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_have_contrast(scheme):
     """WCAG AA: 4.5 for text of any size."""
-    style = Path(page.__file__).with_name("page.css").read_text()
+    style = Path(html.__file__).with_name("page.css").read_text()
     blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", blocks[scheme == "dark"]))
 
@@ -295,15 +244,15 @@ def test_colours_have_contrast(scheme):
             assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
 
 
-def test_analyses_are_explained_and_link_to_the_tables_of_their_figures(text):
-    section = text.partition("<section id=analyses>")[2].partition("</section>")[0]
+def test_analyses_are_explained(text):
+    parts = text.partition("<section id=analyses>")[2].partition("<section id=efficiency>")[0]
     for name in ("benefit", "noise", "state", "time"):
-        assert f"<code>analyses/{name}.csv</code>" in section
-    time = section.partition("<h3 id=about-time>")[2]
-    assert re.findall("<a href=#(table-.)>", time) == ["table-0", "table-1"]
-    assert "Without an answer in these records: " in section
+        assert f"<code>analyses/{name}.csv</code>" in parts
+    time = parts.partition("<section id=about-time>")[2]
+    assert time.count("<figure>") == 2
+    assert "Without an answer in these records: " in parts
     assert "<a href=#analyses>Analyses</a>" in text
-    assert "id=about-options" not in section
+    assert "id=about-options" not in parts
     assert "<section id=analyses>" not in render([synthetic.quality("fit", 0, status="unsupported", reason="no")])
 
 

@@ -250,7 +250,7 @@ def test_decoding_shows_tokens_per_second_and_state():
         for n in (64, 128) for name, seconds in (("vanilla", 0.002), ("none", 0.001))
     ]  # fmt: skip
     record = Record("efficiency", "ok", cell={"attention": "none"}, identity={}, result={"measurements": rows})
-    lines = efficiency_lines(record, False)
+    lines = efficiency_lines(record, done=False)
     assert "decoding step, batch 4: 0.50 (0.50 to 0.50) of vanilla's time at 128; cheaper at all" in lines[0]
     assert lines[1].endswith("decoding step, batch 4: 4,000 tokens/s after 128, state 2 MB a sequence")
 

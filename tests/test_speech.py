@@ -319,7 +319,7 @@ def content(folder: Path) -> str:
 
 def test_several_jobs_at_once(tmp_path: Path) -> None:
     root = ljspeech(tmp_path / "lj")
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as jobs:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as jobs:
         found = list(jobs.map(content, [root] * 2))
     assert found[0] == found[1]
     assert len(list((tmp_path / "cache").glob("speech-*/train.json"))) == 1

@@ -24,9 +24,9 @@ def options(mode: str = "offline") -> Tracking:
 def figure_of(record):
     if record.kind != "efficiency":
         return None
-    from cab.report.figures import costplot
+    from cab.report.figures import lengths
 
-    return costplot.costs([record])
+    return lengths.draw([record])
 
 
 def track(record: Record, results: Path, mode: str = "offline") -> None:

@@ -1,9 +1,7 @@
-"""Check records as people read them: the printed matrix, checks.csv, and the picture."""
+"""The results of the checks: the printed matrix, checks.csv, and a picture."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +10,18 @@ from tabulate import tabulate
 
 from attentions.base import Pattern
 from cab.check.battery import checks
-from cab.report.figures.style import INK, looks, save
-from cab.store.record import Record, write_atomically
+from cab.report.csv_table import write_csv
+from cab.report.figures.files import save
+from cab.report.figures.style import INK, new_figure, styled
+from cab.store.record import Record
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMNS = ("family", "pattern", "declared", "check", "worst", "tolerance", "status", "detail")
 COLORS = {"pass": "#b9dff5", "fail": "#d55e00", "control": "#f3d79b", "unsupported": "#eeeeee"}
-"""Distinct also for the colour-blind and in grey."""
+"""Different also for the colour-blind and in grey."""
 WORDS = {
     "pass": "passed: error at most 1e-9 (gradients 1e-6), in dependence the least reaction, above 1e-6",
     "fail": "failed",
@@ -46,19 +47,19 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def matrix(records: Sequence[Record]) -> str:
-    """Family x pattern, whence a pattern is (paper, reference code, extension), and below it what failed or is
-    unsupported, with the reason."""
+    """Family x pattern, with the source of each pattern (paper, reference code, extension), and below it what failed or
+    is unsupported, with the reason."""
     patterns = list(dict.fromkeys(record.cell["pattern"] for record in records))
     lines: dict[str, dict[str, str]] = {}
     for record in records:
         lines.setdefault(record.cell["attention"], {})[record.cell["pattern"]] = _word(record)
-    table = [[name, *(line.get(pattern, "") for pattern in patterns)] for name, line in lines.items()]
-    told = [
+    body = [[name, *(line.get(pattern, "") for pattern in patterns)] for name, line in lines.items()]
+    reasons = [
         f"{record.cell['attention']}, {record.cell['pattern']}: {record.reason}"
         for record in records
         if record.status != "ok"
     ]
-    return "\n".join([tabulate(table, ["", *patterns], tablefmt="simple"), *([""] if told else []), *told])
+    return "\n".join([tabulate(body, ["", *patterns], tablefmt="simple"), *([""] if reasons else []), *reasons])
 
 
 def _word(record: Record) -> str:
@@ -72,48 +73,49 @@ def _word(record: Record) -> str:
 
 def write(records: Sequence[Record], stem: Path) -> list[Path]:
     """Writes <stem>.csv, .png and .svg; returns their paths."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows(records))
-    write_atomically(stem.with_suffix(".csv"), text.getvalue().encode())
+    write_csv([{name: row.get(name) for name in COLUMNS} for row in rows(records)], stem.with_suffix(".csv"))
     save(picture(records), stem)
     return [stem.with_suffix(ending) for ending in (".csv", ".png", ".svg")]
 
 
+@styled
 def picture(records: Sequence[Record]) -> Figure:
     """Family x pattern x check, coloured by status, with the worst error as a power of ten."""
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Patch
 
     names = list(dict.fromkeys(record.cell["attention"] for record in records))
     patterns = [pattern for pattern in Pattern if any(record.cell["pattern"] == pattern for record in records)]
     widths = [len(checks(pattern)) for pattern in patterns]
-    with looks() as figure_class:
-        size = (2.9 + 0.74 * sum(widths), 3.1 + 0.58 * len(names))
-        figure = figure_class(figsize=size, layout="constrained")
-        grid = figure.subplots(1, len(patterns), squeeze=False, width_ratios=widths)[0]
-        for axes, pattern in zip(grid, patterns, strict=True):
-            columns = checks(pattern)
-            axes.set(xlim=(0, len(columns)), ylim=(len(names), 0), title=pattern.replace("_", " "))
-            axes.grid(False)
-            axes.spines[:].set_visible(False)
-            axes.tick_params(length=0)
-            axes.set_xticks([place + 0.5 for place in range(len(columns))], columns, rotation=90, fontsize=17)
-            shown = names if axes is grid[0] else [""] * len(names)
-            axes.set_yticks([place + 0.5 for place in range(len(names))], shown, fontsize=18)
-            for record in (record for record in records if record.cell["pattern"] == pattern):
-                found = {check["check"]: check for check in record.result["checks"]}
-                for column, check in enumerate(columns):
-                    status, text = _cell(found.get(check), record)
-                    place = (column, names.index(record.cell["attention"]))
-                    axes.add_patch(Rectangle(place, 1, 1, facecolor=COLORS[status], edgecolor="white", linewidth=2))
-                    strong = {"color": "white", "weight": "bold"} if status == "fail" else {"color": INK}
-                    middle = (place[0] + 0.5, place[1] + 0.53)
-                    axes.text(*middle, text, ha="center", va="center", fontsize=16, **strong)
-        shown = [key for key in COLORS if any(_shows(record, key) for record in records)]
-        handles = [Patch(facecolor=COLORS[key], edgecolor=INK, label=WORDS[key]) for key in shown]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=17)
-        return figure
+    figure = new_figure(2.9 + 0.74 * sum(widths), 3.1 + 0.58 * len(names))
+    panels = figure.subplots(1, len(patterns), squeeze=False, width_ratios=widths)[0]
+    for axes, pattern in zip(panels, patterns, strict=True):
+        _panel(axes, pattern, [record for record in records if record.cell["pattern"] == pattern], names)
+        if axes is not panels[0]:
+            axes.set_yticklabels([])
+    statuses = {status for record in records for status in _statuses(record)}
+    handles = [Patch(facecolor=COLORS[key], edgecolor=INK, label=WORDS[key]) for key in COLORS if key in statuses]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=17)
+    return figure
+
+
+def _panel(axes: Axes, pattern: Pattern, records: Sequence[Record], names: Sequence[str]) -> None:
+    from matplotlib.patches import Rectangle
+
+    columns = checks(pattern)
+    axes.set(xlim=(0, len(columns)), ylim=(len(names), 0), title=pattern.replace("_", " "))
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=90, fontsize=17)
+    axes.set_yticks([y + 0.5 for y in range(len(names))], names, fontsize=18)
+    for record in records:
+        y = names.index(record.cell["attention"])
+        found = {check["check"]: check for check in record.result["checks"]}
+        for x, check in enumerate(columns):
+            status, text = _cell(found.get(check), record)
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=COLORS[status], edgecolor="white", linewidth=2))
+            color, weight = ("white", "bold") if status == "fail" else (INK, "normal")
+            axes.text(x + 0.5, y + 0.53, text, ha="center", va="center", fontsize=16, color=color, weight=weight)
 
 
 def _cell(check: dict[str, Any] | None, record: Record) -> tuple[str, str]:
@@ -125,8 +127,7 @@ def _cell(check: dict[str, Any] | None, record: Record) -> tuple[str, str]:
     return check["status"], f"{check['worst']:.0e}".replace("e-0", "e-").replace("e+0", "e") if check["worst"] else "0"
 
 
-def _shows(record: Record, status: str) -> bool:
+def _statuses(record: Record) -> set[str]:
+    """Of its checks, or of the whole record if there are none."""
     statuses = {check["status"] for check in record.result["checks"]}
-    if not statuses:
-        statuses = {"unsupported" if record.status == "unsupported" else "fail"}
-    return status in statuses
+    return statuses or {"unsupported" if record.status == "unsupported" else "fail"}

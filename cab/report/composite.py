@@ -1,17 +1,17 @@
 """The Compositional Index: one number per family over the tasks of a pattern (Zhang et al., ICML 2023, 2210.07661).
 
-    z     = (x - mean) / deviation of a metric, sign turned where lower is better: positive is better
-    task  = mean of z over the task's metrics (and, in CAB, over its data sets, each with its own metrics)
+    z     = (x - mean) / deviation of a metric, with its sign changed where lower is better: positive is better
+    task  = mean of z over the task's metrics (in CAB also over its data sets, each with its own metrics)
     index = mean over the pattern's tasks;     Delta = index - vanilla's index
 
-CAB's mean and deviation are frozen: those of the families of 2022, by which later ones are judged. For our own records
-they are taken over the families that are compared, once per table, and written beside it. An index says how a family
-stands among those families and nothing else: it moves when the families change. Differences from CAB:
-    perplexities count by their logarithm, else one bad family hides the differences between all good ones
-    `eager` (vanilla once more) and `none` (the control) are judged, but do not set the scale
+CAB's mean and deviation are fixed: those of the families of 2022. For our own records they are taken over the families
+of the table, and written beside it. An index compares a family with those families only: it changes when they change.
+Differences from CAB:
+    perplexities count by their logarithm, so that one bad family does not hide the differences between good ones
+    `eager` (the same function as vanilla) and `none` (the control) have an index, but do not set the scale
     a family that lacks a task has no index, and a task with fewer than three families has no z
     the interval is that of the mean over seeds of each seed's index, where a family has the same seeds in all tasks;
-    the mean and deviation are held fixed in it
+    mean and deviation are held fixed in it
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cab.report.load import canonical, differences, settings_name
-from cab.report.rows import Group, Row, ranks
-from cab.report.stats import t_interval
+from cab.report.groups import Group, is_logarithmic, ranks
+from cab.report.load import started
+from cab.report.settings import canonical, labels, options
+from cab.report.stats import Interval, t_interval
+from cab.report.variant import Variant
 
 CONTROLS = ("eager", "none")
 FEWEST = 3
 """Families: the z-scores of two are +-0.71, whatever they score."""
 Scores = Mapping[str, Mapping[str, float]]
-"""Task -> metric -> what one family scores. What it lacks is absent."""
+"""Task -> metric -> score of one family, without what it lacks."""
 Seeds = Mapping[int, Mapping[str, float]]
 """Seed -> metric -> score."""
 
 
 @dataclass(frozen=True)
 class Standard:
-    """What a metric is measured by."""
+    """Mean and deviation of a metric over families."""
 
     mean: float
     deviation: float
@@ -60,8 +62,8 @@ def task_scores(scores: Scores, standards: Standards) -> dict[str, float | None]
     found: dict[str, float | None] = {}
     for task, metrics in standards.items():
         own = scores.get(task, {})
-        whole = all(name in own for name in metrics)
-        found[task] = statistics.fmean(each.z(own[name]) for name, each in metrics.items()) if whole else None
+        complete = all(name in own for name in metrics)
+        found[task] = statistics.fmean(each.z(own[name]) for name, each in metrics.items()) if complete else None
     return found
 
 
@@ -77,14 +79,16 @@ class Entry:
 
     attention: str
     options: Mapping[str, Any]
-    rows: dict[str, Row] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
     """By task."""
     label: str = ""
     tasks: dict[str, float | None] = field(default_factory=dict)
+    """Score of each task."""
     index: float | None = None
     n: int | None = None
     """Seeds; None where they are not the same in all tasks."""
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
+    """Of the index."""
     delta: float | None = None
     rank: int | None = None
     tie: bool = False
@@ -92,13 +96,13 @@ class Entry:
     @property
     def missing(self) -> list[str]:
         """The tasks without a score, and why."""
-        return [self._reason(task) for task, score in self.tasks.items() if score is None]
+        return [f"{task} ({self._reason(task)})" for task, score in self.tasks.items() if score is None]
 
     def _reason(self, task: str) -> str:
-        if task not in self.rows:
-            return f"{task} (no record)"
-        status = self.rows[task].status
-        return f"{task} ({'no score in a metric' if status == 'ok' else status})"
+        if task not in self.variants:
+            return "no record"
+        status = self.variants[task].status
+        return "no score in a metric" if status == "ok" else status
 
 
 @dataclass
@@ -108,33 +112,22 @@ class Composite:
     pattern: str
     size: str
     groups: dict[str, Group] = field(default_factory=dict)
-    """The records of each task: of one data set, with one set of settings."""
+    """The group of each task."""
     standards: dict[str, dict[str, Standard]] = field(default_factory=dict)
-    judges: dict[str, list[Row]] = field(default_factory=dict)
-    """The rows over which a task's standards are taken."""
+    references: dict[str, list[Variant]] = field(default_factory=dict)
+    """The variants that set a task's standards."""
     entries: list[Entry] = field(default_factory=list)
     """Best first; none where no task has enough families."""
     notes: list[str] = field(default_factory=list)
-    """What is not in it, and why."""
+    """What is left out, and why."""
 
 
 def composites(groups: Iterable[Group]) -> list[Composite]:
-    """A table for each pattern and size, from ranked groups."""
+    """A table for each pattern and size, from ranked groups. Writes the task scores into their variants."""
     found: dict[tuple[str, str], dict[str, list[Group]]] = {}
     for group in groups:
         found.setdefault((group.pattern, group.size), {}).setdefault(group.task, []).append(group)
     return [_composite(Composite(*key), tasks) for key, tasks in sorted(found.items())]
-
-
-def parts(made: Iterable[Composite]) -> dict[int, float]:
-    """The task score of each row that is part of an index, by the row's `id`."""
-    return {
-        id(entry.rows[task]): score
-        for table in made
-        for entry in table.entries
-        for task, score in entry.tasks.items()
-        if score is not None
-    }
 
 
 def _composite(made: Composite, tasks: Mapping[str, Sequence[Group]]) -> Composite:
@@ -145,27 +138,27 @@ def _composite(made: Composite, tasks: Mapping[str, Sequence[Group]]) -> Composi
             made.notes.append(f"{task}: of {len(candidates)} tables {name_of(group)} counts, not {others}")
         _add_task(made, task, group)
     for task, group in made.groups.items():
-        for row in group.rows:
-            options = row.first.identity.get("attention")
-            _entry(made, row.attention, options if isinstance(options, Mapping) else {}).rows[task] = row
-    _label(made.entries)
-    for entry in made.entries:
-        _judge(entry, made)
+        for variant in group.variants:
+            _entry(made, variant.attention, options(variant.first)).variants[task] = variant
+    found = labels([entry.attention for entry in made.entries], [entry.options for entry in made.entries])
+    for entry, label in zip(made.entries, found, strict=True):
+        entry.label = label
+        _score(entry, made)
     vanilla = [entry.index for entry in made.entries if entry.attention == "vanilla"]
     for entry in made.entries:
         if len(vanilla) == 1 and vanilla[0] is not None and entry.index is not None:
             entry.delta = entry.index - vanilla[0]
     made.entries.sort(key=lambda entry: (entry.index is None, -(entry.index or 0.0), entry.label))
-    turned = [entry.interval and (-entry.interval[1], -entry.interval[0]) for entry in made.entries]
-    for entry, (rank, tie) in zip(made.entries, ranks(turned), strict=True):
+    intervals = [entry.interval for entry in made.entries]
+    for entry, (rank, tie) in zip(made.entries, ranks(intervals, "higher"), strict=True):
         entry.rank, entry.tie = rank, tie
     return made
 
 
 def _add_task(made: Composite, task: str, group: Group) -> None:
-    """Takes the task in, or says why there is nothing to judge by."""
-    judges = _judges(group)
-    families = sorted({row.attention for row in judges})
+    """Adds the task, or a note on why it is left out."""
+    references = _references(group)
+    families = sorted({variant.attention for variant in references})
     if len(families) < FEWEST:
         beside = ", ".join(f"`{name}`" for name in CONTROLS)
         has = f"{len(families)} ({', '.join(families)})" if families else "none"
@@ -173,48 +166,44 @@ def _add_task(made: Composite, task: str, group: Group) -> None:
         return
     standards = {}
     for name, better in _metrics(group).items():
-        values = [_mean(seeds, name) for row in judges if (seeds := _seeds(row, group))]
+        values = [_mean(seeds, name) for variant in references if (seeds := _seeds(variant, group))]
         standard = Standard.of(values, better)
         if standard.deviation > 0:
             standards[name] = standard
         else:
             made.notes.append(f"{task}: all families score the same {name}, which is left out")
     if standards:
-        made.groups[task], made.standards[task], made.judges[task] = group, standards, judges
+        made.groups[task], made.standards[task], made.references[task] = group, standards, references
 
 
-def _judges(group: Group) -> list[Row]:
-    return [row for row in group.rows if row.attention not in CONTROLS and _seeds(row, group)]
+def _references(group: Group) -> list[Variant]:
+    return [variant for variant in group.variants if variant.attention not in CONTROLS and _seeds(variant, group)]
 
 
 def _metrics(group: Group) -> dict[str, str]:
     return group.first.result.get("better") or {}
 
 
-def _seeds(row: Row, group: Group) -> Seeds | None:
+def _seeds(variant: Variant, group: Group) -> Seeds | None:
     """Every metric of every seed; None where one is missing."""
     found = {}
-    for record in row.records:
+    for record in variant.records:
         scores = record.result.get("metrics") or {}
         values = {name: scaled(name, scores.get(name)) for name in _metrics(group)}
-        whole = {name: value for name, value in values.items() if value is not None}
-        if record.status != "ok" or not whole or len(whole) < len(values):
+        known = {name: value for name, value in values.items() if value is not None}
+        if record.status != "ok" or not known or len(known) < len(values):
             return None
-        found[record.cell["seed"]] = whole
+        found[record.cell["seed"]] = known
     return found
 
 
-def scaled(metric: str, value: Any) -> float | None:
-    """On the scale on which it counts; None where it is no finite number of that scale."""
+def scaled(metric: str | None, value: Any) -> float | None:
+    """A score on the scale on which it counts; None where it is no finite number of that scale."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     if not is_logarithmic(metric):
         return float(value)
     return math.log(value) if value > 0 else None
-
-
-def is_logarithmic(metric: str) -> bool:
-    return metric.endswith("perplexity")
 
 
 def _mean(seeds: Seeds, metric: str) -> float:
@@ -223,15 +212,15 @@ def _mean(seeds: Seeds, metric: str) -> float:
 
 def _weight(group: Group) -> tuple[Any, ...]:
     """Of several tables of a task that with most families counts, then most seeds, then the newest."""
-    judges = _judges(group)
-    started = max(record.provenance.get("started") or "" for row in group.rows for record in row.records)
-    seeds = sum(len(row.records) for row in judges)
-    return len({row.attention for row in judges}), seeds, started, name_of(group)
+    references = _references(group)
+    newest = max(started(record) for variant in group.variants for record in variant.records)
+    seeds = sum(len(variant.records) for variant in references)
+    return len({variant.attention for variant in references}), seeds, newest, name_of(group)
 
 
 def name_of(group: Group) -> str:
     """Data and settings, as leaderboard.csv names them."""
-    return f"data {(group.data_hash or 'unknown')[:12]} settings {settings_name(group.first)}"
+    return f"data {(group.data_hash or 'unknown')[:12]} settings {group.settings_name}"
 
 
 def _entry(made: Composite, attention: str, options: Mapping[str, Any]) -> Entry:
@@ -242,19 +231,12 @@ def _entry(made: Composite, attention: str, options: Mapping[str, Any]) -> Entry
     return made.entries[-1]
 
 
-def _label(entries: Sequence[Entry]) -> None:
-    """Names the entries, with the options that differ where a family has several."""
-    for name in {entry.attention for entry in entries}:
-        alike = [entry for entry in entries if entry.attention == name]
-        texts = differences(entry.options for entry in alike) if len(alike) > 1 else [""]
-        for entry, text in zip(alike, texts, strict=True):
-            entry.label = f"{name} ({text})" if text else name
-
-
-def _judge(entry: Entry, made: Composite) -> None:
-    found = {task: seeds for task, row in entry.rows.items() if (seeds := _seeds(row, made.groups[task]))}
+def _score(entry: Entry, made: Composite) -> None:
+    found = {task: seeds for task, each in entry.variants.items() if (seeds := _seeds(each, made.groups[task]))}
     means = {task: {name: _mean(seeds, name) for name in made.standards[task]} for task, seeds in found.items()}
     entry.tasks = task_scores(means, made.standards)
+    for task, variant in entry.variants.items():
+        variant.task_score = entry.tasks[task]
     entry.index = index(entry.tasks)
     if entry.index is None or len({frozenset(seeds) for seeds in found.values()}) != 1:
         return

@@ -1,11 +1,12 @@
-"""The costs of a cell in Weights & Biases, with their figure, which W&B cannot draw by itself as it does curves."""
+"""The efficiency of a cell in Weights & Biases, with its figure, which W&B cannot draw by itself."""
 
 from cab.config import Request
 from cab.quality.tracker import Tracker
-from cab.report.figures import costplot
+from cab.report.figures import lengths
 from cab.store.record import Record
 
 
 def mirror_costs(request: Request, record: Record) -> None:
     tracker = Tracker(request.tracking, record.cell, request.resolved, record.hash, request.results)
-    tracker.finish(record, None if request.tracking.mode == "disabled" else costplot.costs([record]))
+    drawn = request.tracking.mode != "disabled" and bool(lengths.measured_rows(record))
+    tracker.finish(record, lengths.draw([record]) if drawn else None)

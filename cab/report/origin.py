@@ -1,59 +1,69 @@
-"""Where a row of the page comes from: what its <details> says, as HTML by name."""
+"""Where a row comes from: commands, commits, records, devices, versions."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
-from html import escape
 from typing import Any
 
+from cab.report.document import MISSING
+from cab.report.groups import Group
 from cab.report.load import revision
-from cab.report.markdown import Line, number, row_command, short_revision
-from cab.report.rows import Group, Row, data_hash, score
+from cab.report.settings import options_text
+from cab.report.text import commit, number
+from cab.report.variant import Variant, data_hash, score
 from cab.store.record import Record
 
-Origin = dict[str, str]
+
+def of_variant(group: Group, variant: Variant, efficiency: Record | None) -> dict[str, str]:
+    """Of a row of the leaderboard; `efficiency` is the record of its efficiency."""
+    hashes = {data_hash(record) or group.data_hash for record in variant.records}
+    found = {
+        "command": code(command(variant)),
+        "commit": _commits(variant.records),
+        "records": "; ".join(_seed(record) for record in variant.records),
+        "data": ", ".join(code(content[:16]) for content in sorted(filter(None, hashes))) or "unknown",
+        "options": code(options_text(variant.first.identity.get("attention"))),
+        **_machine(variant.records),
+    }
+    measured = of_records([efficiency]) if efficiency else {}
+    return found | {f"efficiency: {name}": text for name, text in measured.items() if text != found.get(name)}
 
 
-def of_row(group: Group, row: Row, line: Line, measured: Mapping[str, Record], whole: bool) -> Origin:
-    """Of a row of a table: its seeds, and the record of its costs. Less of it where a page has too many rows."""
-    seeds = "; ".join(_seed(record, whole) for record in row.records)
-    says = {"command": _code(row_command(row)), "commit": _commits(row.records), "records": seeds}
-    hashes = {data_hash(record) or group.data_hash for record in row.records}
-    says["data"] = ", ".join(_code(content[:16]) for content in sorted(filter(None, hashes))) or "unknown"
-    if line["options"]:
-        says["options"] = _code(line["options"])
-    cost = measured.get(line["cost_record"] or "")
-    if whole:
-        says |= _machine(row.records)
-        costs = of_measurement(cost) if cost else {}
-        says |= {f"costs: {name}": text for name, text in costs.items() if text != says.get(name)}
-    elif cost:
-        says["costs: record"] = f"{_code(cost.hash)}, {_code(cost.provenance.get('command') or '')}"
-    return says
+def of_records(records: list[Record]) -> dict[str, str]:
+    return {
+        "command": _each(records, lambda record: code(record.provenance.get("command") or "")),
+        "commit": _commits(records),
+        "record": _each(records, lambda record: code(record.hash)),
+        **_machine(records),
+    }
 
 
-def of_measurement(record: Record) -> Origin:
-    """Of an efficiency record."""
-    command = record.provenance.get("command") or ""
-    says = {"command": _code(command), "commit": _commits([record]), "record": _code(record.hash)}
-    return says | _machine([record])
+def command(variant: Variant) -> str:
+    """One command for all seeds if their commands differ in the seed only; else that of the first seed."""
+    commands = [shlex.split(record.provenance.get("command") or "") for record in variant.records]
+    without_seed = [[token for token in tokens if not token.startswith("seed=")] for tokens in commands]
+    first = without_seed[0]
+    if not commands[0]:
+        return MISSING
+    if len(commands) == 1 or any(tokens != first for tokens in without_seed) or first[:2] != ["python", "-m"]:
+        return shlex.join(commands[0])
+    multirun = [] if "-m" in first[3:] else ["-m"]
+    return shlex.join([*first[:3], *multirun, *first[3:], f"seed={','.join(map(str, variant.seeds))}"])
 
 
-def _seed(record: Record, whole: bool) -> str:
-    if not whole:
-        return _code(record.hash)
+def _seed(record: Record) -> str:
     value = score(record)
-    ended = number(value) if value is not None else record.status
-    why = f" ({record.reason})" if record.reason else ""
-    return f"seed {escape(str(record.cell['seed']))}: {escape(ended + why)}, {_code(record.hash)}"
+    outcome = number(value) if value is not None else record.status
+    reason = f" ({record.reason})" if record.reason else ""
+    return f"seed {record.cell['seed']}: {outcome}{reason}, {code(record.hash)}"
 
 
 def _commits(records: Iterable[Record]) -> str:
-    return _each(records, lambda record: short_revision(revision(record.provenance.get("git") or {}) or ""))
+    return _each(records, lambda record: commit(revision(record)))
 
 
-def _machine(records: Iterable[Record]) -> Origin:
-    records = list(records)
+def _machine(records: Iterable[Record]) -> dict[str, str]:
     return {
         "device": _each(records, lambda record: _device(record.provenance.get("device") or {})),
         "versions": _each(records, lambda record: _versions(record.provenance.get("versions") or {})),
@@ -64,17 +74,17 @@ def _machine(records: Iterable[Record]) -> Origin:
 def _device(device: Mapping[str, Any]) -> str:
     count = device.get("threads")
     threads = f"{count} thread{'' if count == 1 else 's'}" if count else ""
-    return ", ".join(str(part) for part in (device.get("name"), threads, device.get("system")) if part)
+    return ", ".join(str(item) for item in (device.get("name"), threads, device.get("system")) if item)
 
 
 def _versions(versions: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in versions.items())
 
 
-def _each(records: Iterable[Record], what: Callable[[Record], str]) -> str:
-    """What the records say, each text once."""
-    return "; ".join(escape(text) for text in dict.fromkeys(map(what, records)) if text) or "unknown"
+def _each(records: Iterable[Record], text: Callable[[Record], str]) -> str:
+    """The different texts of some records."""
+    return "; ".join(each for each in dict.fromkeys(map(text, records)) if each) or "unknown"
 
 
-def _code(text: str) -> str:
-    return f"<code>{escape(text)}</code>" if text else ""
+def code(text: str) -> str:
+    return f"`{text}`" if text else ""

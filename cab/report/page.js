@@ -7,12 +7,13 @@ function key(body, column) {
   const cell = body.rows[0].cells[column];
   const text = cell.textContent.trim();
   if (text === "-" || text === "") return null;
-  const number = Number(cell.dataset.v ?? text.replaceAll(",", ""));
-  return Number.isNaN(number) ? text : number;
+  const number = Number(cell.dataset.number ?? text.replaceAll(",", ""));
+  return { text, number, tie: Number(cell.dataset.tie ?? 0) };
 }
 
 function compare(a, b) {
-  return typeof a === "number" && typeof b === "number" ? a - b : texts.compare(a, b);
+  if (Number.isNaN(a.number) || Number.isNaN(b.number)) return texts.compare(a.text, b.text);
+  return a.number - b.number || a.tie - b.tie;
 }
 
 function sort(table, header) {
@@ -39,10 +40,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
 const form = document.getElementById("filter");
 if (form) {
   const sections = [...document.querySelectorAll("section.group")].map((section) => {
-    const title = section.querySelector("h2").textContent;
+    const title = section.querySelector("h2, h3").textContent;
     const rows = [...section.querySelector("table").tBodies].map((body) => {
       const hashes = [...body.querySelectorAll("dd code")].map((code) => code.textContent);
-      const words = hashes.filter((text) => !text.includes(" ")); // not commands: they name other families, too
+      const words = hashes.filter((text) => !text.includes(" ")); // without commands, which name other families as well
       const why = body.querySelector(".why")?.textContent ?? "";
       return [body, [title, body.rows[0].textContent, why, ...words].join(" ").toLowerCase()];
     });
@@ -62,7 +63,8 @@ if (form) {
         body.hidden = !(fits && words.every((word) => text.includes(word)));
         if (!body.hidden) here += 1;
       }
-      section.hidden = link.hidden = here === 0;
+      section.hidden = here === 0;
+      link.hidden = section.hidden;
       shown += here;
       if (here) tables += 1;
     }

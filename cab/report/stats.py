@@ -1,37 +1,84 @@
-"""95% intervals of means and of differences of means, by Student's t; the second is Welch's, for unequal spreads."""
+"""Estimates with 95% intervals: means (Student's t), differences of means (Welch), correlations (Fisher)."""
+
+from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-
-T_975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
-    *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""Student's t, 97.5th percentile, for 1 to 30 degrees of freedom."""
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, with its interval where one is known."""
+
+    value: float
+    interval: Interval | None = None
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.interval is not None and self.interval.excludes_zero
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    return Estimate(statistics.fmean(values), t_interval(values))
+
+
+def t_interval(values: Sequence[float]) -> Interval | None:
     """Of the mean; None for fewer than two values."""
+    from scipy import stats
+
     if len(values) < 2:
         return None
-    half = _quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.fmean(values) - half, statistics.fmean(values) + half
+    center, deviation = statistics.fmean(values), statistics.stdev(values)
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return Interval(center - half, center + half)
 
 
-def welch_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    return Estimate(statistics.fmean(first) - statistics.fmean(second), welch_interval(first, second))
+
+
+def welch_interval(first: Sequence[float], second: Sequence[float]) -> Interval | None:
     """Of mean(first) - mean(second); None where either has fewer than two values."""
+    from scipy import stats
+
     if min(len(first), len(second)) < 2:
         return None
-    difference = statistics.fmean(first) - statistics.fmean(second)
-    one, two = (statistics.variance(values) / len(values) for values in (first, second))
+    gap = statistics.fmean(first) - statistics.fmean(second)
+    one, two = statistics.variance(first) / len(first), statistics.variance(second) / len(second)
     if one + two == 0:
-        return difference, difference
+        return Interval(gap, gap)
     freedom = (one + two) ** 2 / (one**2 / (len(first) - 1) + two**2 / (len(second) - 1))
-    half = _quantile(math.floor(freedom)) * math.sqrt(one + two)
-    return difference - half, difference + half
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(one + two)
+    return Interval(gap - half, gap + half)
 
 
-def _quantile(freedom: int) -> float:
-    """Beyond the table by its expansion in 1 / freedom; rounding `freedom` down makes an interval wider."""
-    return T_975[freedom - 1] if freedom <= len(T_975) else 1.95996 + 2.3722 / freedom + 2.82 / freedom**2
+def pearson(x: Sequence[float], y: Sequence[float]) -> Estimate | None:
+    """Pearson's r, with Fisher's interval; None where x or y does not vary."""
+    from scipy import stats
+
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return None
+    result = stats.pearsonr(x, y)
+    low, high = result.confidence_interval()
+    return Estimate(float(result.statistic), Interval(float(low), float(high)))
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rho; None where x or y does not vary."""
+    from scipy import stats
+
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return None
+    return float(stats.spearmanr(x, y).statistic)

@@ -1,24 +1,26 @@
-"""The few lines that a command prints at its end."""
+"""The lines that a command prints about a record."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from cab.efficiency.efficiency_length import EfficiencyLength, middle, ratios, time_efficiency_length
+from cab.report.efficiency import Measurement
+from cab.report.text import number, words
 from cab.store.record import Record
 
 PHASE = {"forward": "forward pass", "train": "forward + backward", "prefill": "prefill", "decode": "decoding step"}
 
 
-def quality_lines(record: Record, before: bool) -> list[str]:
-    """What a quality record says."""
+def quality_lines(record: Record, done: bool) -> list[str]:
+    """Scores and training."""
     if record.status != "ok":
-        return [_line("quality", f"{record.status}: {record.reason}", before)]
+        return [_line("quality", f"{record.status}: {record.reason}", done)]
     result = record.result
     metrics = ", ".join(f"{words(name)} {number(value)}" for name, value in result["metrics"].items())
     trivial, training, model = result["trivial"], result["training"], result["model"]
     score = number(trivial["metrics"][result["headline"]])
-    real = "real" if result["data"]["real"] else "generated"
+    real = "real" if result["data"]["real"] else "synthetic"
     return [
-        _line("quality", f"{metrics}; {trivial['name']} scores {score}", before),
+        _line("quality", f"{metrics}; {trivial['name']} scores {score}", done),
         _line(
             "training",
             f"{training['steps']:,} steps in {training['seconds']:.0f} s on {real} data, "
@@ -27,38 +29,41 @@ def quality_lines(record: Record, before: bool) -> list[str]:
     ]
 
 
-def efficiency_lines(record: Record, before: bool) -> list[str]:
-    """What an efficiency record says: for each phase the ratio at the longest length, and from where on it pays."""
+def efficiency_lines(record: Record, done: bool) -> list[str]:
+    """For each phase the ratio at the longest length, and the length from which the family is cheaper."""
     family = record.cell["attention"]
     if record.status != "ok":
-        return [_line("cost", f"{family}: {record.status}: {record.reason}", before)]
+        return [_line("efficiency", f"{family}: {record.status}: {record.reason}", done)]
     rows = record.result["measurements"]
-    baseline = "eager" if family == "vanilla" else "vanilla"
-    lines = []
+    texts = []
     for phase, batch in dict.fromkeys((row["phase"], row["batch"]) for row in rows):
-        where = f"{PHASE[phase]}{f', batch {batch}' if batch > 1 else ''}"
-        if measured := ratios(rows, family, baseline, phase, batch):
-            last = measured[-1]
-            spread = "" if last.low is None else f" ({last.low:.2f} to {last.high:.2f})"
-            crossing = pays(time_efficiency_length(rows, family, baseline, phase, batch))
-            text = f"{where}: {last.ratio:.2f}{spread} of {baseline}'s time at {last.length:,}; {crossing}"
-            lines.append(_line("cost", text, before))
-        own = [row for row in rows if (row["subject"], row["phase"], row["batch"]) == (family, phase, batch)]
-        if phase == "decode" and (done := [row for row in own if row["status"] == "ok"]):
-            last_row = done[-1]
-            speed, state = batch / middle(last_row["seconds"]), last_row["state_bytes"] / batch
-            text = f"{where}: {speed:,.0f} tokens/s after {last_row['length']:,}, state {state / 1e6:.3g} MB a sequence"
-            lines.append(_line("cost", text, before))
-        missing = [row for row in own if row["status"] != "ok"]
-        if missing:
-            lengths = ", ".join(f"{row['length']:,}" for row in missing)
-            lines.append(
-                _line("cost", f"{where}: no figure at {lengths} ({missing[0]['status']}: {missing[0]['reason']})")
-            )
-    return lines
+        title = f"{PHASE[phase]}{f', batch {batch}' if batch > 1 else ''}"
+        texts += [f"{title}: {text}" for text in _phase(rows, family, phase, batch)]
+    return [_line("efficiency", text, done) for text in texts]
 
 
-def pays(crossing: EfficiencyLength) -> str:
+def _phase(rows: Sequence[Measurement], family: str, phase: str, batch: int) -> Iterator[str]:
+    baseline = "eager" if family == "vanilla" else "vanilla"
+    if found := ratios(rows, family, baseline, phase, batch):
+        last = found[-1]
+        spread = "" if last.low is None else f" ({last.low:.2f} to {last.high:.2f})"
+        crossing = crossing_text(time_efficiency_length(rows, family, baseline, phase, batch))
+        yield f"{last.ratio:.2f}{spread} of {baseline}'s time at {last.length:,}; {crossing}"
+    own = [row for row in rows if (row["subject"], row["phase"], row["batch"]) == (family, phase, batch)]
+    measured = [row for row in own if row["status"] == "ok"]
+    if phase == "decode" and measured:
+        longest = measured[-1]
+        speed, state = batch / middle(longest["seconds"]), longest["state_bytes"] / batch
+        recomputed = ", recomputed" if longest.get("decoding") == "recomputation" else ""
+        length = f"{longest['length']:,}{recomputed}"
+        yield f"{speed:,.0f} tokens/s after {length}, state {state / 1e6:.3g} MB a sequence"
+    missing = [row for row in own if row["status"] != "ok"]
+    if missing:
+        lengths = ", ".join(f"{row['length']:,}" for row in missing)
+        yield f"no figure at {lengths} ({missing[0]['status']}: {missing[0]['reason']})"
+
+
+def crossing_text(crossing: EfficiencyLength) -> str:
     """An efficiency length in words."""
     if crossing.value is None:
         return "no efficiency length"
@@ -69,13 +74,5 @@ def pays(crossing: EfficiencyLength) -> str:
     return f"cheaper from {crossing.text}"
 
 
-def words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def number(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _line(what: str, text: str, before: bool = False) -> str:
-    return f"  {what:<10}{text}{' (already done)' if before else ''}"
+def _line(name: str, text: str, done: bool = False) -> str:
+    return f"  {name:<11}{text}{' (already done)' if done else ''}"

@@ -1,7 +1,7 @@
-"""The analyses behind the leaderboard, one a file, each from the records alone.
+"""The analyses beside the leaderboard, one a file, from the records alone.
 
-Each writes leaderboard/analyses/<name>.csv and figures below leaderboard/plots; without the data that it needs it
-writes nothing.
+Each writes leaderboard/analyses/<name>.csv and figures below leaderboard/plots, or nothing if the records do not have
+what it needs.
 """
 
 from __future__ import annotations

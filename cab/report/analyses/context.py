@@ -1,23 +1,23 @@
 """Language models at other contexts than in training: interpolation below its length, extrapolation above.
 
-From the records' table `loss_by_context`: the trained model tested again on as many tokens, cut into contexts of
-another length. One line a family: the mean over seeds, and a band from the least seed to the greatest. Positions are
-the same for all families of a table, so what differs is the attention; how far the positions themselves extrapolate is
-in every line alike.
+From the records' table `loss_by_context`: the trained model evaluated on the same number of tokens, cut into contexts
+of another length. One line a family: the mean over seeds, and a band from the lowest seed to the highest. All families
+of a table have the same positions, so lines differ by the attention; how far positions extrapolate is in each alike.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cab.report.analyses.base import Line, Material, Question, place, span, title
-from cab.report.figures.plots import legend
-from cab.report.figures.style import looks, set_title, style
-from cab.report.rows import Group, Row
-from cab.report.stats import t_interval
-from cab.report.words import words
+from cab.report.analyses.base import Material, Question
+from cab.report.figures.axes import legend, length_ticks
+from cab.report.figures.style import new_figure, set_title, styled, styles
+from cab.report.groups import Group, GroupKey
+from cab.report.stats import Estimate, mean
+from cab.report.text import words
+from cab.report.variant import Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,93 +26,112 @@ if TYPE_CHECKING:
 TABLE = "loss_by_context"
 
 
+@dataclass(frozen=True)
+class Line:
+    group: GroupKey
+    attention: str
+    label: str
+    context: int
+    trained_at: int | None
+    n: int
+    mean: Estimate | None
+    lowest: float | None
+    highest: float | None
+    reason: str
+    """Why there is no score."""
+    figure: str
+
+
 def lines(material: Material) -> list[Line]:
     found = []
-    for name, group, _ in material.named:
-        own = [line for row in group.rows if row.complete for line in _of_row(group, row)]
-        several = len({line["context"] for line in own if line["mean"] is not None}) > 1
-        found += [line | {"figure": name if several else ""} for line in own]
+    for group in material.groups:
+        complete = [variant for variant in group.variants if variant.complete]
+        contexts = {variant.label: _entries(variant) for variant in complete}
+        scored = {
+            context
+            for variant in complete
+            for context, entries in contexts[variant.label].items()
+            if _values(group, variant, entries)
+        }
+        figure = group.figure_name if len(scored) > 1 else ""
+        for variant in complete:
+            for context, entries in sorted(contexts[variant.label].items()):
+                found.append(_line(group, variant, context, entries, figure))
     return found
 
 
-def _of_row(group: Group, row: Row) -> list[Line]:
-    """A line for each context; a reason instead of a score where the records give one."""
-    found: dict[int, list[Mapping[str, Any]]] = {}
-    for record in row.records:
+def _entries(variant: Variant) -> dict[int, list[dict[str | None, Any]]]:
+    """Of all seeds, by context."""
+    found: dict[int, list[dict[str | None, Any]]] = {}
+    for record in variant.records:
         for entry in (record.result.get("tables") or {}).get(TABLE) or []:
             found.setdefault(entry["context"], []).append(entry)
-    trained = (row.first.config.get("model") or {}).get("length")
-    metric, made = group.headline or "", []
-    for context, entries in sorted(found.items()):
-        values = [entry[metric] for entry in entries if entry.get(metric) is not None]
-        whole = len(values) == len(row.records)  # as everywhere: no mean over the seeds that happen to have it
-        made.append(
-            place(group)
-            | {
-                "attention": row.attention,
-                "label": row.label,
-                "context": context,
-                "trained_at": trained,
-                "n": len(values),
-                "mean": statistics.fmean(values) if whole else None,
-                **span(t_interval(values) if whole else None, "mean"),
-                "least": min(values) if whole else None,
-                "greatest": max(values) if whole else None,
-                "reason": "; ".join(dict.fromkeys(e["reason"] for e in entries if e.get("reason"))),
-            }
-        )
-    return made
+    return found
 
 
-def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    scored = [line for line in found if line["mean"] is not None]
-    first = scored[0]
-    with looks() as figure_class:
-        figure = figure_class(figsize=(10, 7), layout="constrained")
-        axes = figure.subplots()
-        seen: dict[str, list[str]] = {}
-        for label in dict.fromkeys(line["label"] for line in scored):
-            own = [line for line in scored if line["label"] == label]
-            options = seen.setdefault(own[0]["attention"], [])
-            options.append(label)
-            look = style(own[0]["attention"], len(options) - 1)
-            x, mean = [line["context"] for line in own], [line["mean"] for line in own]
-            axes.plot(x, mean, color=look.color, marker=look.marker, linestyle=look.line, label=label)
-            band = [line["least"] for line in own], [line["greatest"] for line in own]
-            axes.fill_between(x, *band, color=look.color, alpha=0.18, linewidth=0)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(FixedLocator(sorted({line["context"] for line in scored})))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(
-            xlabel="context in the test (tokens)", ylabel=f"{words(first['headline'])} ({first['better']} is better)"
-        )
-        _mark(axes, first["trained_at"])
-        most = max(line["n"] for line in scored)
-        note = f"mean of up to {most} seeds, band from least to greatest" if most > 1 else "one seed"
-        set_title(figure, f"{title(first)}: {note}")
-        legend(figure, axes)
-        return figure
+def _values(group: Group, variant: Variant, entries: Sequence[dict[str | None, Any]]) -> list[float]:
+    """The score of every seed; none if one has no score."""
+    values = [value for entry in entries if (value := entry.get(group.headline)) is not None]
+    return values if len(values) == len(variant.records) else []
 
 
-def _mark(axes: Axes, trained: int | None) -> None:
+def _line(group: Group, variant: Variant, context: int, entries: Sequence[dict[str | None, Any]], figure: str) -> Line:
+    values = _values(group, variant, entries)
+    return Line(
+        group=group.key,
+        attention=variant.attention,
+        label=variant.label,
+        context=context,
+        trained_at=(variant.first.config.get("model") or {}).get("length"),
+        n=sum(entry.get(group.headline) is not None for entry in entries),
+        mean=mean(values) if values else None,
+        lowest=min(values, default=None),
+        highest=max(values, default=None),
+        reason="; ".join(dict.fromkeys(entry["reason"] for entry in entries if entry.get("reason"))),
+        figure=figure,
+    )
+
+
+@styled
+def draw(found: Sequence[Line]) -> Figure:
+    scored = [line for line in found if line.mean is not None]
+    group = scored[0].group
+    figure = new_figure(10, 7)
+    axes = figure.subplots()
+    by_label: dict[str, list[Line]] = {}
+    for line in scored:
+        by_label.setdefault(line.label, []).append(line)
+    looks = styles([own[0].attention for own in by_label.values()])
+    for (label, own), look in zip(by_label.items(), looks, strict=True):
+        x, y = [line.context for line in own], [line.mean.value for line in own if line.mean]
+        axes.plot(x, y, color=look.color, marker=look.marker, linestyle=look.line, label=label)
+        lowest, highest = [line.lowest or 0.0 for line in own], [line.highest or 0.0 for line in own]
+        axes.fill_between(x, lowest, highest, color=look.color, alpha=0.18, linewidth=0)
+    length_ticks(axes, sorted({line.context for line in scored}))
+    axes.set(xlabel="context in the test (tokens)", ylabel=f"{words(group.headline)} ({group.better} is better)")
+    _mark_training(axes, scored[0].trained_at)
+    seeds = max(line.n for line in scored)
+    note = f"mean of up to {seeds} seeds, band from lowest to highest" if seeds > 1 else "one seed"
+    set_title(figure, f"{group.title}: {note}")
+    legend(figure, axes)
+    return figure
+
+
+def _mark_training(axes: Axes, length: int | None) -> None:
     """The training length: left of it interpolation, right of it extrapolation."""
-    if trained is not None:
-        axes.axvline(trained, color="black", linewidth=1.2, linestyle=":")
+    if length is not None:
+        axes.axvline(length, color="black", linewidth=1.2, linestyle=":")
         low, high = axes.get_ylim()
         axes.set_ylim(low, high + 0.08 * (high - low))
-        where = axes.get_xaxis_transform()
-        axes.text(trained, 0.985, " trained at", transform=where, va="top", ha="left", fontsize=12)
+        axes.text(length, 0.985, " trained at", transform=axes.get_xaxis_transform(), va="top", fontsize=12)
 
 
 QUESTION = Question(
-    "context",
-    "Other contexts than in training",
-    "The loss of the trained model at shorter and longer contexts: left of the dotted line it interpolates, right of it"
-    " it extrapolates; a line that rises there says from where on a longer context harms.",
-    f"records with a table {TABLE}",
-    lines,
-    draw,
+    name="context",
+    title="Other contexts than in training",
+    explanation="The loss of the trained model at shorter and longer contexts: left of the dotted line it interpolates,"
+    " right of it it extrapolates. Where a line rises there, a longer context makes the model worse.",
+    needs=f"records with a table {TABLE}",
+    lines=lines,
+    draw=draw,
 )

@@ -1,24 +1,25 @@
-"""Quality against the time that training took, and the Pareto front: whom no other family beats in both.
+"""Quality against training time, and the Pareto-optimal families: no other family is better in both.
 
-Time is the wall clock of the training loop, mean over seeds, as the records have it: work beside it on the machine is
-in it, and a family that was trained while others ran looks slower than it is. The paired measurement of one step,
-which survives that, is the figure of quality against cost. Only times of one device model with one number of threads
-and one precision stand side by side; a family that was trained on several stands in the table of each. The front is
-that of the means: with one seed, or intervals that overlap, it is no claim.
+Time is the wall clock of the training loop, mean over seeds, as recorded: other work on the machine is in it, and a
+family that was trained while others ran looks slower than it is. The paired measurement of one step is not affected by
+that; it is in the figure of quality against efficiency. Only times of one device model with one number of threads and
+one precision are compared; a family that was trained on several is in the table of each. Pareto-optimal is meant of the
+means: with one seed, or with intervals that overlap, it proves nothing.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from cab.report.analyses.base import Line, Material, Question, place, span, title
-from cab.report.figures.plots import plain_ticks
-from cab.report.figures.style import INK, Label, looks, place_labels, set_title, style
-from cab.report.rows import Group
-from cab.report.stats import t_interval
-from cab.report.words import words
+from cab.report.analyses.base import Material, Question
+from cab.report.figures.axes import point, value_ticks
+from cab.report.figures.labels import Label, place_labels
+from cab.report.figures.style import INK, new_figure, set_title, style, styled
+from cab.report.groups import Group, GroupKey
+from cab.report.stats import Estimate, Interval, mean
+from cab.report.text import words
 from cab.store.record import Record
 
 if TYPE_CHECKING:
@@ -26,131 +27,135 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@dataclass(frozen=True)
+class Line:
+    group: GroupKey
+    device: str
+    attention: str
+    label: str
+    n: int
+    mean: Estimate
+    n_times: int
+    seconds: Estimate
+    seconds_lowest: float
+    seconds_highest: float
+    figure: str
+    pareto_optimal: bool = True
+    dominated_by: str = ""
+
+    @property
+    def values(self) -> tuple[float, float]:
+        """Quality and speed; more is better in both."""
+        sign = 1 if self.group.better == "higher" else -1
+        return sign * self.mean.value, -self.seconds.value
+
+
 def lines(material: Material) -> list[Line]:
     found = []
-    for name, group, _ in material.named:
+    for group in material.groups:
         by_device: dict[str, list[Line]] = {}
-        for line in _of_group(name, group):
-            by_device.setdefault(line["device"], []).append(line)
-        for _, alike in sorted(by_device.items()):
-            if len(alike) > 1:  # alone on a device a family has no one to be compared with
-                found += _judged(alike)
+        for line in _of_group(group):
+            by_device.setdefault(line.device, []).append(line)
+        for _, same in sorted(by_device.items()):
+            if len(same) > 1:
+                found += _compared(same)
     return found
 
 
-def _of_group(name: str, group: Group) -> list[Line]:
+def _of_group(group: Group) -> list[Line]:
     found = []
-    for row in group.rows:
-        if row.mean is None:
-            continue
+    for variant in group.variants:
         by_device: dict[str, list[Record]] = {}
-        for record in row.records:
+        for record in variant.records:
             by_device.setdefault(device(record), []).append(record)
-        for where, records in by_device.items():
-            times = [(record.result.get("training") or {}).get("seconds") for record in records]
-            whole = [seconds for seconds in times if seconds]
-            if len(whole) == len(records):
+        for name, records in by_device.items():
+            times = [(record.result.get("training") or {}).get("seconds") or 0.0 for record in records]
+            if variant.mean and all(times):
                 found.append(
-                    place(group)
-                    | {
-                        "device": where,
-                        "attention": row.attention,
-                        "label": row.label,
-                        "n": len(row.scores),
-                        "mean": row.mean,
-                        **span(row.interval, "mean"),
-                        "n_times": len(whole),
-                        "seconds": statistics.fmean(whole),
-                        "seconds_least": min(whole),
-                        "seconds_greatest": max(whole),
-                        **span(t_interval(whole), "seconds"),
-                        "figure": name,
-                    }
+                    Line(
+                        group=group.key,
+                        device=name,
+                        attention=variant.attention,
+                        label=variant.label,
+                        n=len(variant.scores),
+                        mean=variant.mean,
+                        n_times=len(times),
+                        seconds=mean(times),
+                        seconds_lowest=min(times),
+                        seconds_highest=max(times),
+                        figure=group.figure_name,
+                    )
                 )
     return found
 
 
 def device(record: Record) -> str:
-    """What must be equal for times to stand side by side: the machine, and how a batch was cut."""
+    """What must be equal for times to be compared: the machine, and how a batch was split."""
     about = record.provenance.get("device") or {}
-    count = about.get("threads")
-    parts = [about.get("name") or "unknown", f"{count} thread{'' if count == 1 else 's'}" if count else ""]
-    parts += [record.identity.get("precision") or "unknown"]
+    parts = [about.get("name") or "unknown"]
+    if threads := about.get("threads"):
+        parts.append(f"{threads} thread{'' if threads == 1 else 's'}")
+    parts.append(record.identity.get("precision") or "unknown")
     if (processes := (record.result.get("training") or {}).get("processes") or 1) > 1:
-        parts += [f"{processes} processes"]
-    if micro := (record.config.get("train") or {}).get("micro_batch"):
-        parts += [f"micro-batch {micro}"]
-    return ", ".join(filter(None, parts))
+        parts.append(f"{processes} processes")
+    if micro_batch := (record.config.get("train") or {}).get("micro_batch"):
+        parts.append(f"micro-batch {micro_batch}")
+    return ", ".join(parts)
 
 
-def _judged(alike: Sequence[Line]) -> list[Line]:
-    """With who is as good and as fast, and better in one of the two."""
-    sign = 1 if alike[0]["better"] == "higher" else -1
-    for line in alike:
-        own = sign * line["mean"], -line["seconds"]
-        others = [(other["label"], (sign * other["mean"], -other["seconds"])) for other in alike]
-        beaten = [label for label, values in others if values != own and values[0] >= own[0] and values[1] >= own[1]]
-        line |= {"front": not beaten, "beaten_by": ", ".join(beaten)}
-    return sorted(alike, key=lambda line: line["seconds"])
+def _compared(same: Sequence[Line]) -> list[Line]:
+    """With the lines that are at least as good and as fast, and better in one of the two."""
+    found = []
+    for line in same:
+        quality, speed = line.values
+        better = [
+            other.label
+            for other in same
+            if other.values != line.values and other.values[0] >= quality and other.values[1] >= speed
+        ]
+        found.append(replace(line, pareto_optimal=not better, dominated_by=", ".join(better)))
+    return sorted(found, key=lambda line: line.seconds.value)
 
 
-def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
-    devices = list(dict.fromkeys(line["device"] for line in found))
-    with looks() as figure_class:
-        figure = figure_class(figsize=(10 * len(devices), 6.8), layout="constrained")
-        panels = figure.subplots(1, len(devices), squeeze=False)[0]
-        placed = []
-        for axes, name in zip(panels, devices, strict=True):
-            own = [line for line in found if line["device"] == name]
-            placed.append((axes, _panel(axes, own)))
-            axes.set_title(name, fontsize=12)
-        note = "filled: on the front; bars: 95% intervals up, least to greatest time across"
-        set_title(figure, f"{title(found[0])}; {note}")
-        figure.draw_without_rendering()
-        for axes, labels in placed:
-            place_labels(axes, labels)
-        return figure
+@styled
+def draw(found: Sequence[Line]) -> Figure:
+    devices = list(dict.fromkeys(line.device for line in found))
+    figure = new_figure(10 * len(devices), 6.8)
+    panels = figure.subplots(1, len(devices), squeeze=False)[0]
+    placed = []
+    for axes, name in zip(panels, devices, strict=True):
+        placed.append((axes, _panel(axes, [line for line in found if line.device == name])))
+        axes.set_title(name, fontsize=12)
+    note = "filled: Pareto-optimal; bars: 95% intervals up, lowest to highest time across"
+    set_title(figure, f"{found[0].group.title}; {note}")
+    place_labels(figure, placed)
+    return figure
 
 
-def _panel(axes: Axes, own: Sequence[Mapping[str, Any]]) -> list[Label]:
+def _panel(axes: Axes, own: Sequence[Line]) -> list[Label]:
     axes.set_xscale("log")
     axes.margins(0.16, 0.14)
-    front = sorted((line["seconds"], line["mean"]) for line in own if line["front"])
-    front.append((max(line["seconds_greatest"] for line in own), front[-1][1]))  # the best stays so
-    axes.step(*zip(*front, strict=True), where="post", color=INK, linewidth=1.6, linestyle=":", zorder=0)
+    front = sorted((line.seconds.value, line.mean.value) for line in own if line.pareto_optimal)
+    front.append((max(line.seconds_highest for line in own), front[-1][1]))  # the best of all stays the best
+    x, y = zip(*front, strict=True)
+    axes.step(x, y, where="post", color=INK, linewidth=1.6, linestyle=":", zorder=0)
     labels = []
     for line in own:
-        look, x, y = style(line["attention"]), line["seconds"], line["mean"]
-        across = line["seconds_least"], line["seconds_greatest"]
-        up = (y, y) if line["mean_low"] is None else (line["mean_low"], line["mean_high"])
-        axes.errorbar(
-            x,
-            y,
-            xerr=[[x - across[0]], [across[1] - x]],
-            yerr=[[y - up[0]], [up[1] - y]],
-            fmt=look.marker,
-            color=look.color,
-            markersize=11,
-            markerfacecolor=look.color if line["front"] else "white",
-            markeredgewidth=2,
-            elinewidth=1.5,
-            capsize=4,
-        )
-        labels.append(Label(x, y, line["label"], look.text, across, up))
-    axes.set(
-        xlabel="seconds of training, as it ran", ylabel=f"{words(own[0]['headline'])} ({own[0]['better']} is better)"
-    )
-    plain_ticks(axes)
+        seconds = Estimate(line.seconds.value, Interval(line.seconds_lowest, line.seconds_highest))
+        labels.append(point(axes, seconds, line.mean, style(line.attention), line.label, line.pareto_optimal))
+    group = own[0].group
+    axes.set(xlabel="seconds of training, wall clock", ylabel=f"{words(group.headline)} ({group.better} is better)")
+    value_ticks(axes)
     return labels
 
 
 QUESTION = Question(
-    "time",
-    "Quality against training time",
-    "Score against the seconds that training took on one device model: no other family is both as good and as fast as"
-    " one on the dotted front. The seconds are the wall clock of the run, with whatever else the machine did then; the"
-    " measured cost of a step is in `Quality against cost`.",
-    "two scored families of one table with training times from one device model",
-    lines,
-    draw,
+    name="time",
+    title="Quality against training time",
+    explanation="Score against the seconds that training took on one device model: no other family is both as good and"
+    " as fast as one on the dotted line. The seconds are the wall clock of the run, with whatever else the machine did;"
+    " the measured time of a step is in `Quality against efficiency`.",
+    needs="two scored families of one table with training times from one device model",
+    lines=lines,
+    draw=draw,
 )

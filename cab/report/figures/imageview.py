@@ -1,4 +1,4 @@
-"""A picture of images that a model made larger: small, bicubic, generated and true side by side, a row each."""
+"""A picture of images that a model enlarged: small, bicubic, predicted and true side by side, a row each."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ GAP = 4
 SCALE = 3
 
 
-def picture(rows: list[dict[str, Any]], path: Path) -> Path:
+def write_picture(rows: list[dict[str, Any]], path: Path) -> Path:
     strips = [unpack_image(row["small_bicubic_generated_true"]) for row in rows]
     padded = [np.pad(strip, ((0, GAP), (0, 0), (0, 0)), constant_values=255) for strip in strips]
     Image.fromarray(np.concatenate(padded)[:-GAP].repeat(SCALE, 0).repeat(SCALE, 1)).save(path)

@@ -1,6 +1,5 @@
-"""What a model said, and what was said: wav files through Griffin-Lim, and spectrograms one above the other."""
+"""Speech that a model made beside real speech: wav files by Griffin-Lim, and spectrograms one above the other."""
 
-import io
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,22 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from cab.report.figures.style import looks
+from cab.report.figures.files import write_png
+from cab.report.figures.style import new_figure, styled
 from tasks.data.ljspeech import write_wave
 from tasks.data.mel import BANDS, HOP, RATE, griffin_lim
 from tasks.data.packed_samples import unpack_mel
 
 KINDS = ("generated", "real")
+"""The names of the spectrograms in a record's table."""
 LETTERS = 65
-"""Of a text above a picture."""
+"""Of the text above a picture."""
 COLOURS = 48
 """Of a picture."""
 
 
-def sound(row: dict[str, Any], folder: Path) -> Iterator[str]:
-    """Two wav files; says their names, lengths and scores."""
+def write_sound(row: dict[str, Any], folder: Path) -> Iterator[str]:
+    """Writes two wav files; gives their names, lengths and scores."""
     for kind in KINDS:
         mel = unpack_mel(row[kind])
         path = folder / f"{_stem(row)}-{kind}.wav"
@@ -32,23 +32,20 @@ def sound(row: dict[str, Any], folder: Path) -> Iterator[str]:
         yield f"{path}  {len(mel) * HOP / RATE:.1f} s{score}"
 
 
-def picture(row: dict[str, Any], folder: Path) -> Path:
+@styled
+def write_picture(row: dict[str, Any], folder: Path) -> Path:
     mels = {kind: unpack_mel(row[kind]) for kind in KINDS}
-    least, most = (round(float(limit(mels["real"])), 1) for limit in (np.min, np.max))
-    drawn = io.BytesIO()
-    with looks() as figure_class:
-        figure = figure_class(figsize=(10, 5), layout="constrained")
-        figure.suptitle(f"{textwrap.shorten(row['text'], LETTERS, placeholder=' ...')} (MCD {row['mcd']:.2f} dB)")
-        for axes, (kind, mel) in zip(figure.subplots(2, sharex=True), mels.items(), strict=True):
-            seconds = len(mel) * HOP / RATE
-            axes.imshow(mel.T, origin="lower", aspect="auto", extent=(0, seconds, 0, BANDS), vmin=least, vmax=most)
-            axes.set_ylabel(f"{kind}, band")
-            axes.grid(visible=False)
-        axes.set_xlabel("seconds")
-        figure.savefig(drawn, dpi=80)
+    lowest, highest = round(float(np.min(mels["real"])), 1), round(float(np.max(mels["real"])), 1)
+    figure = new_figure(10, 5)
+    figure.suptitle(f"{textwrap.shorten(row['text'], LETTERS, placeholder=' ...')} (MCD {row['mcd']:.2f} dB)")
+    for axes, (kind, mel) in zip(figure.subplots(2, sharex=True), mels.items(), strict=True):
+        extent = (0, len(mel) * HOP / RATE, 0, BANDS)
+        axes.imshow(mel.T, origin="lower", aspect="auto", extent=extent, vmin=lowest, vmax=highest)
+        axes.set_ylabel(f"{kind}, band")
+        axes.grid(visible=False)
+    axes.set_xlabel("seconds")
     path = folder / f"{_stem(row)}.png"
-    with Image.open(drawn) as image:  # a palette: a third of the size
-        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    write_png(figure, path, COLOURS, dpi=80)
     return path
 
 

@@ -4,11 +4,15 @@ from pathlib import Path
 import pytest
 from helpers import synthetic
 
-from cab.leaderboard import main, standings
-from cab.report.costs import analyse
-from cab.report.figures import costplot, plots
-from cab.report.figures.style import FIXED, PALETTE, Label, families, is_drawn, place_labels, save, style
-from cab.report.rows import groups
+from cab.leaderboard import main
+from cab.report.efficiency import analyse
+from cab.report.efficiency_table import EfficiencyTable
+from cab.report.figures import lengths, plots
+from cab.report.figures.files import is_drawn, save
+from cab.report.figures.labels import Label, place_labels
+from cab.report.figures.style import FIXED, PALETTE, families, style
+from cab.report.groups import Group, make_groups
+from cab.store.record import Record
 
 
 def texts(figure) -> str:
@@ -17,10 +21,15 @@ def texts(figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
-def lines_of(*names: str) -> list[dict]:
-    records = [synthetic.quality(name, seed) for name in names for seed in range(2)]
-    ((_, lines),) = standings(records, [analyse(synthetic.efficiency(name)) for name in names])
-    return lines
+def group_of(*records: Record) -> Group:
+    efficiency = EfficiencyTable(analyse(record) for record in records if record.kind == "efficiency")
+    (group,) = make_groups([record for record in records if record.kind == "quality"], efficiency)
+    return group
+
+
+def measured_group(*names: str) -> Group:
+    quality = [synthetic.quality(name, seed) for name in names for seed in range(2)]
+    return group_of(*quality, *map(synthetic.efficiency, names))
 
 
 def test_every_figure_is_written_twice_and_legible(tmp_path):
@@ -31,7 +40,7 @@ def test_every_figure_is_written_twice_and_legible(tmp_path):
     stems = {path.stem for path in folder.iterdir()}
     sizes = "d128_h4_l3_f512"
     expected = {f"{kind}_lm_causal_self_smoke" for kind in ("curves", "tradeoff", "time")}
-    expected |= {f"costs_causal_self_stack_{sizes}", "benefit_smoke"}
+    expected |= {f"efficiency_causal_self_stack_{sizes}", "benefit_smoke"}
     assert stems == expected
     for stem in stems:
         assert (folder / f"{stem}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -81,58 +90,62 @@ def test_families_get_their_colour_from_the_configuration(tmp_path):
     assert families(tmp_path) == ("alpha", "zeta")
 
 
-def test_costs_name_crossings_bounds_and_ends():
+def test_lengths_name_crossings_bounds_and_ends():
     records = [synthetic.efficiency(name, phases=("train",)) for name in ("lightning", "routing", "vanilla")]
-    said = texts(costplot.costs(records))
-    summaries = [analyse(record).summary for record in records]
-    assert f"{summaries[0]['time_from_vanilla_length']:,.0f}" in said.splitlines()  # beside its ring
-    assert summaries[0]["time_from_vanilla"] in said
-    assert "> 2,048" in said
-    assert "≤ 128" in said
-    assert "not measured: eager from 2,048 on (memory)" in said
-    assert "training step: time" in said
-    assert "training step: peak memory" in said
+    shown = texts(lengths.draw(records))
+    crossing = analyse(records[0]).efficiency("lightning").time_from_vanilla
+    assert f"{crossing.value:,.0f}" in shown.splitlines()  # beside its ring
+    assert crossing.text in shown
+    assert "> 2,048" in shown
+    assert "≤ 128" in shown
+    assert "not measured: eager from 2,048 on (memory)" in shown
+    assert "training step: time" in shown
+    assert "training step: peak memory" in shown
 
 
 def test_times_of_a_busier_run_are_aligned_at_vanilla():
     """Each record has its own vanilla: drawn as measured, the slower run's family would lie above it everywhere."""
-    records = [
-        synthetic.efficiency("lightning", phases=("train",), speed=5),
+    records = [  # vanilla is drawn from the first
         synthetic.efficiency("vanilla", phases=("train",)),
+        synthetic.efficiency("lightning", phases=("train",), speed=5),
     ]
-    drawn = {line.get_label(): line for line in costplot.costs(records).axes[0].get_lines()}
+    drawn = {line.get_label(): line for line in lengths.draw(records).axes[0].get_lines()}
     assert drawn["lightning"].get_ydata()[-1] < drawn["vanilla"].get_ydata()[-1]
     assert drawn["lightning"].get_ydata()[0] > drawn["vanilla"].get_ydata()[0]
 
 
 @pytest.mark.filterwarnings("error")
 def test_one_family_alone_has_room_around_it():
-    for axes in plots.tradeoff(lines_of("vanilla")).axes:
+    group = measured_group("vanilla")
+    for axes in plots.tradeoff(group.key, group.variants).axes:
         low, high = axes.get_xlim()
         assert 4 < high / low < 16
 
 
 @pytest.mark.parametrize("options", [None, {"window": 128, "latents": 16}])
-def test_notes_of_costs_do_not_run_into_each_other(monkeypatch, options):
-    monkeypatch.setattr(costplot, "_text", lambda crossing: "> 16,384 (11,041 to > 16,384)")  # the longest
-    records = [synthetic.efficiency("block_transformer", phases=("train",), options=options)]
-    records.append(synthetic.efficiency("block_transformer", phases=("train",)))
-    below = costplot.costs(records).axes[2]
+def test_texts_below_lengths_do_not_overlap(options):
+    """Crossings near the longest length, so that the text is as long as it gets: > 16,384 (11,041 to > 16,384)."""
+    about = {"phases": ("train",), "lengths": (4096, 8192, 12288, 16384), "scatter": 0.9, "rounds": 5}
+    records = [synthetic.efficiency("block_transformer", options=options, **about)]
+    records.append(synthetic.efficiency("block_transformer", **about))
+    below = lengths.draw(records).axes[2]
+    assert max(len(text.get_text()) for text in below.texts) > 20
     notes = [text.get_window_extent() for text in below.texts if text.get_text()]
     for box in notes:
         assert not any(box.overlaps(other) for other in notes if other is not box)
         assert box.x1 <= below.get_window_extent().x1
 
 
-def test_costs_without_measurements_is_no_figure():
-    assert costplot.costs([synthetic.efficiency("fit", status="unsupported", reason="no")]) is None
+def test_without_measurements_there_is_no_figure(tmp_path):
+    synthetic.write(tmp_path, synthetic.quality(), synthetic.efficiency("fit", status="unsupported", reason="no"))
+    assert main(["--results", str(tmp_path)]) == 0
+    assert {path.stem for path in (tmp_path / "leaderboard/plots").iterdir()} == {"curves_lm_causal_self_smoke"}
 
 
 def test_curves_average_only_where_every_seed_is():
     records = [synthetic.quality("vanilla", seed) for seed in range(3)]
     records[1].result["curve"] = records[1].result["curve"][:10]
-    (group,) = groups(records)
-    figure = plots.curves(group.rows)
+    figure = plots.curves(group_of(*records).variants)
     (loss,) = figure.axes[0].get_lines()
     assert len(loss.get_xdata()) == 10
     mean = sum(record.result["curve"][4]["loss"] for record in records) / 3
@@ -140,18 +153,13 @@ def test_curves_average_only_where_every_seed_is():
 
 
 def test_tradeoff_shows_every_row_and_an_arrow_for_what_lies_outside():
-    lines = lines_of("vanilla", "eager", "lightning", "none")
-    said = texts(plots.tradeoff(lines))
-    none = next(line for line in lines if line["attention"] == "none")
+    group = measured_group("vanilla", "eager", "lightning", "none")
+    shown = texts(plots.tradeoff(group.key, group.variants))
+    none = next(variant for variant in group.variants if variant.attention == "none")
     for name in ("vanilla", "lightning", "eager at 1,024"):
-        assert name in said.splitlines()
-    assert f"none, outside: {none['mean']:.4g}" in said
-    assert "bits per byte (lower is better)" in said
-
-
-def test_tradeoff_without_costs_is_no_figure():
-    ((_, lines),) = standings([synthetic.quality()], [])
-    assert plots.tradeoff(lines) is None
+        assert name in shown.splitlines()
+    assert f"none, outside: {none.mean.value:.4g}" in shown
+    assert "bits per byte (lower is better)" in shown
 
 
 def test_labels_do_not_overlap():
@@ -164,8 +172,7 @@ def test_labels_do_not_overlap():
     labels = [Label(1 + 0.01 * i, 2 + 0.012 * (i % 3), f"family number {i}", "black") for i in range(9)]
     axes.plot([label.x for label in labels], [label.y for label in labels], "o")
     axes.set(xlim=(0.5, 1.5), ylim=(1.5, 2.5))
-    figure.draw_without_rendering()
-    place_labels(axes, labels)
+    place_labels(figure, [(axes, labels)])
     renderer = FigureCanvasAgg(figure).get_renderer()
     for text in axes.texts:
         text.update_positions(renderer)
@@ -179,7 +186,7 @@ def test_labels_do_not_overlap():
 
 def test_saving_is_repeatable_and_stamped(tmp_path: Path):
     for name in ("a", "b"):
-        save(plots.curves(groups([synthetic.quality()])[0].rows), tmp_path / name, "stamp-1")
+        save(plots.curves(group_of(synthetic.quality()).variants), tmp_path / name, "stamp-1")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert is_drawn(tmp_path / "a", "stamp-1")
     assert not is_drawn(tmp_path / "a", "stamp-2")
@@ -190,8 +197,10 @@ def test_a_long_title_stays_inside_the_figure():
     """Settings that differ in much make long titles."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    rows = groups([synthetic.quality("vanilla", seed) for seed in range(2)])[0].rows
-    figure = plots.curves(rows, "lm, causal self, smoke, " + " ".join(f"train.option_{i}=0.00{i}" for i in range(14)))
+    group = group_of(*(synthetic.quality("vanilla", seed) for seed in range(2)))
+    figure = plots.curves(
+        group.variants, "lm, causal self, smoke, " + " ".join(f"train.option_{i}=0.00{i}" for i in range(14))
+    )
     FigureCanvasAgg(figure).draw()
     box = figure._suptitle.get_window_extent()
     assert box.x0 >= 0

@@ -3,12 +3,17 @@ import pytest
 from helpers import synthetic
 from helpers.leaderboard_files import build, one, page
 
-from cab.leaderboard import standings
-from cab.report.costs import Costs, analyse
+from cab.report.efficiency import Efficiency, analyse
+from cab.report.efficiency_table import EfficiencyTable
+from cab.report.groups import make_groups
 from cab.store.record import Record
 
 
-def test_costs_are_joined_by_family_pattern_and_shape(tmp_path):
+def find(efficiency: list[Record], quality: list[Record]) -> list[Efficiency]:
+    return EfficiencyTable(map(analyse, efficiency)).find(quality)
+
+
+def test_efficiency_is_joined_by_family_pattern_and_shape(tmp_path):
     wide = synthetic.MODEL | {"dim": 256}
     made = build(
         tmp_path,
@@ -45,61 +50,60 @@ def test_a_baseline_is_not_compared_to_itself(tmp_path):
 @pytest.mark.parametrize("baseline", ["vanilla", "eager"])
 def test_a_baseline_without_a_record_of_its_own_was_measured_along(baseline):
     along, elsewhere = synthetic.efficiency("lightning"), synthetic.efficiency("routing", pattern="noncausal_self")
-    costs = Costs([analyse(along), analyse(elsewhere)])
     quality = [synthetic.quality(name) for name in ("lightning", baseline, "none")]
-    _, line, control = costs(quality)
-    (own,) = Costs([analyse(synthetic.efficiency(baseline))])(quality[1:2])
-    assert line["cost_record"] == along.hash
-    assert control["cost_record"] is None
+    _, found, control = find([along, elsewhere], quality)
+    (own,) = find([synthetic.efficiency(baseline)], quality[1:2])
+    assert found.efficiency_record == along.hash
+    assert control == Efficiency()
     for name in ("train_length", "time_from_eager", "time_from_vanilla", "decode_length", "state_bytes"):
-        assert line[name] == own[name], name
-    assert line["train_ratio"] == pytest.approx(own["train_ratio"], rel=0.1)
+        assert getattr(found, name) == getattr(own, name), name
+    assert found.train_ratio.value == pytest.approx(own.train_ratio.value, rel=0.1)
 
 
 def test_a_baseline_whose_own_measurement_failed_was_measured_along():
     along, failed = synthetic.efficiency("lightning"), synthetic.efficiency("eager", status="error")
     quality = [synthetic.quality(name) for name in ("lightning", "eager")]
-    assert Costs([analyse(failed), analyse(along)])(quality)[1]["cost_record"] == along.hash
-    assert Costs([analyse(failed)])(quality)[1]["cost_status"] == "error"
+    assert find([failed, along], quality)[1].efficiency_record == along.hash
+    assert find([failed], quality)[1].efficiency_status == "error"
 
 
-def test_costs_of_a_group_come_from_one_machine():
+def test_efficiency_of_a_group_comes_from_one_machine():
     elsewhere = synthetic.efficiency("routing")
     elsewhere = Record(**{**vars(elsewhere), "cell": {**elsewhere.cell, "device": "a GPU"}})  # type: ignore[arg-type]
     elsewhere.identity["device"] = "a GPU"
     here = [synthetic.efficiency(name) for name in ("vanilla", "lightning")]
     quality = [synthetic.quality(name) for name in ("vanilla", "lightning", "routing")]
-    ((_, lines),) = standings(quality, [analyse(record) for record in (*here, elsewhere)])
-    devices = {line["attention"]: line["cost_device"] for line in lines}
+    (group,) = make_groups(quality, EfficiencyTable(map(analyse, (*here, elsewhere))))
+    devices = {variant.attention: variant.efficiency.efficiency_device for variant in group.variants}
     assert devices == {"vanilla": "a CPU", "lightning": "a CPU", "routing": None}
 
 
 def test_of_two_measurements_the_newer_one_counts():
     old, new = synthetic.efficiency("lightning"), synthetic.efficiency("lightning", rounds=11)
     new.provenance["started"] = "2026-02-02T00:00:00"
-    (line,) = Costs([analyse(new), analyse(old)])([synthetic.quality("lightning")])
-    assert line["cost_record"] == new.hash
+    (found,) = find([new, old], [synthetic.quality("lightning")])
+    assert found.efficiency_record == new.hash
 
 
 @pytest.mark.parametrize("status", ["error", "unsupported", "timeout"])
 def test_a_measurement_that_failed_does_not_hide_an_older_one(status):
     good, failed = synthetic.efficiency("lightning"), synthetic.efficiency("lightning", status=status, rounds=11)
     failed.provenance["started"] = "2026-02-02T00:00:00"
-    (line,) = Costs([analyse(failed), analyse(good)])([synthetic.quality("lightning")])
-    assert line["cost_record"] == good.hash
-    (line,) = Costs([analyse(failed)])([synthetic.quality("lightning")])
-    assert line["cost_status"] == status
+    (found,) = find([failed, good], [synthetic.quality("lightning")])
+    assert found.efficiency_record == good.hash
+    (found,) = find([failed], [synthetic.quality("lightning")])
+    assert found.efficiency_status == status
 
 
-def test_costs_of_a_group_are_of_one_batch_size():
+def test_efficiency_of_a_group_is_of_one_batch_size():
     """Most were measured at batch 1, and the later measurement at another is left out."""
     other = synthetic.efficiency("lightning", rounds=11)
     other.identity["batch"] = 8
     other.provenance["started"] = "2026-02-02T00:00:00"
     own = [synthetic.efficiency(name) for name in ("vanilla", "lightning")]
     quality = [synthetic.quality(name) for name in ("vanilla", "lightning")]
-    found = Costs([analyse(record) for record in (*own, other)])(quality)
-    assert [line["cost_record"] for line in found] == [record.hash for record in own]
+    found = find([*own, other], quality)
+    assert [each.efficiency_record for each in found] == [record.hash for record in own]
 
 
 def test_efficiency_table_has_every_measurement(tmp_path):
@@ -147,5 +151,19 @@ def test_cabs_own_fit_stands_beside_the_efficiency_length():
     quadratic = np.polyfit(at, [times["eager"][n] for n in at], 2)
     line = np.polyfit(at[1:], [times["lightning"][n] for n in at[1:]], 1)
     roots = np.roots(quadratic - [0.0, *line])
-    assert analyse(made).summary["cab_fit_time"] == pytest.approx(max(roots.real))
-    assert analyse(synthetic.efficiency("eager")).summary["cab_fit_time"] is None
+    assert analyse(made).efficiency("lightning").cab_fit_time == pytest.approx(max(roots.real))
+    assert analyse(synthetic.efficiency("eager")).efficiency("eager").cab_fit_time is None
+
+
+def test_decoding_by_recomputation_is_marked(tmp_path):
+    """The mark is absent in older records, in which every family decodes from a state."""
+    recomputed = synthetic.efficiency("routing")
+    for row in recomputed.result["measurements"]:
+        if row["phase"] == "decode":
+            row["decoding"] = "recomputation" if row["subject"] == "routing" else "state"
+    names = ("vanilla", "lightning", "routing")
+    made = build(tmp_path, *map(synthetic.quality, names), synthetic.efficiency("lightning"), recomputed)
+    decoding = {row["attention"]: row["decoding"] for row in made["leaderboard"]}
+    assert decoding == {"vanilla": "state", "lightning": "state", "routing": "recomputation"}
+    marked = [line for line in page(tmp_path).splitlines() if " at 2,048, recomputed |" in line]
+    assert [line.split("|")[2].strip() for line in marked] == ["routing"]

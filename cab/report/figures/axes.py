@@ -1,0 +1,71 @@
+"""Points, bars, ticks and legends that several figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cab.report.figures.labels import Label
+from cab.report.figures.style import Style
+from cab.report.stats import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def point(axes: Axes, x: Estimate, y: Estimate, look: Style, text: str = "", filled: bool = True) -> Label:
+    """A marker with the intervals of both values as bars; returns its label."""
+    axes.errorbar(
+        x.value,
+        y.value,
+        xerr=_bar(x),
+        yerr=_bar(y),
+        fmt=look.marker,
+        color=look.color,
+        markersize=11,
+        markerfacecolor=look.color if filled else "white",
+        markeredgewidth=2,
+        elinewidth=1.5,
+        capsize=4,
+    )
+    return Label(x.value, y.value, text, look.text, x.interval, y.interval)
+
+
+def _bar(estimate: Estimate) -> list[list[float]] | None:
+    if estimate.interval is None:
+        return None
+    low, high = estimate.interval
+    return [[max(0.0, estimate.value - low)], [max(0.0, high - estimate.value)]]
+
+
+def length_ticks(axes: Axes, lengths: Sequence[float]) -> None:
+    """A logarithmic axis with a tick at each of some lengths."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(lengths))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def value_ticks(axes: Axes) -> None:
+    """A logarithmic axis with ticks at 0.5, 1, 2, written without exponents."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    data = axes.dataLim
+    if data.x1 < data.x0 * 1.01:  # all points at one place
+        axes.update_datalim([(data.x0 / 2, data.y0), (data.x1 * 2, data.y0)])
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def legend(figure: Figure, *panels: Axes) -> None:
+    """Below the figure, each label once."""
+    handles = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles[label] = handle
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, max(1, len(handles))))

@@ -1,0 +1,229 @@
+"""Quality records as groups of variants that can be compared.
+
+Group    variants with the same task, pattern, size, data hash and settings, apart from the family's own.
+Rank     of variants with an interval (n >= 2). Those whose intervals overlap, directly or through others, share a rank.
+Benefit  how much better than `none` in the same group; positive is better for every metric. Its interval is Welch's
+         over the seeds of both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cab.report.efficiency_table import EfficiencyTable
+from cab.report.settings import canonical, differences, labels, options, settings, settings_name
+from cab.report.stats import Interval, difference
+from cab.report.variant import Variant, data_hash
+from cab.store.record import Record
+
+
+@dataclass(frozen=True)
+class GroupKey:
+    """The columns that name a group in other tables."""
+
+    task: str
+    pattern: str
+    size: str
+    data_hash: str | None
+    settings: str
+    difference: str
+    headline: str | None
+    better: str
+    scale: str
+
+    @property
+    def title(self) -> str:
+        title = f"{self.task}, {self.pattern.replace('_', ' ')}, {self.size}"
+        return f"{title}, {self.difference}" if self.difference else title
+
+
+@dataclass
+class Group:
+    task: str
+    pattern: str
+    size: str
+    data_hash: str | None
+    settings: dict[str, Any]
+    variants: list[Variant] = field(default_factory=list)
+    """Best first, those without a mean last."""
+    difference: str = ""
+    """How its settings differ from those of other groups with the same task, pattern and size."""
+    figure_name: str = ""
+    """`lm_causal_self_smoke`, with settings and data where several groups have this task, pattern and size."""
+
+    @property
+    def first(self) -> Record:
+        """The record that stands for the group: headline, data and trivial predictor are the same in all."""
+        records = [variant.first for variant in self.variants]
+        ended = [record for record in records if record.status == "ok"]
+        return next(iter(ended or [record for record in records if record.result.get("data")]), records[0])
+
+    @property
+    def title(self) -> str:
+        return f"{self.task}, {self.pattern.replace('_', ' ')}, {self.size}"
+
+    @property
+    def settings_name(self) -> str:
+        return settings_name(self.first)
+
+    @property
+    def headline(self) -> str | None:
+        return self.first.result.get("headline")
+
+    @property
+    def better(self) -> str:
+        return (self.first.result.get("better") or {}).get(self.headline, "lower")
+
+    @property
+    def sign(self) -> float:
+        """Times a score: more is better."""
+        return 1.0 if self.better == "higher" else -1.0
+
+    @property
+    def trivial(self) -> tuple[str | None, float | None]:
+        """Name and score of the trivial predictor."""
+        trivial = self.first.result.get("trivial") or {}
+        return trivial.get("name"), (trivial.get("metrics") or {}).get(self.headline)
+
+    @property
+    def seeds(self) -> set[int]:
+        """Of all variants."""
+        return {seed for variant in self.variants for seed in variant.seeds}
+
+    @property
+    def control(self) -> Variant | None:
+        """The variant without attention, if there is exactly one."""
+        found = [variant for variant in self.variants if variant.attention == "none"]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def attention_helps(self) -> bool | None:
+        """Whether a variant is better than `none`, beyond the noise where that is known; None without a comparison."""
+        benefits = [variant.benefit for variant in self.variants if variant.benefit]
+        least = [benefit.interval.low if benefit.interval else benefit.value for benefit in benefits]
+        return any(value > 0 for value in least) if least else None
+
+    @property
+    def key(self) -> GroupKey:
+        return GroupKey(
+            task=self.task,
+            pattern=self.pattern,
+            size=self.size,
+            data_hash=self.data_hash,
+            settings=self.settings_name,
+            difference=self.difference,
+            headline=self.headline,
+            better=self.better,
+            scale="log" if is_logarithmic(self.headline) else "linear",
+        )
+
+
+def is_logarithmic(metric: str | None) -> bool:
+    """Perplexities count by their logarithm."""
+    return (metric or "").endswith("perplexity")
+
+
+def make_groups(records: Iterable[Record], efficiency: EfficiencyTable | None = None) -> list[Group]:
+    """All quality records as ranked groups, in the order of their titles, with the efficiency of every variant."""
+    found: dict[tuple[Any, ...], dict[str, Variant]] = {}
+    settings_by_name: dict[str, dict[str, Any]] = {}
+    without_data: list[Record] = []
+    for record in records:
+        settings_by_name.setdefault(settings_name(record), settings(record))
+        if data_hash(record) is None:
+            without_data.append(record)
+        else:
+            _add(found.setdefault(_key(record, data_hash(record)), {}), record)
+    for record in without_data:  # ended before its data was known: belongs to every group with its settings
+        keys = [key for key in found if key[:4] == _key(record, None)[:4]] or [_key(record, None)]
+        for key in keys:
+            _add(found.setdefault(key, {}), record)
+    groups = [
+        Group(task, pattern, size, content, settings_by_name[name], list(variants.values()))
+        for (task, pattern, size, name, content), variants in sorted(found.items(), key=lambda item: str(item[0]))
+    ]
+    _name(groups)
+    for group in groups:
+        for variant in group.variants:
+            variant.records.sort(key=lambda record: (record.cell["seed"], record.hash))
+        _label(group.variants)
+        _rank(group)
+        _compare_with_none(group)
+        if efficiency:
+            figures = efficiency.find([variant.first for variant in group.variants])
+            for variant, each in zip(group.variants, figures, strict=True):
+                variant.efficiency = each
+    return groups
+
+
+def _key(record: Record, content: str | None) -> tuple[Any, ...]:
+    cell = record.cell
+    return cell["task"], cell["pattern"], cell["size"], settings_name(record), content
+
+
+def _add(variants: dict[str, Variant], record: Record) -> None:
+    without_seed = {key: value for key, value in record.identity.items() if key != "seed"}
+    variants.setdefault(canonical(without_seed), Variant([])).records.append(record)
+
+
+def _name(groups: Sequence[Group]) -> None:
+    """Says how groups with the same task, pattern and size differ, and names their figures."""
+    alike: dict[str, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(f"{group.task}_{group.pattern}_{group.size}", []).append(group)
+    for name, same in alike.items():
+        texts = differences([group.settings for group in same])
+        for group, text in zip(same, texts, strict=True):
+            content = group.data_hash or "unknown"
+            group.difference = f"{text} data={content[:8]}".strip() if texts.count(text) > 1 else text
+            group.figure_name = f"{name}_{group.settings_name}_{content[:6]}" if len(same) > 1 else name
+
+
+def _label(variants: Sequence[Variant]) -> None:
+    found = labels([v.attention for v in variants], [options(v.first) for v in variants])
+    for variant, label in zip(variants, found, strict=True):
+        variant.label = label
+
+
+def _rank(group: Group) -> None:
+    sign = group.sign
+    group.variants.sort(key=lambda each: (each.mean is None, -sign * each.mean.value if each.mean else 0.0, each.label))
+    intervals = [variant.mean.interval if variant.mean else None for variant in group.variants]
+    for variant, (rank, tie) in zip(group.variants, ranks(intervals, group.better), strict=True):
+        variant.rank, variant.tie = rank, tie
+
+
+def _compare_with_none(group: Group) -> None:
+    control = group.control
+    if control is None or control.mean is None:
+        return
+    for variant in group.variants:
+        if variant is not control and variant.mean is not None:
+            scores = ([group.sign * value for value in each.scores] for each in (variant, control))
+            variant.benefit = difference(*scores)
+
+
+def ranks(intervals: Sequence[Interval | None], better: str) -> list[tuple[int | None, bool]]:
+    """Rank and tie for each interval; those that overlap, also through others, share a rank."""
+    known = []  # (low, high, place), lower is better
+    for place, interval in enumerate(intervals):
+        if interval is not None:
+            low, high = interval
+            known.append((low, high, place) if better == "lower" else (-high, -low, place))
+    clusters: list[list[int]] = []
+    reach = -math.inf
+    for low, high, place in sorted(known):
+        if low > reach:
+            clusters.append([])
+        clusters[-1].append(place)
+        reach = max(reach, high)
+    found: list[tuple[int | None, bool]] = [(None, False)] * len(intervals)
+    rank = 1
+    for cluster in clusters:
+        for place in cluster:
+            found[place] = rank, len(cluster) > 1
+        rank += len(cluster)
+    return found

@@ -1,0 +1,171 @@
+"""The tables of the document: a group, a Compositional Index, measurements without a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from cab.report import origin
+from cab.report.composite import Composite, Entry
+from cab.report.composite_rows import scale_rows
+from cab.report.document import MISSING, Cell, Column, Row, Table
+from cab.report.efficiency import Crossing, Efficiency
+from cab.report.groups import Group
+from cab.report.leaderboard_row import LeaderboardRow, leaderboard_rows
+from cab.report.stats import Estimate
+from cab.report.text import count, estimate, number, scale_words, signed, size, two_decimals, words, z_score
+from cab.store.record import Record
+
+TIE_BREAK = {"<=": -1, "": 0, ">": 1}
+
+
+def group_columns(group: Group) -> list[tuple[Column, Callable[[LeaderboardRow], Cell]]]:
+    """The columns of a group's table, and the cell of a row in each."""
+    return [
+        (Column("rank", short=True), lambda row: _rank(row.rank, row.tie)),
+        (Column("attention", short=True), lambda row: Cell(row.label)),
+        (Column("n", short=True), lambda row: Cell(str(row.n), row.n)),
+        (Column(f"{words(group.headline)} ({group.better} is better)", short=True), lambda row: _estimate(row.mean)),
+        (Column("std"), lambda row: _number(row.std)),
+        (Column("benefit", short=True), lambda row: _estimate(row.benefit, signed)),
+        (Column("train time / vanilla", short=True), lambda row: _train_time(row.efficiency)),
+        (Column("faster than vanilla from", short=True), lambda row: _crossing(row.efficiency.time_from_vanilla)),
+        (Column("faster than eager from"), lambda row: _crossing(row.efficiency.time_from_eager)),
+        (Column("CAB's fit of that"), lambda row: _number(row.efficiency.cab_fit_time)),
+        (Column("less memory than eager from"), lambda row: _crossing(row.efficiency.memory_from_eager)),
+        (Column("less memory than vanilla from"), lambda row: _crossing(row.efficiency.memory_from_vanilla)),
+        (Column("decode tokens/s"), lambda row: _decode(row.efficiency)),
+        (Column("state"), lambda row: _state(row.efficiency)),
+        (Column("core parameters"), lambda row: Cell(count(row.core_parameters), row.core_parameters)),
+        (Column("status", short=True), lambda row: Cell(row.status)),
+    ]
+
+
+def group_table(group: Group, efficiency: Mapping[str, Record]) -> Table:
+    """`efficiency`: records by hash."""
+    columns = group_columns(group)
+    rows = []
+    for variant, row in zip(group.variants, leaderboard_rows(group), strict=True):
+        record = efficiency.get(row.efficiency.efficiency_record or "")
+        status = _status(row)
+        rows.append(
+            Row(
+                [cell(row) for _, cell in columns],
+                note="" if status == "ok" else status,
+                origin=origin.of_variant(group, variant, record),
+                failed=row.mean is None,
+            )
+        )
+    shown = [column for column, _ in columns]
+    return Table(group.title, shown, rows, name=1, sorted_by=3, ascending=group.better == "lower")
+
+
+def _rank(rank: int | None, tie: bool) -> Cell:
+    return Cell(MISSING) if rank is None else Cell(f"{rank} (tie)" if tie else str(rank), rank)
+
+
+def _number(value: float | None) -> Cell:
+    return Cell(number(value), value)
+
+
+def _estimate(found: Estimate | None, text: Callable[[float | None], str] = number) -> Cell:
+    return Cell(estimate(found, text), found.value if found else None)
+
+
+def _crossing(crossing: Crossing | None) -> Cell:
+    return Cell(crossing.text, crossing.value, TIE_BREAK[crossing.bound]) if crossing else Cell(MISSING)
+
+
+def _train_time(found: Efficiency) -> Cell:
+    if found.train_ratio is None:
+        return Cell(MISSING)
+    text = f"{estimate(found.train_ratio, two_decimals)} at {count(found.train_length)}"
+    return Cell(text, found.train_ratio.value)
+
+
+def _decode(found: Efficiency) -> Cell:
+    if found.decode_tokens_per_second is None:
+        return Cell(MISSING)
+    speedup = "" if found.decode_speedup is None else f" ({found.decode_speedup:.2f}x)"
+    recomputed = ", recomputed" if found.decoding == "recomputation" else ""
+    text = f"{found.decode_tokens_per_second:,.0f}{speedup} at {count(found.decode_length)}{recomputed}"
+    return Cell(text, found.decode_tokens_per_second)
+
+
+def _state(found: Efficiency) -> Cell:
+    if found.state_bytes is None:
+        return Cell(MISSING)
+    return Cell(f"{size(found.state_bytes)} at {count(found.state_length)}", found.state_bytes)
+
+
+def _status(row: LeaderboardRow) -> str:
+    text = f"{row.status}: {row.reason}" if row.reason else row.status
+    return f"{text}; no seed {row.missing_seeds.replace(' ', ', ')}" if row.missing_seeds else text
+
+
+def composite_table(made: Composite, title: str) -> Table:
+    columns = [
+        Column("rank", short=True),
+        Column("attention", short=True),
+        Column("n", short=True),
+        Column("index", short=True),
+        Column("Delta", short=True),
+        *(Column(task) for task in made.standards),
+        Column("tasks"),
+        Column("missing", short=True),
+    ]
+    rows = [Row(_index_cells(entry)) for entry in made.entries]
+    return Table(title, columns, rows, name=1, sorted_by=3, ascending=False)
+
+
+def _index_cells(entry: Entry) -> list[Cell]:
+    index = Estimate(entry.index, entry.interval) if entry.index is not None else None
+    scored = len(entry.tasks) - len(entry.missing)
+    return [
+        _rank(entry.rank, entry.tie),
+        Cell(entry.label),
+        Cell(count(entry.n), entry.n),
+        _estimate(index, z_score),
+        Cell(z_score(entry.delta), entry.delta),
+        *(Cell(z_score(score), score) for score in entry.tasks.values()),
+        Cell(f"{scored} of {len(entry.tasks)}", scored),
+        Cell(", ".join(entry.missing) or MISSING),
+    ]
+
+
+def scale_table(made: Composite, title: str) -> Table:
+    """Mean and deviation of every metric in an index."""
+    columns = [Column(name) for name in ("task", "metric", "mean", "deviation", "over", "data, settings")]
+    rows = [
+        Row(
+            [
+                Cell(row.task),
+                Cell(f"{scale_words(row.metric)} ({row.better} is better)"),
+                _number(row.mean),
+                _number(row.deviation),
+                Cell(row.families),
+                Cell(f"{(row.data_hash or 'unknown')[:12]}, {row.settings}"),
+            ]
+        )
+        for row in scale_rows(made)
+    ]
+    return Table(f"{title}: scale", columns, rows, name=1)
+
+
+def measurement_table(records: Sequence[Record]) -> Table:
+    """Efficiency records that belong to no row."""
+    names = ("pattern", "level", "dim", "heads", "depth", "hidden", "device", "precision")
+    rows = [
+        Row(
+            [
+                Cell(record.cell["attention"]),
+                *(Cell(str(record.cell.get(name, MISSING))) for name in names),
+                Cell(record.status),
+            ],
+            note=f"{record.status}: {record.reason}" if record.reason else "",
+            origin=origin.of_records([record]),
+            failed=record.status != "ok",
+        )
+        for record in records
+    ]
+    columns = [Column(name) for name in ("attention", *names, "status")]
+    return Table("Other measurements", columns, rows)

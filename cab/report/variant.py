@@ -1,0 +1,85 @@
+"""The rows of a group: one family with one set of options, with the records of all its seeds on one data set.
+
+If one of the seeds did not end well, a variant has no mean: a mean over the others would flatter it. The interval of
+the mean is mean +- t(0.975, n - 1) s / sqrt(n) over n seeds: the spread of training, on one test split.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from cab.report.efficiency import Efficiency
+from cab.report.stats import Estimate, mean
+from cab.store.record import Record
+
+
+@dataclass
+class Variant:
+    """One family with one set of options."""
+
+    records: list[Record]
+    """One per seed."""
+    label: str = ""
+    """The family's name, with the options that differ from those of the group's other variants of that family."""
+    rank: int | None = None
+    tie: bool = False
+    benefit: Estimate | None = None
+    efficiency: Efficiency = field(default_factory=Efficiency)
+    task_score: float | None = None
+    """Its task score in the Compositional Index."""
+
+    @property
+    def first(self) -> Record:
+        return next((record for record in self.records if record.status == "ok"), self.records[0])
+
+    @property
+    def attention(self) -> str:
+        return self.first.cell["attention"]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [record.cell["seed"] for record in self.records]
+
+    @cached_property
+    def scores(self) -> list[float]:
+        """Of the seeds that have one."""
+        values = [score(record) for record in self.records]
+        return [value for value in values if value is not None]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.scores) == len(self.records)
+
+    @cached_property
+    def mean(self) -> Estimate | None:
+        return mean(self.scores) if self.complete else None
+
+    @property
+    def std(self) -> float | None:
+        return statistics.stdev(self.scores) if self.complete and len(self.scores) > 1 else None
+
+    @property
+    def status(self) -> str:
+        """`ok`, or how many seeds ended how: `2 ok, 1 diverged`."""
+        counts = Counter(
+            "no score" if record.status == "ok" and score(record) is None else record.status for record in self.records
+        )
+        if len(counts) == 1:
+            return next(iter(counts))
+        return ", ".join(f"{counts[name]} {name}" for name in sorted(counts, key=lambda name: (name != "ok", name)))
+
+    @property
+    def reason(self) -> str:
+        return next((record.reason for record in self.records if record.reason), "")
+
+
+def score(record: Record) -> float | None:
+    """The headline metric, None where there is none."""
+    return (record.result.get("metrics") or {}).get(record.result.get("headline")) if record.status == "ok" else None
+
+
+def data_hash(record: Record) -> str | None:
+    return (record.result.get("data") or {}).get("content")
