@@ -15,7 +15,9 @@ from cab.quality.state import make_optimizer
 from cab.quality.train import evaluate, train
 from cab.store import checkpoint
 from cab.store.checkpoint import Checkpoint
-from tasks.base import Data, Evaluation, Metric, Source, Task, Trivial
+from tasks.base import Data, Evaluation, Metric, Options, Source, Task, TaskContext, Trivial
+
+CONTEXT = TaskContext(Pattern.CAUSAL_SELF, Shape(8, 2, 1, 0, 6), Data(), 0, Path())
 
 
 class Counting(Vanilla):
@@ -88,7 +90,7 @@ class KilledAtStep(Echo):
     """Raises at a step, before that step changes anything."""
 
     def __init__(self, step: int, batch: int = 4) -> None:
-        super().__init__(Pattern.CAUSAL_SELF, Shape(8, 2, 1, 0, 6), Data(), 0, Path())
+        super().__init__(CONTEXT, Options())
         self.first_example = step * batch
 
     def batch(self, split, ids):
@@ -106,7 +108,7 @@ def settings(**changes) -> Training:
 
 
 def task() -> Echo:
-    return Echo(Pattern.CAUSAL_SELF, Shape(8, 2, 1, 0, 6), Data(), 0, Path())
+    return Echo(CONTEXT, Options())
 
 
 def run(path: Path, training: Training, log=lambda point: None, origin="this code", killed_at=None):
