@@ -291,3 +291,10 @@ def test_the_source_is_what_a_family_imports_of_its_own(tmp_path, monkeypatch):
     assert changed(pack_b.family.F) == {"pack_b/__init__.py", "pack_b/family.py", "pack_b/helper.py"}
     assert own_fingerprint(pack_b.family.F) != fingerprint(pack_b.family.F)  # the latter has attentions.base too
     assert fingerprint(Vanilla) == fingerprint(Vanilla)
+
+
+def test_the_readme_shows_the_same_example():
+    readme = (ROOT / "README.md").read_text()
+    [python], [yaml] = blocks("python"), blocks("yaml")
+    assert f"```python\n{python}```" in readme
+    assert f"```yaml\n{yaml}```" in readme

@@ -11,39 +11,32 @@ import pytest
 
 from cab import ROOT
 
-PAGES = [ROOT / "docs" / "extending_task.part.md", ROOT / "docs" / "extending.md"]
+PAGE = (ROOT / "docs" / "extending.md").read_text().partition("## Add a task")[2]
 FEW_STEPS = ["train.steps=3", "train.warmup=1", "train.validations=1", "measure=false", "wandb.mode=disabled"]
 FILE = re.compile(r"`(my_\w+/[\w/.]+)`\n\n```\w+\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def page() -> str:
-    (text,) = (page.read_text() for page in PAGES if page.exists() and "my_tasks" in page.read_text())
-    return text
-
-
-@pytest.fixture(scope="module")
-def folder(page: str, tmp_path_factory) -> Path:
+def folder(tmp_path_factory) -> Path:
     """The user's folder: every file of the page."""
     root = tmp_path_factory.mktemp("user")
-    for name, content in FILE.findall(page):
+    for name, content in FILE.findall(PAGE):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
     return root
 
 
-def run(page: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """The command of the page, with further overrides."""
-    (command,) = re.findall(r"python -m (cab\.run --config-dir my_conf .*task=copying)", page)
-    path = os.pathsep.join([".", os.environ.get("PYTHONPATH", str(ROOT))])
+    (command,) = re.findall(r"python -m (cab\.run --config-dir my_conf .*task=copying)", PAGE)
     arguments = [sys.executable, "-m", *command.split(), *FEW_STEPS, *overrides]
-    environment = os.environ | {"PYTHONPATH": path}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_the_task_runs(page: str, folder: Path) -> None:
-    assert len(FILE.findall(page)) == 3
-    done = run(page, folder, "results=results", "attention=vanilla")
+def test_the_task_runs(folder: Path) -> None:
+    assert len(FILE.findall(PAGE)) == 3
+    done = run(folder, "results=results", "attention=vanilla")
     assert done.returncode == 0, done.stderr
     (path,) = (folder / "results" / "runs" / "quality").glob("*/result.json")
     record = json.loads(path.read_text())
@@ -54,7 +47,7 @@ def test_the_task_runs(page: str, folder: Path) -> None:
     assert not record["result"]["data"]["real"]
 
 
-def test_a_wrong_option_is_one_line(page: str, folder: Path) -> None:
-    done = run(page, folder, "results=results", "task.symbols=1")
+def test_a_wrong_option_is_one_line(folder: Path) -> None:
+    done = run(folder, "results=results", "task.symbols=1")
     assert done.returncode == 2
     assert done.stderr == "error: task.symbols=1: Input should be greater than or equal to 2\n"
