@@ -63,13 +63,7 @@ class BlockTransformer(Stack):
     min_depth = 2
 
     def __init__(
-        self,
-        shape: Shape,
-        pattern: Pattern,
-        feedforward: MakeFeedForward = MLP,
-        *,
-        block: int = 4,
-        prefixes: int = 2,
+        self, shape: Shape, pattern: Pattern, feedforward: MakeFeedForward = MLP, *, block: int = 4, prefixes: int = 2
     ) -> None:
         super().__init__(shape, pattern)
         check_support(self, pattern)
@@ -91,11 +85,7 @@ class BlockTransformer(Stack):
         self.start = nn.Parameter(torch.randn(shape.dim)) if pattern.causal else None
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         check_memory(self.pattern, memory)
         length, mask = x.shape[1], valid
@@ -176,11 +166,7 @@ class TokenStack(ResidualStack):
         self.prefixes = prefixes
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         auxiliary = no_loss(x)
         for layer in self.layers[:-1]:

@@ -152,11 +152,7 @@ class FIT(Stack):
         self.first = nn.Parameter(0.5**0.5 * torch.randn(latents, shape.dim)) if self.ahead else None
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         check_memory(self.pattern, memory)
         length = x.shape[1]

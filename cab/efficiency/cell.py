@@ -79,17 +79,9 @@ def _measure(
             status, reason = summary([row for row in rows if row["subject"] == name])
             measurements = [row for row in rows if row["subject"] in (name, *BASELINES)]
             result = {"measurements": measurements, "gemm_gflops": gemm, "allocator": allocator}
+        origin = provenance(module, overrides, device, clock)
         key = efficiency_key(request, device, allocator)
-        records[name] = Record(
-            kind="efficiency",
-            status=status,
-            reason=reason,
-            cell=key.cell,
-            identity=key.identity,
-            config=request.resolved,
-            result=result,
-            provenance=provenance(module, overrides, device, clock),
-        )
+        records[name] = key.record(status, reason, request.resolved, result, origin)
     return records
 
 
