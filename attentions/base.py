@@ -254,6 +254,12 @@ class Stack(SequenceModule):
 
     min_depth: ClassVar[int] = 1
 
+    def __init__(self, shape: Shape, pattern: Pattern) -> None:
+        super().__init__(shape, pattern)
+        check_support(self, pattern)
+        if shape.depth < self.min_depth:
+            raise ValueError(f"depth={shape.depth}: {type(self).__name__} needs at least {self.min_depth} layers")
+
 
 def check_whole(name: str, value: object, least: int = 1) -> None:
     """Raises ValueError unless an option is an integer of at least `least`."""

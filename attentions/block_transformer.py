@@ -43,7 +43,6 @@ from attentions.base import (
     State,
     check_causal,
     check_memory,
-    check_support,
     check_whole,
     mark_position,
     no_loss,
@@ -66,7 +65,6 @@ class BlockTransformer(Stack):
         self, shape: Shape, pattern: Pattern, feedforward: MakeFeedForward = MLP, *, block: int = 4, prefixes: int = 2
     ) -> None:
         super().__init__(shape, pattern)
-        check_support(self, pattern)
         _check_options(shape, block, prefixes)
         self.block, self.prefixes = block, prefixes
         own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
@@ -222,8 +220,6 @@ class WindowSoftmax(Softmax):
 def _check_options(shape: Shape, block: int, prefixes: int) -> None:
     check_whole("block", block)
     check_whole("prefixes", prefixes)
-    if shape.depth < BlockTransformer.min_depth:
-        raise ValueError(f"depth={shape.depth}: at least 2 is needed, a layer between blocks and one inside them")
     if block > shape.length:
         raise ValueError(
             f"block={block} is longer than the design length {shape.length}: use attention.block<={shape.length}"

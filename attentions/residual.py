@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from attentions.base import Attention, Shape, Stack, State, check_memory, no_loss, zero_padding
+from attentions.base import Attention, SequenceModule, Shape, State, check_memory, no_loss, zero_padding
 
 
 class FeedForward(nn.Module):
@@ -79,7 +79,7 @@ class ResidualLayer(nn.Module):
         return x + self.feedforward(self.norm(x), valid)
 
 
-class ResidualStack(Stack):
+class ResidualStack(SequenceModule):
     """Residual layers with one self attention each and, in decoders with memory, one cross attention each."""
 
     def __init__(
