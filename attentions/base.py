@@ -135,11 +135,7 @@ class SequenceModule(nn.Module):
         self.shape, self.pattern = shape, pattern
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns y (B, N, D), 0 at padding, and an auxiliary loss (a scalar)."""
         raise NotImplementedError
@@ -215,11 +211,7 @@ class ProjectedAttention(Attention):
         return self.out(mixed.transpose(1, 2).flatten(-2))
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         source = self._source(x, memory)
         k, v = self.keys_values(source)
@@ -261,6 +253,12 @@ class Stack(SequenceModule):
     """
 
     min_depth: ClassVar[int] = 1
+
+    def __init__(self, shape: Shape, pattern: Pattern) -> None:
+        super().__init__(shape, pattern)
+        check_support(self, pattern)
+        if shape.depth < self.min_depth:
+            raise ValueError(f"depth={shape.depth}: {type(self).__name__} needs at least {self.min_depth} layers")
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:

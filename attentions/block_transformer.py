@@ -43,7 +43,6 @@ from attentions.base import (
     State,
     check_causal,
     check_memory,
-    check_support,
     check_whole,
     mark_position,
     no_loss,
@@ -63,16 +62,9 @@ class BlockTransformer(Stack):
     min_depth = 2
 
     def __init__(
-        self,
-        shape: Shape,
-        pattern: Pattern,
-        feedforward: MakeFeedForward = MLP,
-        *,
-        block: int = 4,
-        prefixes: int = 2,
+        self, shape: Shape, pattern: Pattern, feedforward: MakeFeedForward = MLP, *, block: int = 4, prefixes: int = 2
     ) -> None:
         super().__init__(shape, pattern)
-        check_support(self, pattern)
         _check_options(shape, block, prefixes)
         self.block, self.prefixes = block, prefixes
         own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
@@ -91,11 +83,7 @@ class BlockTransformer(Stack):
         self.start = nn.Parameter(torch.randn(shape.dim)) if pattern.causal else None
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         check_memory(self.pattern, memory)
         length, mask = x.shape[1], valid
@@ -176,11 +164,7 @@ class TokenStack(ResidualStack):
         self.prefixes = prefixes
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         auxiliary = no_loss(x)
         for layer in self.layers[:-1]:
@@ -236,8 +220,6 @@ class WindowSoftmax(Softmax):
 def _check_options(shape: Shape, block: int, prefixes: int) -> None:
     check_whole("block", block)
     check_whole("prefixes", prefixes)
-    if shape.depth < BlockTransformer.min_depth:
-        raise ValueError(f"depth={shape.depth}: at least 2 is needed, a layer between blocks and one inside them")
     if block > shape.length:
         raise ValueError(
             f"block={block} is longer than the design length {shape.length}: use attention.block<={shape.length}"

@@ -52,7 +52,6 @@ from attentions.base import (
     State,
     check_causal,
     check_memory,
-    check_support,
     check_whole,
     mark_position,
     no_loss,
@@ -129,9 +128,6 @@ class FIT(Stack):
         latents: int = 4,
     ) -> None:
         super().__init__(shape, pattern)
-        check_support(self, pattern)
-        if shape.depth < self.min_depth:
-            raise ValueError(f"depth={shape.depth}: FIT needs a local and a latent layer")
         check_whole("latents", latents)
         group = default_group(shape.length, latents) if group is None else group
         check_whole("group", group)
@@ -152,11 +148,7 @@ class FIT(Stack):
         self.first = nn.Parameter(0.5**0.5 * torch.randn(latents, shape.dim)) if self.ahead else None
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         check_memory(self.pattern, memory)
         length = x.shape[1]

@@ -15,11 +15,7 @@ class NoAttention(Attention):
     control = True
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         check_memory(self.pattern, memory)
         return torch.zeros_like(x), no_loss(x)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from attentions.base import Attention, Shape, Stack, State, check_memory, no_loss, zero_padding
+from attentions.base import Attention, SequenceModule, Shape, State, check_memory, no_loss, zero_padding
 
 
 class FeedForward(nn.Module):
@@ -79,7 +79,7 @@ class ResidualLayer(nn.Module):
         return x + self.feedforward(self.norm(x), valid)
 
 
-class ResidualStack(Stack):
+class ResidualStack(SequenceModule):
     """Residual layers with one self attention each and, in decoders with memory, one cross attention each."""
 
     def __init__(
@@ -97,11 +97,7 @@ class ResidualStack(Stack):
         self.norm = nn.LayerNorm(shape.dim)
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         check_memory(self.pattern, memory)
         auxiliary = no_loss(x)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attentions.base import Attention, Pattern, Shape, Stack, Unsupported, core_parameters
+from attentions.base import Attention, Pattern, SequenceModule, Shape, Stack, Unsupported, core_parameters
 from attentions.residual import MLP, MakeFeedForward, ResidualStack
 from attentions.vanilla import Vanilla
 
@@ -65,10 +65,7 @@ class Slots:
                 modules.append(feedforward(shape.dim, hidden))
             return modules
 
-        if shape.hidden:
-            shape = replace(shape, hidden=self._solve(name, shape, build))
-        else:
-            self.excess += _core(lambda: build(self.family, 0)) - _core(lambda: build(Vanilla, 0))
+        shape = self._sized(name, shape, build)
         self._take(name, shape)
         return self.family(shape, pattern, index, count)
 
@@ -79,13 +76,13 @@ class Slots:
         self_pattern: Pattern,
         cross_pattern: Pattern | None = None,
         feedforward: MakeFeedForward = MLP,
-    ) -> Stack:
+    ) -> SequenceModule:
         """A whole stack with the slots `name`.self and, with a cross pattern, `name`.cross."""
         slots = {self_pattern: f"{name}.self"}
         if cross_pattern:
             slots[cross_pattern] = f"{name}.cross"
 
-        def build(family: Callable[..., Any], hidden: int) -> Stack:
+        def build(family: Callable[..., Any], hidden: int) -> SequenceModule:
             sized = replace(shape, hidden=hidden)
             if isinstance(family, partial) and is_stack(family):
                 return family(sized, self.pattern, feedforward)
@@ -109,13 +106,17 @@ class Slots:
             if shape.depth < least:
                 raise Unsupported(f"{name}: depth {shape.depth} is below {least}")
             taken = list(slots.values())
-        if shape.hidden:
-            shape = replace(shape, hidden=self._solve(name, shape, build))
-        else:
-            self.excess += _core(lambda: build(self.family, 0)) - _core(lambda: build(Vanilla, 0))
+        shape = self._sized(name, shape, build)
         for slot in taken:
             self._take(slot, shape)
         return build(self.family, shape.hidden)
+
+    def _sized(self, name: str, shape: Shape, build: Callable[[Any, int], nn.Module]) -> Shape:
+        """The shape with the feed-forward width that meets the budget; without feed-forward, adds to `excess`."""
+        if shape.hidden:
+            return replace(shape, hidden=self._solve(name, shape, build))
+        self.excess += _core(lambda: build(self.family, 0)) - _core(lambda: build(Vanilla, 0))
+        return shape
 
     def _take(self, name: str, shape: Shape) -> None:
         if name not in self.took:

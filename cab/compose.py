@@ -30,16 +30,20 @@ from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cab import ROOT
-from cab.config import CHECK, Request, is_built_in, load, one_line, user_errors
-from cab.errors import UserError
+from cab.config import CHECK, Request, is_built_in, load, user_errors
+from cab.errors import UserError, one_line
 
 CONFIG_DIR = "--config-dir="
 FROM_CONFIG_DIR, FROM_SEARCH_PATH = "command-line", "hydra.searchpath in command-line"
 """What Hydra calls the origins of folders with a user's own YAML."""
 
 
-def parse_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> list[str]:
-    """The command line of a command other than cab.run. `parser` may have further options; they are ignored here."""
+def parse_arguments(module: str, description: str | None, arguments: Sequence[str] | None) -> list[str]:
+    """The command line of a command that takes the arguments of cab.run."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-m", "--multirun", action="store_true", help="not needed: commands for cab.run can be pasted")
     parser.add_argument("overrides", nargs="*", help="as in cab.run")
     parser.add_argument(
         "--config-dir", "-cd", metavar="DIR", help="a folder with YAML of your own: DIR/attention/mine.yaml"

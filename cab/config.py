@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 from attentions.base import Attention, Pattern, Shape, Stack, Unsupported
 from attentions.slots import Family
 from cab import ROOT
-from cab.errors import NoSuchPattern, UserError
+from cab.errors import NoSuchPattern, UserError, one_line
 from cab.store.fingerprint import own_fingerprint
 from tasks.base import Data, Options, Task, TaskContext
 
@@ -120,8 +120,8 @@ class Request:
     rerun: bool
     measure: bool
     resolved: dict[str, Any]
-    """The configuration without interpolations. A family of the user's own has the hash of its source in
-    attention._source_, so that a changed file makes a new cell."""
+    """The configuration without interpolations. A family or task of the user's own has the hash of its source in
+    attention._source_ or task._source_, so that a changed file makes a new cell."""
 
     def build_task(self) -> Task:
         return self.make_task(TaskContext(self.pattern, self.shape, self.data, self.seed, self.results / "cache"))
@@ -142,8 +142,9 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
     if pattern not in patterns:
         raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(patterns)}")
     family = make_family(config)
-    if not is_built_in(family.func.__module__):
-        resolved["attention"]["_source_"] = own_fingerprint(family.func)
+    for group, kind in (("attention", family.func), ("task", make_task.func)):
+        if not is_built_in(kind.__module__):
+            resolved[group]["_source_"] = own_fingerprint(kind)
     return Request(
         attention=attention,
         task=task,
@@ -169,7 +170,7 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
 
 def is_built_in(module: str) -> bool:
     """Whether a module, or a class given by its path, is one of ours."""
-    return module.partition(".")[0] == "attentions"
+    return module.partition(".")[0] in ("attentions", "tasks")
 
 
 def make_family(config: DictConfig, small: bool = False) -> Family:
@@ -181,7 +182,7 @@ def make_family(config: DictConfig, small: bool = False) -> Family:
         if small:
             for key, value in small_options.items():
                 options[key] = value
-    family: Family = make_partial(name, options)
+    family: Family = family_factory(name, options)
     if not (isinstance(family.func, type) and issubclass(family.func, Attention | Stack)):
         raise UserError(f"{name}._target_={options._target_}: a subclass of Attention or Stack is needed")
     return family
@@ -205,7 +206,7 @@ def task_factory(config: DictConfig) -> partial[Task]:
     return partial(made.func, options=checked("task", options, made.keywords))
 
 
-def make_partial(name: str, config: DictConfig) -> Any:
+def family_factory(name: str, config: DictConfig) -> partial[Any]:
     """The constructor of a family with its options, which are checked against its type hints."""
     made = instantiate_partial(name, config)
     parameters = inspect.signature(made.func).parameters
@@ -254,8 +255,3 @@ def user_errors(where: str = "") -> Iterator[None]:
         raise UserError(where + one_line(error.__cause__ or error)) from error
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(where + one_line(error)) from error
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

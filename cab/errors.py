@@ -1,4 +1,4 @@
-"""The error that a user can mend: everything else is a bug or a recorded row."""
+"""Errors that a user can mend (all others are bugs or are recorded), and the text of an error in one line."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class NoSuchPattern(UserError):
     """A task without the pattern: a mistake in a single cell, in a sweep a pair that the product cannot avoid."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__

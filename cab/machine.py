@@ -1,6 +1,6 @@
 """The machine: devices, their names, speed and free memory, and the memory allocator.
 
-Why the allocator is set: glibc maps every block of 32 MB or more anew and returns it when it is freed, and the kernel
+Why the allocator is set: glibc maps every block of 32 MB or more and returns it when it is freed, and the kernel
 clears the pages again at each allocation. CPU timings of larger operations then measure page faults, up to ten times
 the arithmetic, which distorts crossings and growth exponents. With raised thresholds freed blocks stay in the process.
 """

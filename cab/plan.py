@@ -21,7 +21,6 @@ except that the data of cells with a record may be prepared in <results>/cache, 
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -137,16 +136,7 @@ def duration(seconds: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cab.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "-m",
-        "--multirun",
-        action="store_true",
-        help="accepted and not needed, so that a command line of cab.run can be pasted",
-    )
-    overrides = parse_arguments(parser, arguments)
+    overrides = parse_arguments("cab.plan", __doc__, arguments)
 
     def work() -> int:
         print("\n".join(lines(plan(overrides))))

@@ -33,7 +33,7 @@ from cab.efficiency import efficiency_length as statistics
 from cab.efficiency.plan import Measurement, Plan
 from cab.efficiency.sweep import sweep
 from cab.machine import device_name, gemm_gflops, resolve_device, set_allocator
-from cab.store.lock import measuring
+from cab.store.lock import locked_device
 from cab.store.provenance import command, git
 from cab.store.record import write_atomically
 
@@ -201,7 +201,7 @@ def run_bench(
 ) -> None:
     """Measures all sweeps, prints the page and writes bench.md and bench.csv."""
     set_allocator()
-    with measuring(device):
+    with locked_device(device):
         gemm_before = gemm_gflops(device, torch.float32)
         start = time.monotonic()
         rows: dict[str, list[Measurement]] = {}

@@ -25,7 +25,7 @@ from cab.quality.distributed import single_process_fabric
 from cab.quality.state import make_optimizer
 from cab.quality.train import train
 from cab.store.checkpoint import Checkpoint
-from cab.store.lock import measuring
+from cab.store.lock import locked_device
 from tasks.base import Task
 
 STEPS, PAIRS = 40, 7
@@ -65,7 +65,7 @@ def work() -> int:
     task = request.build_task()
     task.prepare()
     ratios = []
-    with measuring(CPU):
+    with locked_device(CPU):
         for index in range(1 + PAIRS):
             bare = time_bare_loop(build_model(request, task)[0], task, request)
             ours = time_project_loop(build_model(request, task)[0], task, request)

@@ -6,8 +6,8 @@ import cab  # noqa: F401
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_measuring(tmp_path_factory):
+def own_device_locks(tmp_path_factory):
     """Tests do not wait while something else is measured on this machine, nor hold it up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cab.store.lock.MACHINE", tmp_path_factory.mktemp("machine"))
+        patch.setenv("CAB_LOCK_FOLDER", str(tmp_path_factory.mktemp("machine")))
         yield

@@ -276,7 +276,7 @@ def test_only_whole_stacks_are_filled():
         ({"block": 24}, r"block=24 is longer than the design length 23: use attention\.block<=23"),
         ({"block": 0}, "block=0: a whole number"),
         ({"prefixes": True}, "prefixes=True: a whole number"),
-        ({"depth": 1}, "depth=1: at least 2"),
+        ({"depth": 1}, "depth=1: BlockTransformer needs at least 2"),
     ],
 )
 def test_impossible_options_are_refused(change, message):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cab import ROOT
+from cab.compose import compose_one
 
 PAGE = (ROOT / "docs" / "extending.md").read_text().partition("## Add a task")[2]
 FEW_STEPS = ["train.steps=3", "train.warmup=1", "train.validations=1", "measure=false", "wandb.mode=disabled"]
@@ -51,3 +52,16 @@ def test_a_wrong_option_is_one_line(folder: Path) -> None:
     done = run(folder, "results=results", "task.symbols=1")
     assert done.returncode == 2
     assert done.stderr == "error: task.symbols=1: Input should be greater than or equal to 2\n"
+
+
+def test_a_changed_file_of_a_task_is_a_new_cell(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    arguments = ["--config-dir=my_conf", "task=copying"]
+    before = compose_one(arguments).resolved
+    source = next(folder / name for name, content in FILE.findall(page) if "options: " in content)
+    source.write_text(source.read_text() + "# changed\n")
+    after = compose_one(arguments).resolved
+    assert [key for key in before["task"] if before["task"][key] != after["task"][key]] == ["_source_"]
+    assert before["attention"] == after["attention"]
+    assert "_source_" not in compose_one(["task=lm"]).resolved["task"]

@@ -250,7 +250,6 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
         (Data("local"), "data.source=local needs data.path: a folder of jpg or png images"),
         (Data("local", str(tmp_path / "no")), "no: no such folder: give a folder of jpg or png"),
         (Data("local", str(tmp_path)), "no jpg or png image in"),
-        (Data("ftp"), "data.source='ftp': use embedded, local or hub"),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError, match=message):
             collection(data, "image", tmp_path / "cache")

@@ -12,23 +12,20 @@ from test_run import TINY, cab, records  # noqa: F401
 
 from cab import ROOT
 from cab.store import lock
-from cab.store.lock import Busy, holder, locked, measuring
+from cab.store.lock import Busy, holder, locked, locked_device
 from cab.store.store import Store
 
-HOLD = (
-    "import sys, time; from pathlib import Path; from cab.store import lock; lock.MACHINE = Path(sys.argv[1])\n"
-    "import torch\n"
-)
+HOLD = "import time; from pathlib import Path; import torch; from cab.store import lock\n"
 
 
 @pytest.fixture
-def hold(tmp_path):
+def hold():
     """Starts a process that holds a lock until it is killed."""
     started = []
 
     def start(what: str) -> subprocess.Popen:
         code = f"{HOLD}with {what}:\n print('has it', flush=True); time.sleep(60)"
-        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout.readline() == "has it\n"
         return process
@@ -75,43 +72,47 @@ def test_looking_at_a_lock_does_not_make_it_busy(tmp_path):
         process.wait()
 
 
-def test_measuring_waits_says_so_once_and_goes_on(tmp_path, hold, monkeypatch, capsys):
-    monkeypatch.setattr(lock, "MACHINE", tmp_path)
-    process = hold("lock.measuring(torch.device('cpu'))")
+def test_timing_waits_says_so_once_and_goes_on(tmp_path, hold, monkeypatch, capsys):
+    monkeypatch.setenv("CAB_LOCK_FOLDER", str(tmp_path))
+    process = hold("lock.locked_device(torch.device('cpu'))")
     [path] = tmp_path.iterdir()
     assert path.stat().st_mode & 0o777 == 0o666  # a colleague's process opens it too
     monkeypatch.setattr(
         lock.time, "sleep", lambda seconds: process.kill() if seen.append(seconds) is None and len(seen) > 3 else None
     )
     seen: list[float] = []
-    with measuring(torch.device("cpu")):
+    with locked_device(torch.device("cpu")):
         printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert printed.startswith("  waits: times are being taken on this cpu by ")
     assert f"process {process.pid}" in printed
-    with measuring(torch.device("cpu")):
+    with locked_device(torch.device("cpu")):
         pass
     assert capsys.readouterr().out == ""
 
 
 def test_devices_do_not_wait_for_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "MACHINE", tmp_path)
+    monkeypatch.setenv("CAB_LOCK_FOLDER", str(tmp_path))
 
     class Card:
         def __init__(self, device):
             self.uuid = f"GPU-{device.index}"
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", Card)
-    with measuring(torch.device("cpu")), measuring(torch.device("cuda:0")), measuring(torch.device("cuda:1")):
+    with (
+        locked_device(torch.device("cpu")),
+        locked_device(torch.device("cuda:0")),
+        locked_device(torch.device("cuda:1")),
+    ):
         names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["cab-measures-on-GPU-0", "cab-measures-on-GPU-1", "cab-measures-on-cpu"]
 
 
 def test_a_link_laid_by_somebody_is_not_followed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lock, "MACHINE", tmp_path)
+    monkeypatch.setenv("CAB_LOCK_FOLDER", str(tmp_path))
     (tmp_path / "precious").write_text("content")
     (tmp_path / "cab-measures-on-cpu").symlink_to(tmp_path / "precious")
-    with measuring(torch.device("cpu")):
+    with locked_device(torch.device("cpu")):
         assert capsys.readouterr().err.count("another process may time at the same time\n") == 1
     assert (tmp_path / "precious").read_text() == "content"
 
@@ -168,9 +169,8 @@ def test_what_another_process_finished_meanwhile_is_done(cab, monkeypatch):  # n
 
 
 def launch(tmp_path: Path, patch: str, *overrides: str) -> subprocess.Popen:
-    """A sweep beside others, which shares its results and a lock for measuring with them."""
-    shared = f"from pathlib import Path; from cab.store import lock; lock.MACHINE = Path({str(tmp_path)!r})"
-    command = [sys.executable, "-m", "tests.helpers.patched_command", shared, patch, "--"]
+    """A sweep beside others, which shares its results with them."""
+    command = [sys.executable, "-m", "tests.helpers.patched_command", patch, "--"]
     command += ["cab.run", "-m", f"results={tmp_path / 'results'}", *TINY, *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 

@@ -53,7 +53,6 @@ def start(text):
 def run_cell(text: Path, results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
     results.mkdir(exist_ok=True)
     output = results / "output"
-    patch = f"import pathlib\nfrom cab.store import lock\nlock.MACHINE = pathlib.Path({str(results)!r})\n{patch}"
     begin = time.monotonic()
     process = killable_runs.start([f"results={results}", *CELL, f"data.path={text}"], patch, output)
     process.join(seconds)

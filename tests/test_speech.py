@@ -388,7 +388,6 @@ def test_bad_folders(tmp_path: Path) -> None:
         (Data("local", str(tmp_path / "none")), "no such folder: give a folder with wavs"),
         (Data("local", str(tmp_path)), "no metadata.csv: give a folder with wavs"),
         (Data("hub"), "data.source=hub: LJSpeech is there as a script only.*use data=local"),
-        (Data("tape"), "data.source='tape': use embedded or local"),
     ):
         with pytest.raises(ValueError, match=message):
             speech(data, tmp_path / "cache")

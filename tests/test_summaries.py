@@ -240,13 +240,11 @@ def test_bad_files(tmp_path: Path) -> None:
         summaries.summaries(data, Columns())
 
 
-def test_missing_folder_path_and_source(tmp_path: Path) -> None:
+def test_missing_folder_and_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere: no such folder: give a folder with train, validation and test"):
         summaries.summaries(Data("local", str(tmp_path / "nowhere")), Columns())
     with pytest.raises(ValueError, match=r"data.source=local needs data.path: a folder with train"):
         summaries.summaries(Data("local"), Columns())
-    with pytest.raises(ValueError, match=r"data.source='ftp': use embedded, local or hub"):
-        summaries.summaries(Data("ftp"), Columns())  # type: ignore[arg-type]
 
 
 # Hub

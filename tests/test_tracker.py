@@ -149,10 +149,13 @@ def test_runs_of_two_launchers_beside_each_other_are_whole(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "tests.helpers.patched_command",
-        f"from cab.store import lock; lock.MACHINE = type(lock.MACHINE)({str(tmp_path)!r})",
+        "cab.run",
+        "-m",
+        f"results={tmp_path}",
+        *tiny,
+        "attention=none,vanilla",
+        "seed=0,1",
     ]
-    command += ["--", "cab.run", "-m", f"results={tmp_path}", *tiny, "attention=none,vanilla", "seed=0,1"]
     command += ["efficiency.budget=300"]
     both = [
         subprocess.Popen(

@@ -44,11 +44,7 @@ class FewQueries(Vanilla):
     """
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if memory is None or x.shape[1] >= self.shape.head_dim:
             return super().forward(x, memory, valid, memory_valid)
@@ -70,11 +66,7 @@ class FewKeys(Vanilla):
     """Many queries x (R, n, D) over few latents (R, m, D): Wq is applied to the keys, Wo to the values."""
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor | None = None,
-        valid: Tensor | None = None,
-        memory_valid: Tensor | None = None,
+        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if memory is None or memory_valid is not None or memory.shape[1] >= self.shape.head_dim:
             return super().forward(x, memory, valid, memory_valid)

@@ -6,7 +6,6 @@ rerun=, is written to selected-checks.* instead. Without attention= all families
 whose check is done with the same options and source is not checked again (rerun=true does).
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -33,10 +32,7 @@ def requests_to_check(arguments: Sequence[str]) -> list[Request]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cab.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    overrides = parse_arguments(parser, arguments)
+    overrides = parse_arguments("cab.check", __doc__, arguments)
 
     def work() -> int:
         requests = requests_to_check(overrides)

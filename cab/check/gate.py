@@ -1,6 +1,6 @@
 """Whether a family may be trained and measured in a pattern: the battery's verdict, kept as a record of kind `checks`.
 
-`gate` is asked before a cell is trained or measured. A family that fails in the cell's pattern gives a record with
+`gate` is called before a cell is trained or measured. A family that fails in the cell's pattern gives a record with
 status failed_check and no numbers. A control (see attentions.base) may fail `dependence` and nothing else.
 
 A family's YAML may have a mapping `check:` of options that are small enough for two dozen tokens to cross several of
@@ -99,20 +99,10 @@ def _examine(subject: Subject, pattern: Pattern, key: CellKey) -> Record:
     except ValueError as error:
         status, reason = "failed_check", f"cannot be built for the battery: {error}"
     overrides = [*subject.arguments, f"pattern={pattern}"]
-    return Record(
-        kind="checks",
-        status=status,
-        reason=reason,
-        cell=key.cell,
-        identity=key.identity,
-        config={"attention": subject.options, "check": subject.small.keywords},
-        result={
-            "declared": key.identity["declared"],
-            "control": subject.control,
-            "checks": [_row(finding, subject.control) for finding in findings],
-        },
-        provenance=provenance("cab.check", overrides, torch.device("cpu"), clock),
-    )
+    config = {"attention": subject.options, "check": subject.small.keywords}
+    rows = [_row(finding, subject.control) for finding in findings]
+    result = {"declared": key.identity["declared"], "control": subject.control, "checks": rows}
+    return key.record(status, reason, config, result, provenance("cab.check", overrides, torch.device("cpu"), clock))
 
 
 def examine(family: Family, pattern: Pattern, small: Family | None = None) -> list[Finding]:

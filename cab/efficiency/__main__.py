@@ -5,7 +5,6 @@ baselines vanilla and eager (see cab.efficiency.sweep), and writes one record pe
 the shape; efficiency does not depend on data or seed. `cab.run` does the same for its one family.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -20,10 +19,7 @@ from cab.report.terminal import efficiency_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cab.efficiency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    overrides = parse_arguments(parser, arguments)
+    overrides = parse_arguments("cab.efficiency", __doc__, arguments)
 
     def work() -> int:
         if (count := distributed.world_size()) > 1:

@@ -21,7 +21,7 @@ from cab.efficiency.sweep import sweep
 from cab.errors import UserError
 from cab.machine import chosen_precision, gemm_gflops, resolve_device, set_allocator, set_threads
 from cab.store.identity import efficiency_key
-from cab.store.lock import measuring
+from cab.store.lock import locked_device
 from cab.store.provenance import Clock, provenance
 from cab.store.record import Record, Status
 from cab.store.store import Outcome, Store
@@ -48,7 +48,7 @@ def efficiency_cells(requests: Sequence[Request], module: str, overrides: Sequen
                 outcomes[name] = Outcome(state.record, was_done=True)
         missing = {request.attention: request for request in requests if request.attention not in outcomes}
         if missing:
-            claims.enter_context(measuring(device))
+            claims.enter_context(locked_device(device))
             for name, record in _measure(missing, device, allocator, module, overrides).items():
                 store.write(record)
                 outcomes[name] = Outcome(record, was_done=False)
@@ -79,17 +79,9 @@ def _measure(
             status, reason = summary([row for row in rows if row["subject"] == name])
             measurements = [row for row in rows if row["subject"] in (name, *BASELINES)]
             result = {"measurements": measurements, "gemm_gflops": gemm, "allocator": allocator}
+        origin = provenance(module, overrides, device, clock)
         key = efficiency_key(request, device, allocator)
-        records[name] = Record(
-            kind="efficiency",
-            status=status,
-            reason=reason,
-            cell=key.cell,
-            identity=key.identity,
-            config=request.resolved,
-            result=result,
-            provenance=provenance(module, overrides, device, clock),
-        )
+        records[name] = key.record(status, reason, request.resolved, result, origin)
     return records
 
 

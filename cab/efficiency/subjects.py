@@ -29,7 +29,6 @@ from attentions.base import (
     Mixer,
     Pattern,
     Shape,
-    Stack,
     State,
     Unsupported,
     after_step,
@@ -185,7 +184,7 @@ def _build(family: Family, pattern: Pattern, level: str, shape: Shape) -> tuple[
     slots = Slots(family, pattern)
     if level == "stack":
         self_pattern = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
-        stack: Stack = slots.stack("stack", shape, self_pattern, pattern if pattern.cross else None)
+        stack = slots.stack("stack", shape, self_pattern, pattern if pattern.cross else None)
         return stack, stack
     layer: Attention = slots.layer("layer", pattern, replace(shape, hidden=0), 0, shape.depth)
     if level == "attention":

@@ -26,7 +26,7 @@ from cab.store.failure import cannot_write, failure
 from cab.store.fingerprint import fingerprint
 from cab.store.identity import quality_key
 from cab.store.provenance import Clock, provenance
-from cab.store.record import Record, Status
+from cab.store.record import Status
 from cab.store.store import Outcome, Store
 from tasks.base import Source, Task
 
@@ -55,16 +55,8 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> Out
         tracker = Tracker(request.tracking, key.cell, request.resolved, key.hash, request.results)
         checkpoint = store.checkpoint(key, _origin(request, task, source))
         status, reason, result = _run(request, task, source, device, checkpoint, tracker)
-        record = Record(
-            kind="quality",
-            status=status,
-            reason=reason,
-            cell=key.cell,
-            identity=key.identity,
-            config=request.resolved,
-            result=result,
-            provenance=provenance(module, overrides, device, clock),
-        )
+        origin = provenance(module, overrides, device, clock)
+        record = key.record(status, reason, request.resolved, result, origin)
         store.write(record)
     tracker.finish(record)
     return Outcome(record, was_done=False)

@@ -73,7 +73,7 @@ class TrainingState:
         if fabric.is_global_zero:
             print(f"continues at step {self.step:,} of {self.training.steps:,}")
             if processes != fabric.world_size:
-                print(f"it was trained by {processes} processes, now by {fabric.world_size}: dropout is drawn anew")
+                print(f"it was trained by {processes} processes, now by {fabric.world_size}: other dropout masks")
         if processes == fabric.world_size:
             self.loss_sum += saved["losses"][fabric.global_rank]
             checkpoint.restore_random_state(saved["random"][fabric.global_rank], fabric.device)

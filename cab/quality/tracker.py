@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cab.errors import one_line
 from cab.store.record import Record
 
 if TYPE_CHECKING:
@@ -102,8 +103,10 @@ class Tracker:
                 yield
         except Exception as error:
             self._disabled = True
-            message = " ".join(str(error).split())[:200] or type(error).__name__
-            print(f"warning: no W&B mirror of this cell ({message}); its record is not affected", file=sys.stderr)
+            print(
+                f"warning: no W&B mirror of this cell ({one_line(error)[:200]}); its record is not affected",
+                file=sys.stderr,
+            )
 
     def _start_run(self) -> Any:
         (self.results / "wandb").mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import errno
 
 from attentions.base import Unsupported
+from cab.errors import one_line
 from cab.store.record import Status
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -11,7 +12,7 @@ NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 
 def failure(error: Exception) -> tuple[Status, str]:
     """The status and the one-line reason of a record."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     if isinstance(error, Unsupported):
         return "unsupported", text
     if isinstance(error, MemoryError) or (

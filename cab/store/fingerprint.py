@@ -23,7 +23,7 @@ def fingerprint(*objects: object) -> str:
 
 
 def own_fingerprint(kind: object) -> str:
-    """A hash of the user's own files behind a family: as `fingerprint`, without the files of the project."""
+    """A hash of the user's own files behind a family or task: as `fingerprint`, without the files of the project."""
     sources = _sources([kind])
     return _hash({name: source for name, source in sources.items() if not _in_project(name)})
 

@@ -11,7 +11,7 @@ import torch
 
 from cab.config import Request
 from cab.machine import chosen_precision, device_name
-from cab.store.record import Kind, identity_hash
+from cab.store.record import Kind, Record, Status, identity_hash
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class CellKey:
     @property
     def hash(self) -> str:
         return identity_hash(self.identity)
+
+    def record(
+        self, status: Status, reason: str, config: dict[str, Any], result: dict[str, Any], provenance: dict[str, Any]
+    ) -> Record:
+        return Record(self.kind, status, self.cell, self.identity, reason, result, config, provenance)
 
 
 def quality_key(request: Request, device: torch.device) -> CellKey:

@@ -19,8 +19,6 @@ from pathlib import Path
 
 import torch
 
-MACHINE = Path("/tmp")
-"""A folder that all users of a machine share. $TMPDIR differs between users, and between the jobs of a cluster."""
 LOCK = "lock"
 """The file in a cell's folder."""
 POLL_SECONDS = 0.2
@@ -64,16 +62,21 @@ def holder(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def measuring(device: torch.device) -> Iterator[None]:
+def locked_device(device: torch.device) -> Iterator[None]:
     """Keeps other processes on this machine from timing on the device at the same time; waits for one that does."""
     name = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else device.type
-    path = MACHINE / f"cab-measures-on-{name}"
+    path = device_lock_folder() / f"cab-measures-on-{name}"
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(path, f"times are being taken on this {device.type} by"))
         except OSError as error:
             print(f"warning: {path}: {error.strerror}; another process may time at the same time", file=sys.stderr)
         yield
+
+
+def device_lock_folder() -> Path:
+    """$CAB_LOCK_FOLDER or /tmp: all users of a machine have to share it. $TMPDIR differs between users and jobs."""
+    return Path(os.environ.get("CAB_LOCK_FOLDER", "/tmp"))
 
 
 @contextlib.contextmanager
@@ -84,7 +87,7 @@ def _opened(path: Path) -> Iterator[int]:
         file = os.open(path, flags)  # without O_CREAT, which Linux refuses for another user's file in /tmp
     except FileNotFoundError:
         file = os.open(path, flags | os.O_CREAT, 0o666)
-        if path.parent == MACHINE:
+        if path.parent == device_lock_folder():
             with contextlib.suppress(PermissionError):  # another user has made it just now
                 os.fchmod(file, 0o666)
     try:

@@ -57,9 +57,7 @@ def collection(data: Data, column: str, cache: Path) -> Collection:
         return _embedded(cache)
     if data.source == "local":
         return _local(data.path, cache)
-    if data.source == "hub":
-        return _hub(data.id or HUB_DEFAULT, data.revision, column)
-    raise ValueError(f"data.source={data.source!r}: use embedded, local or hub")
+    return _hub(data.id or HUB_DEFAULT, data.revision, column)
 
 
 def held_out(images: Mapping[str, Kept], hashes: Mapping[str, str], split: Split) -> dict[Split, dict[str, Kept]]:

@@ -151,12 +151,10 @@ def _recordings(data: Data, cache: Path) -> Recordings:
         return synthetic_speech.recordings()
     if data.source == "local":
         return ljspeech.folder(data.path, cache)
-    if data.source == "hub":
-        raise ValueError(
-            "data.source=hub: LJSpeech is there as a script only, which `datasets` no longer runs: "
-            "download it and use data=local data.path=FOLDER"
-        )
-    raise ValueError(f"data.source={data.source!r}: use embedded or local")
+    raise ValueError(
+        "data.source=hub: LJSpeech is there as a script only, which `datasets` no longer runs: "
+        "download it and use data=local data.path=FOLDER"
+    )
 
 
 def _build(found: Recordings, folder: Path) -> None:

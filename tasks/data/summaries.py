@@ -85,10 +85,8 @@ def summaries(data: Data, columns: Columns) -> Corpus:
         return _embedded()
     if data.source == "local":
         return _local(data.path, columns)
-    if data.source == "hub":
-        default, branch = HUB_DEFAULT
-        return _hub(data.id or default, data.revision if data.id or data.revision else branch, columns)
-    raise ValueError(f"data.source={data.source!r}: use embedded, local or hub")
+    default, branch = HUB_DEFAULT
+    return _hub(data.id or default, data.revision if data.id or data.revision else branch, columns)
 
 
 def _flat(examples: Mapping[bytes, list[bytes]]) -> Iterator[bytes]:

@@ -44,9 +44,7 @@ def corpus(data: Data, column: str) -> Corpus:
         return _embedded(Path(sysconfig.get_path("stdlib")))
     if data.source == "local":
         return _local(data.path)
-    if data.source == "hub":
-        return _hub(data.id or HUB_DEFAULT, data.revision, column)
-    raise ValueError(f"data.source={data.source!r}: use embedded, local or hub")
+    return _hub(data.id or HUB_DEFAULT, data.revision, column)
 
 
 def _embedded(root: Path) -> Corpus:
