@@ -124,7 +124,7 @@ class Sweep:
     @property
     def job(self):
         """The number of the job array."""
-        return until(lambda: re.search(r"as SLURM job (\d+):", text(self.files[0])))[1]
+        return until(lambda: re.search(r"as SLURM job (\d+);", text(self.files[0])))[1]
 
     def log(self, number):
         """What a job has printed."""
