@@ -274,11 +274,12 @@ def test_recall_against_state_names_who_is_missing():
         "ssa": "diverged",
     }
     assert one(lines, attention="lightning").state_bytes == 4 * 32 * 32 * 3 * 4
-    (axes,) = state.draw(lines).axes
+    figure = state.draw(lines)
+    (axes,) = figure.axes
     assert "fit (no efficiency record), ssa (diverged)" in axes.get_xlabel().replace("\n", " ")
-    assert {text.get_text() for text in axes.texts} == {"vanilla", "lightning"}
+    assert {text.get_text() for text in figure.legends[0].texts} == {"vanilla", "lightning"}
     without = [replace(line, state_bytes=0.0) if line.attention == "lightning" else line for line in lines]
-    assert "lightning, no state" in {text.get_text() for text in state.draw(without).axes[0].texts}
+    assert "lightning, no state" in {text.get_text() for text in state.draw(without).legends[0].texts}
 
 
 # Time

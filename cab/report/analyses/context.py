@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cab.report.analyses.base import Material, Question
-from cab.report.figures.axes import legend, length_ticks
+from cab.report.figures.axes import legend, length_ticks, line_and_band
 from cab.report.figures.style import new_figure, set_title, styled, styles
 from cab.report.groups import Group, GroupKey
 from cab.report.stats import Estimate, mean
@@ -104,9 +104,8 @@ def draw(found: Sequence[Line]) -> Figure:
     looks = styles([own[0].attention for own in by_label.values()])
     for (label, own), look in zip(by_label.items(), looks, strict=True):
         x, y = [line.context for line in own], [line.mean.value for line in own if line.mean]
-        axes.plot(x, y, color=look.color, marker=look.marker, linestyle=look.line, label=label)
         lowest, highest = [line.lowest or 0.0 for line in own], [line.highest or 0.0 for line in own]
-        axes.fill_between(x, lowest, highest, color=look.color, alpha=0.18, linewidth=0)
+        line_and_band(axes, x, y, lowest, highest, look, label)
     length_ticks(axes, sorted({line.context for line in scored}))
     axes.set(xlabel="context in the test (tokens)", ylabel=f"{words(group.headline)} ({group.better} is better)")
     _mark_training(axes, scored[0].trained_at)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from cab.report.analyses.base import Material, Question
 from cab.report.efficiency import state_bytes
-from cab.report.figures.axes import point, value_ticks
-from cab.report.figures.labels import Label, place_labels
-from cab.report.figures.style import new_figure, set_title, style, styled
+from cab.report.figures.axes import legend, point, value_ticks
+from cab.report.figures.style import new_figure, set_title, styled, styles
 from cab.report.groups import Group, GroupKey
 from cab.report.stats import Estimate
 from cab.report.text import words
@@ -102,27 +101,24 @@ def draw(found: Sequence[Line]) -> Figure:
     tables = list(dict.fromkeys(line.group for line in found))
     figure = new_figure(max(8.0, 6.6 * len(tables)), 6.4)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
-    placed = [
-        (axes, _panel(axes, [line for line in found if line.group == table]))
-        for axes, table in zip(panels, tables, strict=True)
-    ]
+    for axes, table in zip(panels, tables, strict=True):
+        _panel(axes, [line for line in found if line.group == table])
     size = found[0].group.size
     set_title(figure, f"Recall against decoding state, {size}; bars: 95% intervals over seeds")
-    place_labels(figure, placed)
+    legend(figure, *panels)
     return figure
 
 
-def _panel(axes: Axes, own: Sequence[Line]) -> list[Label]:
+def _panel(axes: Axes, own: Sequence[Line]) -> None:
     shown = [line for line in own if not line.reason]
     least = min((line.state_bytes for line in shown if line.state_bytes), default=KIB)
-    labels = []
     axes.set_xscale("log", base=2)
     axes.margins(0.18, 0.12)
-    for line in shown:
+    for line, look in zip(shown, styles([line.attention for line in shown]), strict=True):
         if line.mean is not None:
             state = line.state_bytes or least / 4  # no state has no place on a logarithmic axis
             text = line.label if line.state_bytes else f"{line.label}, no state"
-            labels.append(point(axes, Estimate(state / KIB), line.mean, style(line.attention), text))
+            point(axes, Estimate(state / KIB), line.mean, look, text)
     lengths = " and ".join(f"{length:,}" for length in sorted({line.state_length or 0 for line in shown}))
     below = [f"state after {lengths} tokens, KiB per sequence"]
     missing = [f"{line.label} ({line.reason})" for line in own if line.reason]
@@ -134,7 +130,6 @@ def _panel(axes: Axes, own: Sequence[Line]) -> list[Label]:
         ylabel=f"{words(group.headline)} ({group.better} is better)",
     )
     value_ticks(axes)
-    return labels
 
 
 QUESTION = Question(

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cab.report.analyses.base import Material, Question
-from cab.report.figures.axes import point, value_ticks
-from cab.report.figures.labels import Label, place_labels
-from cab.report.figures.style import INK, new_figure, set_title, style, styled
+from cab.report.figures.axes import legend, point, value_ticks
+from cab.report.figures.style import INK, new_figure, set_title, styled, styles
 from cab.report.groups import Group, GroupKey
 from cab.report.stats import Estimate, Interval, mean
 from cab.report.text import words
@@ -122,31 +121,28 @@ def draw(found: Sequence[Line]) -> Figure:
     devices = list(dict.fromkeys(line.device for line in found))
     figure = new_figure(10 * len(devices), 6.8)
     panels = figure.subplots(1, len(devices), squeeze=False)[0]
-    placed = []
     for axes, name in zip(panels, devices, strict=True):
-        placed.append((axes, _panel(axes, [line for line in found if line.device == name])))
+        _panel(axes, [line for line in found if line.device == name])
         axes.set_title(name, fontsize=12)
     note = "filled: Pareto-optimal; bars: 95% intervals up, lowest to highest time across"
     set_title(figure, f"{found[0].group.title}; {note}")
-    place_labels(figure, placed)
+    legend(figure, *panels)
     return figure
 
 
-def _panel(axes: Axes, own: Sequence[Line]) -> list[Label]:
+def _panel(axes: Axes, own: Sequence[Line]) -> None:
     axes.set_xscale("log")
     axes.margins(0.16, 0.14)
     front = sorted((line.seconds.value, line.mean.value) for line in own if line.pareto_optimal)
     front.append((max(line.seconds_highest for line in own), front[-1][1]))  # the best of all stays the best
     x, y = zip(*front, strict=True)
     axes.step(x, y, where="post", color=INK, linewidth=1.6, linestyle=":", zorder=0)
-    labels = []
-    for line in own:
+    for line, look in zip(own, styles([line.attention for line in own]), strict=True):
         seconds = Estimate(line.seconds.value, Interval(line.seconds_lowest, line.seconds_highest))
-        labels.append(point(axes, seconds, line.mean, style(line.attention), line.label, line.pareto_optimal))
+        point(axes, seconds, line.mean, look, line.label, line.pareto_optimal)
     group = own[0].group
     axes.set(xlabel="seconds of training, wall clock", ylabel=f"{words(group.headline)} ({group.better} is better)")
     value_ticks(axes)
-    return labels
 
 
 QUESTION = Question(

@@ -1,11 +1,10 @@
-"""Points, bars, ticks and legends that several figures share."""
+"""Points, bands, ticks and legends that several figures share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cab.report.figures.labels import Label
 from cab.report.figures.style import Style
 from cab.report.stats import Estimate
 
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def point(axes: Axes, x: Estimate, y: Estimate, look: Style, text: str = "", filled: bool = True) -> Label:
-    """A marker with the intervals of both values as bars; returns its label."""
+def point(axes: Axes, x: Estimate, y: Estimate, look: Style, label: str = "", filled: bool = True) -> None:
+    """A marker with the intervals of both values as bars, and its label in the legend."""
     axes.errorbar(
         x.value,
         y.value,
@@ -23,13 +22,13 @@ def point(axes: Axes, x: Estimate, y: Estimate, look: Style, text: str = "", fil
         yerr=_bar(y),
         fmt=look.marker,
         color=look.color,
+        label=label or None,
         markersize=11,
         markerfacecolor=look.color if filled else "white",
         markeredgewidth=2,
         elinewidth=1.5,
         capsize=4,
     )
-    return Label(x.value, y.value, text, look.text, x.interval, y.interval)
 
 
 def _bar(estimate: Estimate) -> list[list[float]] | None:
@@ -37,6 +36,19 @@ def _bar(estimate: Estimate) -> list[list[float]] | None:
         return None
     low, high = estimate.interval
     return [[max(0.0, estimate.value - low)], [max(0.0, high - estimate.value)]]
+
+
+def line_and_band(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    look: Style,
+    label: str,
+) -> None:
+    axes.plot(x, y, color=look.color, marker=look.marker, linestyle=look.line, label=label)
+    axes.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0)
 
 
 def length_ticks(axes: Axes, lengths: Sequence[float]) -> None:
@@ -68,4 +80,6 @@ def legend(figure: Figure, *panels: Axes) -> None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles[label] = handle
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, max(1, len(handles))))
+    longest = max(map(len, handles), default=1)
+    columns = max(1, min(6, len(handles), int(figure.get_figwidth() * 9 / (longest + 6))))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)

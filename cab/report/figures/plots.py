@@ -7,14 +7,12 @@ tradeoff  the headline metric against the time of a training step and against th
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.labels import Label, place_labels
-from cab.report.figures.style import Style, new_figure, set_title, style, styled, styles
+from cab.report.figures.style import Style, new_figure, set_title, styled, styles
 from cab.report.groups import GroupKey
 from cab.report.stats import Estimate
 from cab.report.text import words
@@ -111,45 +109,33 @@ def has_tradeoff(variant: Variant) -> bool:
 def tradeoff(group: GroupKey, variants: Sequence[Variant]) -> Figure:
     """Quality against efficiency, for variants of which some have both."""
     scored = [variant for variant in variants if variant.mean is not None]
-    panels = {
-        text: [(variant, found) for variant in scored if (found := measure(variant))]
-        for text, measure in PANELS.items()
-    }
-    panels = {text: shown for text, shown in panels.items() if shown}
-    figure = new_figure(7 * len(panels), 6.2)
-    placed = []
-    for axes, (text, shown) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        lengths = Counter(found.length for _, found in shown if found.length)
-        usual = max(lengths, key=lambda length: (lengths[length], length), default=None)
-        axes.set_xscale("log")
-        axes.margins(0.16, 0.14)
-        placed.append((axes, _points(axes, shown, usual, _outlier(scored))))
-        other = " unless stated" if len(lengths) > 1 else ""
-        axes.set(
-            xlabel=f"{text} at length {usual:,}{other}" if usual else text,
-            ylabel=f"{words(group.headline)} ({group.better} is better)",
-        )
+    measures = {text: measure for text, measure in PANELS.items() if any(map(measure, scored))}
+    figure = new_figure(7 * len(measures), 6.6)
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for axes, (text, measure) in zip(panels, measures.items(), strict=True):
+        _tradeoff_panel(axes, scored, text, measure)
+        axes.set_ylabel(f"{words(group.headline)} ({group.better} is better)")
         value_ticks(axes)
-        if text.endswith("vanilla = 1"):
-            axes.axvline(1, color="black", linewidth=1, linestyle=":")
     set_title(figure, f"{group.title}; bars: 95% intervals, up over seeds, across over rounds")
-    place_labels(figure, placed)
+    legend(figure, *panels)
     return figure
 
 
-def _points(
-    axes: Axes, shown: Sequence[tuple[Variant, Measured]], usual: int | None, outlier: Variant | None
-) -> list[Label]:
-    labels = []
-    for variant, found in shown:
-        if variant is not outlier and variant.mean is not None:
-            text = variant.label if found.length in (None, usual) else f"{variant.label} at {found.length:,}"
-            filled = variant.label == variant.attention
-            labels.append(point(axes, found.value, variant.mean, style(variant.attention), text, filled))
-    for variant, found in shown:
-        if variant is outlier and variant.mean is not None:
-            labels.append(_outside(axes, variant, variant.mean.value, found.value.value))
-    return labels
+def _tradeoff_panel(
+    axes: Axes, scored: Sequence[Variant], text: str, measure: Callable[[Variant], Measured | None]
+) -> None:
+    axes.set_xscale("log")
+    axes.margins(0.16, 0.14)
+    outlier = _outlier(scored)
+    longest = max((found.length or 0 for variant in scored if (found := measure(variant))), default=0)
+    axes.set_xlabel(f"{text} at length {longest:,} unless stated" if longest else text)
+    for variant, look in zip(scored, styles([variant.attention for variant in scored]), strict=True):
+        found, mean = measure(variant), variant.mean
+        if variant is outlier and mean is not None:
+            axes.plot([], [], look.marker, color=look.color, label=f"{variant.label}, outside: {mean.value:.4g}")
+        elif found is not None and mean is not None:
+            same = found.length in (None, longest)
+            point(axes, found.value, mean, look, variant.label if same else f"{variant.label} at {found.length:,}")
 
 
 def _outlier(variants: Sequence[Variant]) -> Variant | None:
@@ -161,13 +147,3 @@ def _outlier(variants: Sequence[Variant]) -> Variant | None:
             if not min(others) - spread <= variant.mean.value <= max(others) + spread:
                 return variant
     return None
-
-
-def _outside(axes: Axes, variant: Variant, y: float, x: float) -> Label:
-    """An arrow at the frame towards a point outside of it, with the point's value."""
-    low, high = axes.get_ylim()
-    above, look = y > high, style(variant.attention)
-    at = low + (0.97 if above else 0.03) * (high - low)
-    axes.set_ylim(low, high)
-    axes.plot(x, at, marker="^" if above else "v", color=look.color, markersize=12)
-    return Label(x, at, f"{variant.label}, outside: {y:.4g}", look.text)

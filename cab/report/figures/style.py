@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 CONF = ROOT / "conf" / "attention"
 INK, FAINT = "#222222", "#d9d9d9"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-DARKER = {"#8a8a8a": "#666666", "#b8b8b8": "#777777", "#e69f00": "#a87400", "#56b4e9": "#2d86b8", "#cc79a7": "#a8507f"}
 MARKERS = ("o", "^", "v", "P", "X", "<", ">")
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 LETTER = 0.55
@@ -53,11 +52,6 @@ class Style:
     marker: str
     line: Any = "-"
 
-    @property
-    def text(self) -> str:
-        """The colour of text, which needs more contrast than lines."""
-        return DARKER.get(self.color, self.color)
-
 
 FIXED = {
     "vanilla": Style("#000000", "s"),
@@ -73,19 +67,21 @@ def families(conf: Path = CONF) -> tuple[str, ...]:
 
 
 def style(attention: str, variant: int = 0) -> Style:
-    """Of a family; its sets of options, numbered by `variant`, differ by the line."""
+    """Of a family; its sets of options, numbered by `variant`, differ in line and marker."""
     known = families()
     if attention in FIXED:
-        base = FIXED[attention]
+        place, base = 0, FIXED[attention]
     else:
         number = hashlib.sha256(attention.encode()).digest()[0]
         place = known.index(attention) if attention in known else len(known) + number
         base = Style(PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
-    return Style(base.color, base.marker, LINES[variant % len(LINES)] if variant else base.line)
+    if variant == 0:
+        return base
+    return Style(base.color, MARKERS[(place + variant) % len(MARKERS)], LINES[variant % len(LINES)])
 
 
 def styles(attentions: Sequence[str]) -> list[Style]:
-    """A style for each of some rows; the rows of one family differ by the line."""
+    """A style for each of some rows."""
     return [style(name, attentions[:place].count(name)) for place, name in enumerate(attentions)]
 
 
