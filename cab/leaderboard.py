@@ -24,13 +24,11 @@ from cab.report import html, markdown
 from cab.report.analyses import answers
 from cab.report.analyses.base import Answer, Material
 from cab.report.composite import composites
-from cab.report.composite_rows import entry_rows, scale_rows
 from cab.report.contents import document
-from cab.report.csv_table import columns, write_csv
+from cab.report.csv_table import columns, composite_rows, leaderboard_rows, scale_rows, write_csv
 from cab.report.efficiency import analyse, efficiency_rows
 from cab.report.efficiency_table import EfficiencyTable
 from cab.report.groups import make_groups
-from cab.report.leaderboard_row import leaderboard_rows
 from cab.report.load import Loaded, load, quality_row
 from cab.store.record import write_atomically
 
@@ -71,10 +69,9 @@ def build(loaded: Loaded, results: Path, plots: bool = True) -> None:
     answered = answers(Material(groups, indices, loaded.efficiency))
     page = document(groups, indices, answered, loaded, results, plots)
 
-    write_csv([columns(row) for group in groups for row in leaderboard_rows(group)], folder / "leaderboard.csv")
-    write_csv([row for made in indices for row in entry_rows(made)], folder / "composite.csv")
-    scales = [columns(row) for made in indices for row in scale_rows(made)]
-    write_csv(scales, folder / "composite_scale.csv")
+    write_csv([row for group in groups for row in leaderboard_rows(group)], folder / "leaderboard.csv")
+    write_csv([row for made in indices for row in composite_rows(made)], folder / "composite.csv")
+    write_csv([row for made in indices for row in scale_rows(made)], folder / "composite_scale.csv")
     write_csv([quality_row(record) for record in loaded.quality], folder / "quality.csv")
     write_csv([row for analysis in analyses for row in efficiency_rows(analysis)], folder / "efficiency.csv")
     _write_answers(answered, folder / "analyses")

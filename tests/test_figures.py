@@ -104,7 +104,7 @@ def test_times_of_a_busier_run_are_aligned_at_vanilla():
 @pytest.mark.filterwarnings("error")
 def test_one_family_alone_has_room_around_it():
     group = measured_group("vanilla")
-    for axes in plots.tradeoff(group.key, group.variants).axes:
+    for axes in plots.tradeoff(group, group.variants).axes:
         low, high = axes.get_xlim()
         assert 4 < high / low < 16
 
@@ -127,7 +127,7 @@ def test_curves_average_only_where_every_seed_is():
 
 def test_tradeoff_names_every_row_and_what_lies_outside():
     group = measured_group("vanilla", "eager", "lightning", "none")
-    shown = texts(plots.tradeoff(group.key, group.variants))
+    shown = texts(plots.tradeoff(group, group.variants))
     none = next(variant for variant in group.variants if variant.attention == "none")
     for name in ("vanilla", "lightning", "eager at 1,024"):
         assert name in shown.splitlines()

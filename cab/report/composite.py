@@ -121,6 +121,10 @@ class Composite:
     notes: list[str] = field(default_factory=list)
     """What is left out, and why."""
 
+    def families(self, task: str) -> str:
+        """The rows that set a task's standards."""
+        return ", ".join(sorted(variant.label for variant in self.references[task]))
+
 
 def composites(groups: Iterable[Group]) -> list[Composite]:
     """A table for each pattern and size, from ranked groups. Writes the task scores into their variants."""

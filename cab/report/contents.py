@@ -150,12 +150,12 @@ def _group_figures(group: Group) -> list[doc.Figure]:
 
     trained = [each for each in group.variants if any(record.result.get("curve") for record in each.records)]
     measured = [variant for variant in group.variants if plots.has_tradeoff(variant)]
-    title = group.key.title
+    title = group.full_title
     found = []
     if trained:
         found.append(doc.Figure(f"curves_{group.figure_name}", "Training curves", plots.curves, (trained, title)))
     if measured:
-        content = (group.key, group.variants)
+        content = (group, group.variants)
         found.append(doc.Figure(f"tradeoff_{group.figure_name}", "Quality against efficiency", plots.tradeoff, content))
     return found
 

@@ -9,7 +9,6 @@ from typing import Any
 from cab.report.document import MISSING
 from cab.report.groups import Group
 from cab.report.load import revision
-from cab.report.settings import options_text
 from cab.report.text import commit, number
 from cab.report.variant import Variant, data_hash, score
 from cab.store.record import Record
@@ -23,7 +22,7 @@ def of_variant(group: Group, variant: Variant, efficiency: Record | None) -> dic
         "commit": _commits(variant.records),
         "records": "; ".join(_seed(record) for record in variant.records),
         "data": ", ".join(code(content[:16]) for content in sorted(filter(None, hashes))) or "unknown",
-        "options": code(options_text(variant.first.identity.get("attention"))),
+        "options": code(variant.options),
         **_machine(variant.records),
     }
     measured = of_records([efficiency]) if efficiency else {}

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
 from cab.report.analyses.grid import GridCell, grid
 from cab.report.composite import scaled
-from cab.report.groups import Group, GroupKey
-from cab.report.settings import options_text
+from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, difference, t_interval
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     attention: str
     label: str
     options: str
@@ -61,10 +60,10 @@ def _of_group(group: Group) -> list[Line]:
         if variant is not group.control and own is not None:
             found.append(
                 Line(
-                    group=group.key,
+                    group=group,
                     attention=variant.attention,
                     label=variant.label,
-                    options=options_text(variant.first.identity.get("attention")),
+                    options=variant.options,
                     n=len(own),
                     n_none=len(control),
                     benefit=variant.benefit,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import legend, length_ticks, line_and_band
 from cab.report.figures.style import new_figure, set_title, styled, styles
-from cab.report.groups import Group, GroupKey
+from cab.report.groups import Group
 from cab.report.stats import Estimate, mean
 from cab.report.text import words
 from cab.report.variant import Variant
@@ -28,7 +28,7 @@ TABLE = "loss_by_context"
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     attention: str
     label: str
     context: int
@@ -78,7 +78,7 @@ def _values(group: Group, variant: Variant, entries: Sequence[dict[str | None, A
 def _line(group: Group, variant: Variant, context: int, entries: Sequence[dict[str | None, Any]], figure: str) -> Line:
     values = _values(group, variant, entries)
     return Line(
-        group=group.key,
+        group=group,
         attention=variant.attention,
         label=variant.label,
         context=context,
@@ -111,7 +111,7 @@ def draw(found: Sequence[Line]) -> Figure:
     _mark_training(axes, scored[0].trained_at)
     seeds = max(line.n for line in scored)
     note = f"mean of up to {seeds} seeds, band from lowest to highest" if seeds > 1 else "one seed"
-    set_title(figure, f"{group.title}: {note}")
+    set_title(figure, f"{group.full_title}: {note}")
     legend(figure, axes)
     return figure
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
 from cab.report.figures.style import new_figure, set_title, style, styled
-from cab.report.groups import Group, GroupKey
+from cab.report.groups import Group
 from cab.report.stats import Estimate, difference, welch_interval
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SAME = ("vanilla", "eager")
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     first: str
     second: str
     n_first: int
@@ -69,7 +69,7 @@ def _pair(group: Group, first: str, second: str, scores: Mapping[str, list[float
     beyond_floor = None if floor is None else abs(gain.value) > floor
     beyond_seeds = gain.excludes_zero if gain.interval else None
     return Line(
-        group=group.key,
+        group=group,
         first=first,
         second=second,
         n_first=len(scores[first]),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cab.report.analyses.base import Material, Question, gains
 from cab.report.figures.axes import point
 from cab.report.figures.style import INK, new_figure, set_title, style, styled
-from cab.report.groups import Group, GroupKey
+from cab.report.groups import Group
 from cab.report.settings import canonical, flatten, options
 from cab.report.stats import Estimate, mean
 from cab.report.text import scale_words
@@ -34,7 +34,7 @@ MOST = 24
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     attention: str
     option: str
     from_value: str
@@ -89,7 +89,7 @@ def _line(group: Group, attention: str, option: str, base: Variant, other: Varia
     if not seeds:
         return None
     return Line(
-        group=group.key,
+        group=group,
         attention=attention,
         option=option,
         from_value=canonical(flatten(options(base.first)).get(option)),
@@ -131,7 +131,7 @@ def draw(found: Sequence[Line]) -> Figure:
     axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"gain in {scale_words(group.headline)}, positive is better")
     note = "filled: the same training, evaluated differently; bars: 95% intervals over seeds"
     more = f"; the first {MOST} of {len(found)}" if len(found) > MOST else ""
-    set_title(figure, f"{group.title}; {note}{more}")
+    set_title(figure, f"{group.full_title}; {note}{more}")
     return figure
 
 

@@ -17,7 +17,7 @@ from cab.report.analyses.base import Material, Question
 from cab.report.efficiency import state_bytes
 from cab.report.figures.axes import legend, point, value_ticks
 from cab.report.figures.style import new_figure, set_title, styled, styles
-from cab.report.groups import Group, GroupKey
+from cab.report.groups import Group
 from cab.report.stats import Estimate
 from cab.report.text import words
 from cab.report.variant import Variant
@@ -33,7 +33,7 @@ KIB = 1024.0
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     attention: str
     label: str
     n: int
@@ -64,7 +64,7 @@ def _line(group: Group, variant: Variant, record: Record | None) -> Line:
     length = (variant.first.config.get("model") or {}).get("length") or 0
     at, state = state_at(record, variant.attention, length) if record else (None, None)
     return Line(
-        group=group.key,
+        group=group,
         attention=variant.attention,
         label=variant.label,
         n=len(variant.scores),

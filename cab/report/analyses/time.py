@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import legend, point, value_ticks
 from cab.report.figures.style import INK, new_figure, set_title, styled, styles
-from cab.report.groups import Group, GroupKey
+from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, mean
 from cab.report.text import words
 from cab.store.record import Record
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     device: str
     attention: str
     label: str
@@ -72,7 +72,7 @@ def _of_group(group: Group) -> list[Line]:
             if variant.mean and all(times):
                 found.append(
                     Line(
-                        group=group.key,
+                        group=group,
                         device=name,
                         attention=variant.attention,
                         label=variant.label,
@@ -125,7 +125,7 @@ def draw(found: Sequence[Line]) -> Figure:
         _panel(axes, [line for line in found if line.device == name])
         axes.set_title(name, fontsize=12)
     note = "filled: Pareto-optimal; bars: 95% intervals up, lowest to highest time across"
-    set_title(figure, f"{found[0].group.title}; {note}")
+    set_title(figure, f"{found[0].group.full_title}; {note}")
     legend(figure, *panels)
     return figure
 

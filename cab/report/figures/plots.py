@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cab.report.figures.axes import legend, point, value_ticks
 from cab.report.figures.style import Style, new_figure, set_title, styled, styles
-from cab.report.groups import GroupKey
+from cab.report.groups import Group
 from cab.report.stats import Estimate
 from cab.report.text import words
 from cab.report.variant import Variant
@@ -106,7 +106,7 @@ def has_tradeoff(variant: Variant) -> bool:
 
 
 @styled
-def tradeoff(group: GroupKey, variants: Sequence[Variant]) -> Figure:
+def tradeoff(group: Group, variants: Sequence[Variant]) -> Figure:
     """Quality against efficiency, for variants of which some have both."""
     scored = [variant for variant in variants if variant.mean is not None]
     measures = {text: measure for text, measure in PANELS.items() if any(map(measure, scored))}
@@ -116,7 +116,7 @@ def tradeoff(group: GroupKey, variants: Sequence[Variant]) -> Figure:
         _tradeoff_panel(axes, scored, text, measure)
         axes.set_ylabel(f"{words(group.headline)} ({group.better} is better)")
         value_ticks(axes)
-    set_title(figure, f"{group.title}; bars: 95% intervals, up over seeds, across over rounds")
+    set_title(figure, f"{group.full_title}; bars: 95% intervals, up over seeds, across over rounds")
     legend(figure, *panels)
     return figure
 
