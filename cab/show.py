@@ -4,8 +4,6 @@ From the tables of a record alone, so exactly what was scored: pictures of compl
 files with its spectrograms, texts in the terminal.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence

@@ -1,23 +1,20 @@
 """The results of the checks: the printed matrix, checks.csv, and a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 from tabulate import tabulate
 
 from attentions.base import Pattern
 from cab.check.battery import checks
 from cab.report.csv_table import write_csv
 from cab.report.figures.files import save
-from cab.report.figures.style import INK, new_figure, styled
+from cab.report.figures.style import INK, new_figure
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLUMNS = ("family", "pattern", "declared", "check", "worst", "tolerance", "status", "detail")
 COLORS = {"pass": "#b9dff5", "fail": "#d55e00", "control": "#f3d79b", "unsupported": "#eeeeee"}
@@ -78,11 +75,8 @@ def write(records: Sequence[Record], stem: Path) -> list[Path]:
     return [stem.with_suffix(ending) for ending in (".csv", ".png", ".svg")]
 
 
-@styled
 def picture(records: Sequence[Record]) -> Figure:
     """Family x pattern x check, coloured by status, with the worst error as a power of ten."""
-    from matplotlib.patches import Patch
-
     names = list(dict.fromkeys(record.cell["attention"] for record in records))
     patterns = [pattern for pattern in Pattern if any(record.cell["pattern"] == pattern for record in records)]
     widths = [len(checks(pattern)) for pattern in patterns]
@@ -99,8 +93,6 @@ def picture(records: Sequence[Record]) -> Figure:
 
 
 def _panel(axes: Axes, pattern: Pattern, records: Sequence[Record], names: Sequence[str]) -> None:
-    from matplotlib.patches import Rectangle
-
     columns = checks(pattern)
     axes.set(xlim=(0, len(columns)), ylim=(len(names), 0), title=pattern.replace("_", " "))
     axes.grid(False)

@@ -7,8 +7,6 @@ The columns of a dataclass are its fields:
     anything else             itself
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints

@@ -3,8 +3,6 @@
 Every ratio is to a baseline of the same run.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

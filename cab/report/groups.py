@@ -6,8 +6,6 @@ Benefit  how much better than `none` in the same group; positive is better for e
          over the seeds of both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

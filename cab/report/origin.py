@@ -1,7 +1,5 @@
 """Where a row comes from: commands, commits, records, devices, versions."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

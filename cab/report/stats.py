@@ -1,7 +1,5 @@
 """Estimates with 95% intervals: means (Student's t), differences of means (Welch), correlations (Fisher)."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The tables of the document: a group, a Compositional Index, measurements without a row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 from cab.report import origin

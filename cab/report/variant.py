@@ -4,8 +4,6 @@ If one of the seeds did not end well, a variant has no mean: a mean over the oth
 the mean is mean +- t(0.975, n - 1) s / sqrt(n) over n seeds: the spread of training, on one test split.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field

@@ -6,20 +6,17 @@ efficiency records. If these do not have what it needs, there are no lines, no f
 and `none` (`cab.report.composite.CONTROLS`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+from matplotlib.figure import Figure
 
 from cab.report.composite import Composite, scaled
 from cab.report.groups import Group
 from cab.report.settings import short_difference
 from cab.report.variant import Variant
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DIFFERENCE = 20
 """Characters of a difference in settings that fit into the name of a table."""

@@ -9,21 +9,17 @@ than the trivial predictor beyond the noise there is no unit, and only the benef
 figure of this kind has a z-score without intervals (its section 5).
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
 from cab.report.analyses.grid import GridCell, grid
 from cab.report.composite import scaled
 from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, difference, t_interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,20 @@ of another length. One line a family: the mean over seeds, and a band from the l
 of a table have the same positions, so lines differ by the attention; how far positions extrapolate is in each alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import legend, length_ticks, line_and_band
-from cab.report.figures.style import new_figure, set_title, styled, styles
+from cab.report.figures.style import new_figure, set_title, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, mean
 from cab.report.text import words
 from cab.report.variant import Variant
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 TABLE = "loss_by_context"
 
@@ -92,7 +89,6 @@ def _line(group: Group, variant: Variant, context: int, entries: Sequence[dict[s
     )
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     scored = [line for line in found if line.mean is not None]
     group = scored[0].group

@@ -14,21 +14,17 @@ A family in one slot leaves the other slots of a network to vanilla, so vanilla'
 every pattern of such a task: one of the n points is shared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
 from cab.report.analyses.grid import GridCell, grid
 from cab.report.composite import CONTROLS, Composite, Entry, name_of
 from cab.report.settings import canonical
 from cab.report.stats import Estimate, pearson, spearman
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FEWEST = 5
 """Families: with fewer, r says nothing."""

@@ -1,15 +1,13 @@
 """A table as a figure: coloured cells with a number and below it a smaller text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from cab.report.figures.style import INK, new_figure, set_title, styled
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from cab.report.figures.style import INK, new_figure, set_title
 
 UNSURE = "#595959"
 HEIGHT = 0.8
@@ -26,7 +24,6 @@ class GridCell:
     """Whether the number is different from 0 beyond the noise."""
 
 
-@styled
 def grid(
     rows: Sequence[str],
     columns: Sequence[str],
@@ -36,8 +33,6 @@ def grid(
     width: float = 1.8,
 ) -> Figure:
     """`cells` by row and column; those that are absent stay empty. `width`: inches of a cell."""
-    import matplotlib
-    from matplotlib.patches import Rectangle
 
     colours = matplotlib.colormaps["RdBu"]
     figure = new_figure(max(9.0, 2.6 + width * len(columns)), 1.9 + HEIGHT * len(rows))

@@ -8,21 +8,19 @@ its own Welch interval: a difference is large if it is above the floor and its i
 by their logarithm. One row per family (see `one_per_family`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
-from cab.report.figures.style import new_figure, set_title, style, styled
+from cab.report.figures.style import new_figure, set_title, style
 from cab.report.groups import Group
 from cab.report.stats import Estimate, difference, welch_interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SAME = ("vanilla", "eager")
 
@@ -84,7 +82,6 @@ def _pair(group: Group, first: str, second: str, scores: Mapping[str, list[float
     )
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     """Every family's distance to vanilla in noise floors, one row per table."""
     shown = [line for line in found if line.first == "vanilla"]
@@ -113,8 +110,6 @@ def draw(found: Sequence[Line]) -> Figure:
 
 
 def _finish(axes: Axes, rows: Sequence[str]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     axes.set_xscale("symlog", linthresh=1, linscale=0.8)
     low, high = axes.get_xlim()
     reach = max(3.0, -low, high)

@@ -9,24 +9,21 @@ is one between two ways to evaluate the same weights. An example is SSA's self-e
 dense) in two records of a seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, gains
 from cab.report.figures.axes import point
-from cab.report.figures.style import INK, new_figure, set_title, style, styled
+from cab.report.figures.style import INK, new_figure, set_title, style
 from cab.report.groups import Group
 from cab.report.settings import canonical, flatten, options
 from cab.report.stats import Estimate, mean
 from cab.report.text import scale_words
 from cab.report.variant import Variant
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MOST = 24
 """Comparisons in one figure; the file has all."""
@@ -118,7 +115,6 @@ def _same_training(first: Record, second: Record) -> bool:
     return bool(losses[0]) and losses[0] == losses[1]
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     shown = found[:MOST]
     figure = new_figure(12, 2.6 + 0.62 * len(shown))

@@ -6,26 +6,22 @@ not below the task's, else at the longest. Only causal patterns decode and have 
 is in the file with the reason, and is named in the figure.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
 from cab.report.efficiency import state_bytes
 from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.style import new_figure, set_title, styled, styles
+from cab.report.figures.style import new_figure, set_title, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate
 from cab.report.text import words
 from cab.report.variant import Variant
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 TASK = "recall"
 KIB = 1024.0
@@ -96,7 +92,6 @@ def _reason(variant: Variant, record: Record | None, state: float | None) -> str
     return "no state was measured" if state is None else ""
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     tables = list(dict.fromkeys(line.group for line in found))
     figure = new_figure(max(8.0, 6.6 * len(tables)), 6.4)

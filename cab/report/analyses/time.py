@@ -7,23 +7,19 @@ one precision are compared; a family that was trained on several is in the table
 means: with one seed, or with intervals that overlap, it proves nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.style import INK, new_figure, set_title, styled, styles
+from cab.report.figures.style import INK, new_figure, set_title, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, mean
 from cab.report.text import words
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,6 @@ def _compared(same: Sequence[Line]) -> list[Line]:
     return sorted(found, key=lambda line: line.seconds.value)
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     devices = list(dict.fromkeys(line.device for line in found))
     figure = new_figure(10 * len(devices), 6.8)

@@ -1,16 +1,13 @@
 """Points, bands, ticks and legends that several figures share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from cab.report.figures.style import Style
 from cab.report.stats import Estimate
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def point(axes: Axes, x: Estimate, y: Estimate, look: Style, label: str = "", filled: bool = True) -> None:
@@ -53,8 +50,6 @@ def line_and_band(
 
 def length_ticks(axes: Axes, lengths: Sequence[float]) -> None:
     """A logarithmic axis with a tick at each of some lengths."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(lengths))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -63,8 +58,6 @@ def length_ticks(axes: Axes, lengths: Sequence[float]) -> None:
 
 def value_ticks(axes: Axes) -> None:
     """A logarithmic axis with ticks at 0.5, 1, 2, written without exponents."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     data = axes.dataLim
     if data.x1 < data.x0 * 1.01:  # all points at one place
         axes.update_datalim([(data.x0 / 2, data.y0), (data.x1 * 2, data.y0)])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cab.report.figures.style import new_figure, styled
+from cab.report.figures.style import new_figure
 from tasks.data.packed_samples import unpack_cloud
 
 COLUMNS = {"partial": "given", "completed": "completed", "complete": "truth"}
@@ -20,7 +20,6 @@ WIDTH = 2.6
 GIVEN = "#b8b8b8"
 
 
-@styled
 def write_picture(cell: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     figure = new_figure(WIDTH * len(COLUMNS), WIDTH * len(rows))
     panels = figure.subplots(len(rows), len(COLUMNS), squeeze=False, subplot_kw={"projection": "3d"})

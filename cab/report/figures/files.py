@@ -1,17 +1,13 @@
 """The files of a figure: <name>.png and <name>.svg."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib import figure as matplotlib_figure
+from PIL import Image
 
 from cab.report.document import Figure
-from cab.report.figures.style import styled
-
-if TYPE_CHECKING:
-    from matplotlib import figure as matplotlib_figure
 
 COLOURS = 128
 """Of a PNG: with a palette it has a third of the size."""
@@ -26,7 +22,6 @@ def write_figures(figures: Sequence[Figure], folder: Path) -> None:
         save(figure.draw(*figure.content), folder / figure.name)
 
 
-@styled
 def save(figure: matplotlib_figure.Figure, path: Path) -> None:
     """Writes `path`.png and `path`.svg. The same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,8 +33,6 @@ def save(figure: matplotlib_figure.Figure, path: Path) -> None:
 
 def write_png(figure: matplotlib_figure.Figure, path: Path, colours: int, dpi: float | None = None) -> None:
     """With a palette."""
-    from PIL import Image
-
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     with Image.open(drawn) as image:

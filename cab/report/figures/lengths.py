@@ -7,23 +7,22 @@ length) or eager (grey); leaderboard.csv has these lengths with their intervals 
 from the lower to the upper quartile. A line ends where nothing was measured; efficiency.csv has the reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from cab.efficiency import efficiency_length
 from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report.efficiency import BASELINES, Measurement, measured, one_batch
 from cab.report.figures.axes import legend, length_ticks, line_and_band
-from cab.report.figures.style import FIXED, Style, new_figure, set_title, styled, styles
+from cab.report.figures.style import FIXED, Style, new_figure, set_title, styles
 from cab.report.settings import labels
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PHASES = {"forward": "forward pass", "train": "training step", "prefill": "prompt", "decode": "one decoded token"}
 QUANTITIES = {"seconds": "time", "peak_bytes": "peak memory"}
@@ -63,7 +62,6 @@ def measured_rows(record: Record) -> list[Measurement]:
     return [row for row in record.result.get("measurements") or [] if row["status"] == "ok"]
 
 
-@styled
 def draw(records: Sequence[Record], title: str = "") -> Figure:
     """The figure for efficiency records with measurements, of one pattern, shape and machine."""
     names = [record.cell["attention"] for record in records]
@@ -105,8 +103,6 @@ def _panel(axes: Axes, families: Sequence[Family], phase: str, quantity: str) ->
 
 def _ring(axes: Axes, points: Sequence[Point], length: float, baseline: str) -> None:
     """A ring on the family's line where it crosses a baseline's; with the length for vanilla's."""
-    import numpy as np
-
     x, y = [point.length for point in points], [point.middle for point in points]
     height = float(np.exp(np.interp(np.log(length), np.log(x), np.log(y))))
     color = FIXED[baseline].color
@@ -155,8 +151,6 @@ def _aligned(points: Sequence[Point], own: Sequence[Point], reference: Sequence[
 
 def _scale(axes: Axes, quantity: str) -> None:
     """Logarithmic axes with ticks in units, at the measured lengths."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     lines = [line for line in axes.get_lines() if line.get_label() and not str(line.get_label()).startswith("_")]
     length_ticks(axes, sorted({float(x) for line in lines for x in line.get_xdata()}))  # type: ignore[union-attr, arg-type]
     axes.set_yscale("log", base=10 if quantity == "seconds" else 2)

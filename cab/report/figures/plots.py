@@ -4,26 +4,22 @@ curves    training: loss against step, validation against seconds
 tradeoff  the headline metric against the time of a training step and against the decoding state
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.style import Style, new_figure, set_title, styled, styles
+from cab.report.figures.style import Style, new_figure, set_title, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate
 from cab.report.text import words
 from cab.report.variant import Variant
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-
-@styled
 def curves(variants: Sequence[Variant], title: str = "") -> Figure:
     """Training loss against step, and the headline metric on the validation split against seconds."""
     figure = new_figure(13, 6.4)
@@ -105,7 +101,6 @@ def has_tradeoff(variant: Variant) -> bool:
     return variant.mean is not None and any(measure(variant) for measure in PANELS.values())
 
 
-@styled
 def tradeoff(group: Group, variants: Sequence[Variant]) -> Figure:
     """Quality against efficiency, for variants of which some have both."""
     scored = [variant for variant in variants if variant.mean is not None]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cab.report.figures.files import write_png
-from cab.report.figures.style import new_figure, styled
+from cab.report.figures.style import new_figure
 from tasks.data.ljspeech import write_wave
 from tasks.data.mel import BANDS, HOP, RATE, griffin_lim
 from tasks.data.packed_samples import unpack_mel
@@ -32,7 +32,6 @@ def write_sound(row: dict[str, Any], folder: Path) -> Iterator[str]:
         yield f"{path}  {len(mel) * HOP / RATE:.1f} s{score}"
 
 
-@styled
 def write_picture(row: dict[str, Any], folder: Path) -> Path:
     mels = {kind: unpack_mel(row[kind]) for kind in KINDS}
     lowest, highest = round(float(np.min(mels["real"])), 1), round(float(np.max(mels["real"])), 1)

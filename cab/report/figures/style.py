@@ -4,20 +4,18 @@ Baselines have fixed colours. The others have theirs from a palette for the colo
 of the names in conf/attention, so that a new family needs no line here; a name without a file gets one by its hash.
 """
 
-from __future__ import annotations
-
 import hashlib
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
 
 from cab import ROOT
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CONF = ROOT / "conf" / "attention"
 INK, FAINT = "#222222", "#d9d9d9"
@@ -85,27 +83,9 @@ def styles(attentions: Sequence[str]) -> list[Style]:
     return [style(name, attentions[:place].count(name)) for place, name in enumerate(attentions)]
 
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Draws with the settings in RC."""
-
-    @wraps(draw)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        import matplotlib
-
-        with matplotlib.rc_context(RC):
-            return draw(*args, **kwargs)
-
-    return wrapped
-
-
 def new_figure(width: float, height: float) -> Figure:
-    """Without pyplot and a screen; in inches."""
-    from matplotlib.figure import Figure
-
+    """With the look of RC, which holds until it is saved. In inches; without pyplot and a screen."""
+    matplotlib.rcParams.update(RC)
     return Figure(figsize=(width, height), layout="constrained")
 
 
