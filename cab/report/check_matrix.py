@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from tabulate import tabulate
 
 from attentions.base import Pattern
 from cab.check.battery import checks
 from cab.report.csv_table import write_csv
 from cab.report.figures.files import save
+from cab.report.figures.grid import GridCell, draw_cells
 from cab.report.figures.style import INK, new_figure
 from cab.store.record import Record
 
@@ -81,33 +81,31 @@ def picture(records: Sequence[Record]) -> Figure:
     patterns = [pattern for pattern in Pattern if any(record.cell["pattern"] == pattern for record in records)]
     widths = [len(checks(pattern)) for pattern in patterns]
     figure = new_figure(2.9 + 0.74 * sum(widths), 3.1 + 0.58 * len(names))
-    panels = figure.subplots(1, len(patterns), squeeze=False, width_ratios=widths)[0]
+    panels = figure.subplots(1, len(patterns), squeeze=False, width_ratios=widths, sharey=True)[0]
     for axes, pattern in zip(panels, patterns, strict=True):
-        _panel(axes, pattern, [record for record in records if record.cell["pattern"] == pattern], names)
-        if axes is not panels[0]:
-            axes.set_yticklabels([])
+        cells: dict[tuple[str, str], GridCell] = {}
+        for record in records:
+            if record.cell["pattern"] == pattern:
+                cells |= _cells(record, pattern)
+        draw_cells(axes, names, checks(pattern), cells)
+        axes.set_title(pattern.replace("_", " "))
+        axes.tick_params(axis="x", rotation=90)
     statuses = {status for record in records for status in _statuses(record)}
     handles = [Patch(facecolor=COLORS[key], edgecolor=INK, label=WORDS[key]) for key in COLORS if key in statuses]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=17)
     return figure
 
 
-def _panel(axes: Axes, pattern: Pattern, records: Sequence[Record], names: Sequence[str]) -> None:
-    columns = checks(pattern)
-    axes.set(xlim=(0, len(columns)), ylim=(len(names), 0), title=pattern.replace("_", " "))
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=90, fontsize=17)
-    axes.set_yticks([y + 0.5 for y in range(len(names))], names, fontsize=18)
-    for record in records:
-        y = names.index(record.cell["attention"])
-        found = {check["check"]: check for check in record.result["checks"]}
-        for x, check in enumerate(columns):
-            status, text = _cell(found.get(check), record)
-            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=COLORS[status], edgecolor="white", linewidth=2))
-            color, weight = ("white", "bold") if status == "fail" else (INK, "normal")
-            axes.text(x + 0.5, y + 0.53, text, ha="center", va="center", fontsize=16, color=color, weight=weight)
+def _cells(record: Record, pattern: Pattern) -> dict[tuple[str, str], GridCell]:
+    """A cell per check, by family and check."""
+    found = {check["check"]: check for check in record.result["checks"]}
+    cells = {}
+    for name in checks(pattern):
+        status, text = _cell(found.get(name), record)
+        failed = status == "fail"
+        cell = GridCell(text, face=COLORS[status], ink="white" if failed else INK, bold=failed)
+        cells[record.cell["attention"], name] = cell
+    return cells
 
 
 def _cell(check: dict[str, Any] | None, record: Record) -> tuple[str, str]:

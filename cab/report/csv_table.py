@@ -2,7 +2,7 @@
 
 The columns of a dataclass are its fields:
     mean: Estimate | None     mean, mean_low, mean_high
-    from: Crossing | None     from, from_length, from_bound
+    from: EfficiencyLength    from, from_length, from_bound
     group: Group              task, pattern, size, ...: the columns that name it
     anything else             itself
 """
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report.composite import Composite
-from cab.report.efficiency import Crossing
 from cab.report.groups import Group, is_logarithmic
 from cab.report.load import data_kind, origin
 from cab.report.settings import options_text
@@ -34,10 +34,10 @@ def columns(row: Any) -> dict[str, Any]:
         value, kinds = getattr(row, name), (hint, *get_args(hint))
         if Estimate in kinds:
             found |= estimate_columns(name, value)
-        elif Crossing in kinds:
+        elif EfficiencyLength in kinds:
             found[name] = value.text if value else None
             found[f"{name}_length"] = value.value if value else None
-            found[f"{name}_bound"] = value.bound if value else None
+            found[f"{name}_bound"] = value.censored if value else None
         elif isinstance(value, Group):
             found |= value.columns
         else:

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report import origin
 from cab.report.composite import Composite, Entry
 from cab.report.document import MISSING, Cell, Column, Row, Table
-from cab.report.efficiency import Crossing, Efficiency
+from cab.report.efficiency import Efficiency
 from cab.report.groups import Group
 from cab.report.stats import Estimate
-from cab.report.text import count, estimate, number, scale_words, signed, size, two_decimals, words, z_score
+from cab.report.text import count, estimate, number, scale_words, size, words
 from cab.report.variant import Variant
 from cab.store.record import Record
 
+Z_SCORE = "+.3f"
 TIE_BREAK = {"<=": -1, "": 0, ">": 1}
 
 
@@ -23,7 +25,7 @@ def group_columns(group: Group) -> list[tuple[Column, Callable[[Variant], Cell]]
         (Column("n", short=True), lambda row: Cell(str(len(row.scores)), len(row.scores))),
         (Column(f"{words(group.headline)} ({group.better} is better)", short=True), lambda row: _estimate(row.mean)),
         (Column("std"), lambda row: _number(row.std)),
-        (Column("benefit", short=True), lambda row: _estimate(row.benefit, signed)),
+        (Column("benefit", short=True), lambda row: _estimate(row.benefit, "+.3g")),
         (Column("train time / vanilla", short=True), lambda row: _train_time(row.efficiency)),
         (Column("faster than vanilla from", short=True), lambda row: _crossing(row.efficiency.time_from_vanilla)),
         (Column("faster than eager from"), lambda row: _crossing(row.efficiency.time_from_eager)),
@@ -64,18 +66,18 @@ def _number(value: float | None) -> Cell:
     return Cell(number(value), value)
 
 
-def _estimate(found: Estimate | None, text: Callable[[float | None], str] = number) -> Cell:
-    return Cell(estimate(found, text), found.value if found else None)
+def _estimate(found: Estimate | None, form: str = ".4g") -> Cell:
+    return Cell(estimate(found, form), found.value if found else None)
 
 
-def _crossing(crossing: Crossing | None) -> Cell:
-    return Cell(crossing.text, crossing.value, TIE_BREAK[crossing.bound]) if crossing else Cell(MISSING)
+def _crossing(crossing: EfficiencyLength | None) -> Cell:
+    return Cell(crossing.text, crossing.value, TIE_BREAK[crossing.censored]) if crossing else Cell(MISSING)
 
 
 def _train_time(found: Efficiency) -> Cell:
     if found.train_ratio is None:
         return Cell(MISSING)
-    text = f"{estimate(found.train_ratio, two_decimals)} at {count(found.train_length)}"
+    text = f"{estimate(found.train_ratio, '.2f')} at {count(found.train_length)}"
     return Cell(text, found.train_ratio.value)
 
 
@@ -122,9 +124,9 @@ def _index_cells(entry: Entry) -> list[Cell]:
         _rank(entry.rank, entry.tie),
         Cell(entry.label),
         Cell(count(entry.n), entry.n),
-        _estimate(index, z_score),
-        Cell(z_score(entry.delta), entry.delta),
-        *(Cell(z_score(score), score) for score in entry.tasks.values()),
+        _estimate(index, Z_SCORE),
+        Cell(number(entry.delta, Z_SCORE), entry.delta),
+        *(Cell(number(score, Z_SCORE), score) for score in entry.tasks.values()),
         Cell(f"{scored} of {len(entry.tasks)}", scored),
         Cell(", ".join(entry.missing) or MISSING),
     ]

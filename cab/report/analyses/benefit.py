@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
-from cab.report.analyses.grid import GridCell, grid
 from cab.report.composite import scaled
+from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
 from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, difference, t_interval
 
@@ -102,16 +102,16 @@ def draw(found: Sequence[Line]) -> Figure:
     cells = {(name, line.attention): _cell(line) for name, line in zip(names, shown, strict=True)}
     size = found[0].group.size
     title = f"Benefit of attention, {size}: score minus that of none, 1 = vanilla minus trivial predictor"
-    note = "grey: the interval includes 0, or one seed only"
-    return grid(list(dict.fromkeys(names)), columns, cells, title, note)
+    title += "\ngrey: the interval includes 0, or one seed only"
+    return grid(list(dict.fromkeys(names)), columns, cells, title)
 
 
 def _cell(line: Line) -> GridCell:
     if line.share is None:
-        return GridCell("no unit", sure=False)
+        return GridCell("no unit", ink=UNSURE)
     interval = line.share.interval
     below = f"{interval.low:+.2f} to {interval.high:+.2f}" if interval else f"n={line.n}"
-    return GridCell(f"{line.share.value:+.2f}", below, line.share.value, line.share.excludes_zero)
+    return value_cell(f"{line.share.value:+.2f}", below, line.share.value, line.share.excludes_zero)
 
 
 QUESTION = Question(

@@ -21,8 +21,8 @@ from itertools import combinations
 from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
-from cab.report.analyses.grid import GridCell, grid
 from cab.report.composite import CONTROLS, Composite, Entry, name_of
+from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
 from cab.report.settings import canonical
 from cab.report.stats import Estimate, pearson, spearman
 
@@ -129,7 +129,7 @@ def draw(found: Sequence[Line]) -> Figure:
     if of_tasks:
         title = f"Correlation of tasks (their z-scores) over families, {found[0].size}"
         note += "\nNS, CS, NC, CC: noncausal and causal self and cross"
-    return grid(labels[1:], labels[:-1], cells, title, note, width=1.32 if of_tasks else 2.2)
+    return grid(labels[1:], labels[:-1], cells, f"{title}\n{note}", width=1.32 if of_tasks else 2.2)
 
 
 def _label(name: str) -> str:
@@ -142,9 +142,9 @@ def _label(name: str) -> str:
 def _cell(line: Line, show_interval: bool) -> GridCell:
     n, r = f"n={line.n}", line.pearson
     if r is None or r.interval is None:
-        return GridCell(n, sure=False)
+        return GridCell(n, ink=UNSURE)
     below = f"{r.interval.low:+.2f} to {r.interval.high:+.2f}, {n}" if show_interval else n
-    return GridCell(f"{r.value:+.2f}", below, r.value, r.excludes_zero)
+    return value_cell(f"{r.value:+.2f}", below, r.value, r.excludes_zero)
 
 
 QUESTION = Question(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from cab.efficiency import efficiency_length
 from cab.efficiency.efficiency_length import EfficiencyLength
@@ -26,10 +26,7 @@ from cab.store.record import Record
 
 PHASES = {"forward": "forward pass", "train": "training step", "prefill": "prompt", "decode": "one decoded token"}
 QUANTITIES = {"seconds": "time", "peak_bytes": "peak memory"}
-UNITS = {
-    "seconds": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
-    "peak_bytes": ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")),
-}
+UNITS = {"seconds": "s", "peak_bytes": "B"}
 
 
 @dataclass(frozen=True)
@@ -151,25 +148,15 @@ def _aligned(points: Sequence[Point], own: Sequence[Point], reference: Sequence[
 
 def _scale(axes: Axes, quantity: str) -> None:
     """Logarithmic axes with ticks in units, at the measured lengths."""
-    lines = [line for line in axes.get_lines() if line.get_label() and not str(line.get_label()).startswith("_")]
-    length_ticks(axes, sorted({float(x) for line in lines for x in line.get_xdata()}))  # type: ignore[union-attr, arg-type]
-    axes.set_yscale("log", base=10 if quantity == "seconds" else 2)
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    length_ticks(axes, sorted({float(x) for line in lines for x in np.asarray(line.get_xdata())}))
+    axes.set_yscale("log")
     axes.margins(0.08, 0.12)
     low, high = axes.get_ylim()
-    if high / low < 2:  # so that noise looks like noise
+    if high / low < 4:  # so that noise looks like noise
         middle = (low * high) ** 0.5
-        low, high = axes.set_ylim(middle / 2**0.5, middle * 2**0.5)
-    if quantity == "seconds":
-        subs = (1.0, 2.0, 5.0) if high / low > 4 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs if high / low < 300 else (1.0,), numticks=12))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _in_units(value, UNITS[quantity])))
+        low, high = axes.set_ylim(middle / 2, middle * 2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,), numticks=12))
+    axes.yaxis.set_major_formatter(EngFormatter(UNITS[quantity]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("length (tokens)")
-
-
-def _in_units(value: float, units: Sequence[tuple[float, str]]) -> str:
-    for scale, name in units:
-        if value >= scale * 0.9999:
-            return f"{value / scale:,.3g} {name}"
-    scale, name = units[-1]
-    return f"{value / scale:,.3g} {name}"
