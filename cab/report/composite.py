@@ -141,9 +141,13 @@ def _composite(made: Composite, tasks: Mapping[str, Sequence[Group]]) -> Composi
             others = ", ".join(name_of(other) for other in candidates if other is not group)
             made.notes.append(f"{task}: of {len(candidates)} tables {name_of(group)} counts, not {others}")
         _add_task(made, task, group)
+    entries: dict[str, Entry] = {}
     for task, group in made.groups.items():
         for variant in group.variants:
-            _entry(made, variant.attention, options(variant.first)).variants[task] = variant
+            name = canonical([variant.attention, options(variant.first)])
+            entry = entries.setdefault(name, Entry(variant.attention, options(variant.first)))
+            entry.variants[task] = variant
+    made.entries = list(entries.values())
     found = labels([entry.attention for entry in made.entries], [entry.options for entry in made.entries])
     for entry, label in zip(made.entries, found, strict=True):
         entry.label = label
@@ -225,14 +229,6 @@ def _weight(group: Group) -> tuple[Any, ...]:
 def name_of(group: Group) -> str:
     """Data and settings, as leaderboard.csv names them."""
     return f"data {(group.data_hash or 'unknown')[:12]} settings {group.settings_name}"
-
-
-def _entry(made: Composite, attention: str, options: Mapping[str, Any]) -> Entry:
-    for entry in made.entries:
-        if entry.attention == attention and canonical(entry.options) == canonical(options):
-            return entry
-    made.entries.append(Entry(attention, options))
-    return made.entries[-1]
 
 
 def _score(entry: Entry, made: Composite) -> None:

@@ -94,6 +94,7 @@ def draw(found: Sequence[Line]) -> Figure:
             x, y = line.gain.value / (line.floor or 1.0), rows.index(name) + 0.6 * (place / max(1, len(own) - 1) - 0.5)
             point(axes, Estimate(x), Estimate(y), style(line.second), line.second, filled=bool(line.large))
     axes.set_xscale("symlog", linthresh=1, linscale=0.8)
+    axes.xaxis.set_major_formatter("{x:+g}")
     reach = 1.15 * max(3.0, *map(abs, axes.get_xlim()))
     axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticks(range(len(rows)), rows)

@@ -7,7 +7,7 @@ one precision are compared; a family that was trained on several is in the table
 means: with one seed, or with intervals that overlap, it proves nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ from cab.report.figures.style import INK, new_figure, set_title, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, mean
 from cab.report.text import words
+from cab.report.variant import Variant
 from cab.store.record import Record
 
 
@@ -38,50 +39,46 @@ class Line:
     pareto_optimal: bool = True
     dominated_by: str = ""
 
-    @property
-    def values(self) -> tuple[float, float]:
-        """Quality and speed; more is better in both."""
+    def is_dominated_by(self, other: "Line") -> bool:
+        """Whether another is at least as good and as fast, and better in one of the two."""
         sign = 1 if self.group.better == "higher" else -1
-        return sign * self.mean.value, -self.seconds.value
+        quality = sign * (other.mean.value - self.mean.value)
+        speed = self.seconds.value - other.seconds.value
+        return quality >= 0 and speed >= 0 and (quality > 0 or speed > 0)
 
 
 def lines(material: Material) -> list[Line]:
     found = []
     for group in material.groups:
-        by_device: dict[str, list[Line]] = {}
-        for line in _of_group(group):
-            by_device.setdefault(line.device, []).append(line)
-        for _, same in sorted(by_device.items()):
+        own = [line for variant in group.variants if variant.mean for line in _of_variant(group, variant, variant.mean)]
+        for name in sorted({line.device for line in own}):
+            same = [line for line in own if line.device == name]
             if len(same) > 1:
                 found += _compared(same)
     return found
 
 
-def _of_group(group: Group) -> list[Line]:
-    found = []
-    for variant in group.variants:
-        by_device: dict[str, list[Record]] = {}
-        for record in variant.records:
-            by_device.setdefault(device(record), []).append(record)
-        for name, records in by_device.items():
-            times = [(record.result.get("training") or {}).get("seconds") or 0.0 for record in records]
-            if variant.mean and all(times):
-                found.append(
-                    Line(
-                        group=group,
-                        device=name,
-                        attention=variant.attention,
-                        label=variant.label,
-                        n=len(variant.scores),
-                        mean=variant.mean,
-                        n_times=len(times),
-                        seconds=mean(times),
-                        seconds_lowest=min(times),
-                        seconds_highest=max(times),
-                        figure=group.figure_name,
-                    )
-                )
-    return found
+def _of_variant(group: Group, variant: Variant, mean_score: Estimate) -> Iterator[Line]:
+    """One per device on which the variant was trained."""
+    by_device: dict[str, list[float]] = {}
+    for record in variant.records:
+        seconds = (record.result.get("training") or {}).get("seconds") or 0.0
+        by_device.setdefault(device(record), []).append(seconds)
+    for name, times in by_device.items():
+        if all(times):
+            yield Line(
+                group=group,
+                device=name,
+                attention=variant.attention,
+                label=variant.label,
+                n=len(variant.scores),
+                mean=mean_score,
+                n_times=len(times),
+                seconds=mean(times),
+                seconds_lowest=min(times),
+                seconds_highest=max(times),
+                figure=group.figure_name,
+            )
 
 
 def device(record: Record) -> str:
@@ -99,17 +96,11 @@ def device(record: Record) -> str:
 
 
 def _compared(same: Sequence[Line]) -> list[Line]:
-    """With the lines that are at least as good and as fast, and better in one of the two."""
     found = []
-    for line in same:
-        quality, speed = line.values
-        better = [
-            other.label
-            for other in same
-            if other.values != line.values and other.values[0] >= quality and other.values[1] >= speed
-        ]
+    for line in sorted(same, key=lambda line: line.seconds.value):
+        better = [other.label for other in same if line.is_dominated_by(other)]
         found.append(replace(line, pareto_optimal=not better, dominated_by=", ".join(better)))
-    return sorted(found, key=lambda line: line.seconds.value)
+    return found
 
 
 def draw(found: Sequence[Line]) -> Figure:

@@ -4,11 +4,11 @@ curves    training: loss against step, validation against seconds
 tradeoff  the headline metric against the time of a training step and against the decoding state
 """
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -51,26 +51,22 @@ def _mean_and_band(
     axes: Axes, runs: Sequence[Sequence[tuple[float, float | None]]], look: Style, label: str, marker: bool
 ) -> None:
     """The mean over runs, and the range from lowest to highest, at the points that all runs have."""
-    x, mean, lowest, highest = [], [], [], []
-    for points in zip(*runs, strict=False):  # as long as the shortest run
-        values = [y for _, y in points if y is not None]
-        if len(values) == len(points):
-            x.append(statistics.fmean(at for at, _ in points))
-            mean.append(statistics.fmean(values))
-            lowest.append(min(values))
-            highest.append(max(values))
-    axes.plot(x, mean, label=label, color=look.color, linestyle=look.line, marker=look.marker if marker else None)
+    shortest = min(map(len, runs), default=0)
+    points = np.array([run[:shortest] for run in runs], float).reshape(len(runs), shortest, 2)
+    points = points[:, ~np.isnan(points).any((0, 2))]
+    x, y = np.moveaxis(points, 2, 0)
+    marked = look.marker if marker else None
+    axes.plot(x.mean(0), y.mean(0), label=label, color=look.color, linestyle=look.line, marker=marked)
     if len(runs) > 1:
-        axes.fill_between(x, lowest, highest, color=look.color, alpha=0.18, linewidth=0)
+        axes.fill_between(x.mean(0), y.min(0), y.max(0), color=look.color, alpha=0.18, linewidth=0)
 
 
 def _leave_out_start(axes: Axes) -> None:
     """Cuts off the first tenth of the curves at the top: the fall from the start would flatten the rest."""
-    curves = [[float(y) for y in line.get_ydata()] for line in axes.get_lines()]  # type: ignore[union-attr, arg-type]
-    values = [y for curve in curves for y in curve]
-    later = [y for curve in curves for y in curve[max(1, len(curve) // 10) :]]
+    curves = [np.asarray(line.get_ydata(), float) for line in axes.get_lines()]
+    later = np.concatenate([curve[max(1, len(curve) // 10) :] for curve in curves])
     if len(later) >= 8:
-        low, high = min(values), max(later)
+        low, high = min(curve.min() for curve in curves if len(curve)), later.max()
         axes.set_ylim(low - 0.06 * (high - low), high + 0.04 * (high - low))
 
 
