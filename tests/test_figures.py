@@ -136,9 +136,21 @@ def test_tradeoff_names_every_row_and_what_lies_outside():
 
 
 def test_rows_of_one_family_differ_in_the_legend():
-    names = ["vanilla", *["ssa"] * 5, *["none"] * 3]
-    looks = [(look.color, look.marker) for look in styles(names)]
-    assert len(set(looks)) == len(names)
+    names = {f"{name} ({n})": name for name, count in {"vanilla": 1, "ssa": 5, "none": 3}.items() for n in range(count)}
+    assert len({(look.color, look.marker) for look in styles(names).values()}) == len(names)
+
+
+def test_a_row_looks_the_same_in_both_panels():
+    records = [synthetic.quality("ssa", s, options={"latents": n}, score=n + s) for n in (8, 4) for s in range(2)]
+    measured = [synthetic.efficiency("ssa", options={"latents": 4}, phases=("train",))]
+    measured.append(synthetic.efficiency("ssa", options={"latents": 8}))
+    group = group_of(*records, *measured)
+    looks = [
+        {bar.get_label(): bar.lines[0].get_marker() for bar in axes.containers}
+        for axes in plots.tradeoff(group, group.variants).axes
+    ]
+    assert set(looks[0]) == {"ssa (latents=4)", "ssa (latents=8)"}
+    assert looks[1] == {"ssa (latents=8)": looks[0]["ssa (latents=8)"]}
 
 
 def test_saving_is_repeatable(tmp_path: Path):

@@ -90,7 +90,7 @@ def picture(records: Sequence[Record]) -> Figure:
         draw_cells(axes, names, checks(pattern), cells)
         axes.set_title(pattern.replace("_", " "))
         axes.tick_params(axis="x", rotation=90)
-    statuses = {status for record in records for status in _statuses(record)}
+    statuses = {row["status"] for row in rows(records)}
     handles = [Patch(facecolor=COLORS[key], edgecolor=INK, label=WORDS[key]) for key in COLORS if key in statuses]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=17)
     return figure
@@ -115,9 +115,3 @@ def _cell(check: dict[str, Any] | None, record: Record) -> tuple[str, str]:
     if check["worst"] is None:
         return check["status"], "✗"
     return check["status"], f"{check['worst']:.0e}".replace("e-0", "e-").replace("e+0", "e") if check["worst"] else "0"
-
-
-def _statuses(record: Record) -> set[str]:
-    """Of its checks, or of the whole record if there are none."""
-    statuses = {check["status"] for check in record.result["checks"]}
-    return statuses or {"unsupported" if record.status == "unsupported" else "fail"}

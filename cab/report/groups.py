@@ -63,6 +63,10 @@ class Group:
         return (self.first.result.get("better") or {}).get(self.headline, "lower")
 
     @property
+    def score_label(self) -> str:
+        return f"{(self.headline or 'score').replace('_', ' ')} ({self.better} is better)"
+
+    @property
     def sign(self) -> float:
         """Times a score: more is better."""
         return 1.0 if self.better == "higher" else -1.0

@@ -9,7 +9,7 @@ from cab.report.document import MISSING, Cell, Column, Row, Table
 from cab.report.efficiency import Efficiency
 from cab.report.groups import Group
 from cab.report.stats import Estimate
-from cab.report.text import count, estimate, number, scale_words, size, words
+from cab.report.text import count, estimate, number, scale_words, size
 from cab.report.variant import Variant
 from cab.store.record import Record
 
@@ -23,7 +23,7 @@ def group_columns(group: Group) -> list[tuple[Column, Callable[[Variant], Cell]]
         (Column("rank", short=True), lambda row: _rank(row.rank, row.tie)),
         (Column("attention", short=True), lambda row: Cell(row.label)),
         (Column("n", short=True), lambda row: Cell(str(len(row.scores)), len(row.scores))),
-        (Column(f"{words(group.headline)} ({group.better} is better)", short=True), lambda row: _estimate(row.mean)),
+        (Column(group.score_label, short=True), lambda row: _estimate(row.mean)),
         (Column("std"), lambda row: _number(row.std)),
         (Column("benefit", short=True), lambda row: _estimate(row.benefit, "+.3g")),
         (Column("train time / vanilla", short=True), lambda row: _train_time(row.efficiency)),

@@ -10,7 +10,7 @@ figure of this kind has a z-score without intervals (its section 5).
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ from cab.report.analyses.base import Material, Question, gains, in_order, one_pe
 from cab.report.composite import scaled
 from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
 from cab.report.groups import Group
-from cab.report.stats import Estimate, Interval, difference, t_interval
+from cab.report.stats import Estimate, difference, t_interval
 
 
 @dataclass(frozen=True)
@@ -44,38 +44,29 @@ def lines(material: Material) -> list[Line]:
     return [line for group in material.groups for line in _of_group(group)]
 
 
-def _of_group(group: Group) -> list[Line]:
+def _of_group(group: Group) -> Iterator[Line]:
     control = gains(group, group.control) if group.control else None
     if control is None:
-        return []
+        return
     scale, no_unit = unit(group)
     shown = one_per_family(group)
-    found = []
     for variant in group.variants:
         own = gains(group, variant)
         if variant is not group.control and own is not None:
-            found.append(
-                Line(
-                    group=group,
-                    attention=variant.attention,
-                    label=variant.label,
-                    options=variant.options,
-                    n=len(own),
-                    n_none=len(control),
-                    benefit=variant.benefit,
-                    share=_divided(difference(own, control), scale) if scale else None,
-                    unit=scale,
-                    no_unit=no_unit,
-                    figure=group.size,
-                    shown=any(variant is each for each in shown),
-                )
+            yield Line(
+                group=group,
+                attention=variant.attention,
+                label=variant.label,
+                options=variant.options,
+                n=len(own),
+                n_none=len(control),
+                benefit=variant.benefit,
+                share=difference(own, control).divided(scale) if scale else None,
+                unit=scale,
+                no_unit=no_unit,
+                figure=group.size,
+                shown=any(variant is each for each in shown),
             )
-    return found
-
-
-def _divided(gain: Estimate, scale: float) -> Estimate:
-    interval = Interval(gain.interval.low / scale, gain.interval.high / scale) if gain.interval else None
-    return Estimate(gain.value / scale, interval)
 
 
 def unit(group: Group) -> tuple[float | None, str]:

@@ -16,7 +16,6 @@ from cab.report.figures.axes import legend, length_ticks, line_and_band
 from cab.report.figures.style import new_figure, set_title, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, mean
-from cab.report.text import words
 from cab.report.variant import Variant
 
 TABLE = "loss_by_context"
@@ -78,13 +77,13 @@ def draw(found: Sequence[Line]) -> Figure:
     by_label: dict[str, list[Line]] = {}
     for line in scored:
         by_label.setdefault(line.label, []).append(line)
-    looks = styles([own[0].attention for own in by_label.values()])
-    for (label, own), look in zip(by_label.items(), looks, strict=True):
+    looks = styles({line.label: line.attention for line in scored})
+    for label, own in by_label.items():
         x, y = [line.context for line in own], [line.mean.value for line in own if line.mean]
         lowest, highest = [line.lowest or 0.0 for line in own], [line.highest or 0.0 for line in own]
-        line_and_band(axes, x, y, lowest, highest, look, label)
+        line_and_band(axes, x, y, lowest, highest, looks[label], label)
     length_ticks(axes, sorted({line.context for line in scored}))
-    axes.set(xlabel="context in the test (tokens)", ylabel=f"{words(group.headline)} ({group.better} is better)")
+    axes.set(xlabel="context in the test (tokens)", ylabel=group.score_label)
     if scored[0].trained_at is not None:  # left of it interpolation, right of it extrapolation
         axes.axvline(scored[0].trained_at, color="black", linewidth=1.2, linestyle=":", label="trained at")
     seeds = max(line.n for line in scored)

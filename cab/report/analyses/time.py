@@ -7,7 +7,7 @@ one precision are compared; a family that was trained on several is in the table
 means: with one seed, or with intervals that overlap, it proves nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.style import INK, new_figure, set_title, styles
+from cab.report.figures.style import INK, Style, new_figure, set_title, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, mean
-from cab.report.text import words
 from cab.report.variant import Variant
 from cab.store.record import Record
 
@@ -106,9 +105,10 @@ def _compared(same: Sequence[Line]) -> list[Line]:
 def draw(found: Sequence[Line]) -> Figure:
     devices = list(dict.fromkeys(line.device for line in found))
     figure = new_figure(10 * len(devices), 6.8)
+    looks = styles({line.label: line.attention for line in found})
     panels = figure.subplots(1, len(devices), squeeze=False)[0]
     for axes, name in zip(panels, devices, strict=True):
-        _panel(axes, [line for line in found if line.device == name])
+        _panel(axes, [line for line in found if line.device == name], looks)
         axes.set_title(name, fontsize=12)
     note = "filled: Pareto-optimal; bars: 95% intervals up, lowest to highest time across"
     set_title(figure, f"{found[0].group.full_title}; {note}")
@@ -116,18 +116,18 @@ def draw(found: Sequence[Line]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, own: Sequence[Line]) -> None:
+def _panel(axes: Axes, own: Sequence[Line], looks: Mapping[str, Style]) -> None:
     axes.set_xscale("log")
     axes.margins(0.16, 0.14)
     front = sorted((line.seconds.value, line.mean.value) for line in own if line.pareto_optimal)
     front.append((max(line.seconds_highest for line in own), front[-1][1]))  # the best of all stays the best
     x, y = zip(*front, strict=True)
     axes.step(x, y, where="post", color=INK, linewidth=1.6, linestyle=":", zorder=0)
-    for line, look in zip(own, styles([line.attention for line in own]), strict=True):
+    for line in own:
         seconds = Estimate(line.seconds.value, Interval(line.seconds_lowest, line.seconds_highest))
-        point(axes, seconds, line.mean, look, line.label, line.pareto_optimal)
+        point(axes, seconds, line.mean, looks[line.label], line.label, line.pareto_optimal)
     group = own[0].group
-    axes.set(xlabel="seconds of training, wall clock", ylabel=f"{words(group.headline)} ({group.better} is better)")
+    axes.set(xlabel="seconds of training, wall clock", ylabel=group.score_label)
     value_ticks(axes)
 
 

@@ -63,7 +63,10 @@ def draw(records: Sequence[Record], title: str = "") -> Figure:
     """The figure for efficiency records with measurements, of one pattern, shape and machine."""
     names = [record.cell["attention"] for record in records]
     named = labels(names, [record.config.get("attention") or {} for record in records])
-    families = [Family(*each) for each in zip(named, names, styles(names), records, strict=True)]
+    looks = styles(dict(zip(named, names, strict=True)))
+    families = [
+        Family(label, name, looks[label], record) for label, name, record in zip(named, names, records, strict=True)
+    ]
     rows = [row for record in records for row in measured_rows(record)]
     phases = [phase for phase in PHASES if any(row["phase"] == phase for row in rows)]
     figure = new_figure(14, 1.6 + 4.8 * len(phases))

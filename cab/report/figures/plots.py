@@ -5,7 +5,6 @@ tradeoff  the headline metric against the time of a training step and against th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,9 @@ def curves(variants: Sequence[Variant], title: str = "") -> Figure:
     figure = new_figure(13, 6.4)
     left, right = figure.subplots(1, 2)
     headline = next((name for variant in variants if (name := variant.first.result.get("headline"))), None)
-    looks = styles([variant.attention for variant in variants])
-    for variant, look in zip(variants, looks, strict=True):
+    looks = styles({variant.label: variant.attention for variant in variants})
+    for variant in variants:
+        look = looks[variant.label]
         runs = [record.result["curve"] for record in variant.records if record.result.get("curve")]
         losses = [[(point["step"], point["loss"]) for point in run] for run in runs]
         _mean_and_band(left, losses, look, variant.label, marker=False)
@@ -70,24 +70,19 @@ def _leave_out_start(axes: Axes) -> None:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.04 * (high - low))
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a panel of `tradeoff` shows of a variant."""
-
-    value: Estimate
-    length: int | None
-    """At which it was measured; None for vanilla against itself."""
+Measured = tuple[Estimate, int | None]
+"""What a panel of `tradeoff` shows of a variant, and the length of the measurement; None for vanilla against itself."""
 
 
 def _train_time(variant: Variant) -> Measured | None:
     found = variant.efficiency
     length = None if variant.attention == "vanilla" else found.train_length
-    return Measured(found.train_ratio, length) if found.train_ratio else None
+    return (found.train_ratio, length) if found.train_ratio else None
 
 
 def _state(variant: Variant) -> Measured | None:
     found = variant.efficiency  # a state of 0 bytes has no place on a logarithmic axis
-    return Measured(Estimate(found.state_bytes / 1024), found.state_length) if found.state_bytes else None
+    return (Estimate(found.state_bytes / 1024), found.state_length) if found.state_bytes else None
 
 
 PANELS = {"time of a training step, vanilla = 1": _train_time, "decoding state (KiB per sequence)": _state}
@@ -105,7 +100,7 @@ def tradeoff(group: Group, variants: Sequence[Variant]) -> Figure:
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     for axes, (text, measure) in zip(panels, measures.items(), strict=True):
         _tradeoff_panel(axes, scored, text, measure)
-        axes.set_ylabel(f"{words(group.headline)} ({group.better} is better)")
+        axes.set_ylabel(group.score_label)
         value_ticks(axes)
     set_title(figure, f"{group.full_title}; bars: 95% intervals, up over seeds, across over rounds")
     legend(figure, *panels)
@@ -118,15 +113,18 @@ def _tradeoff_panel(
     axes.set_xscale("log")
     axes.margins(0.16, 0.14)
     outlier = _outlier(scored)
-    longest = max((found.length or 0 for variant in scored if (found := measure(variant))), default=0)
+    looks = styles({variant.label: variant.attention for variant in scored})
+    shown = [(variant, *found) for variant in scored if (found := measure(variant))]
+    longest = max((length or 0 for _, _, length in shown), default=0)
     axes.set_xlabel(f"{text} at length {longest:,} unless stated" if longest else text)
-    for variant, look in zip(scored, styles([variant.attention for variant in scored]), strict=True):
-        found, mean = measure(variant), variant.mean
-        if variant is outlier and mean is not None:
-            axes.plot([], [], look.marker, color=look.color, label=f"{variant.label}, outside: {mean.value:.4g}")
-        elif found is not None and mean is not None:
-            same = found.length in (None, longest)
-            point(axes, found.value, mean, look, variant.label if same else f"{variant.label} at {found.length:,}")
+    for variant, value, length in shown:
+        look = looks[variant.label]
+        if variant is outlier and variant.mean:
+            label = f"{variant.label}, outside: {variant.mean.value:.4g}"
+            axes.plot([], [], look.marker, color=look.color, label=label)
+        elif variant.mean:
+            same = length in (None, longest)
+            point(axes, value, variant.mean, look, variant.label if same else f"{variant.label} at {length:,}")
 
 
 def _outlier(variants: Sequence[Variant]) -> Variant | None:

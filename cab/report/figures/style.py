@@ -6,7 +6,7 @@ of the names in conf/attention, so that a new family needs no line here; a name 
 
 import hashlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,9 +78,10 @@ def style(attention: str, variant: int = 0) -> Style:
     return Style(base.color, MARKERS[(place + variant) % len(MARKERS)], LINES[variant % len(LINES)])
 
 
-def styles(attentions: Sequence[str]) -> list[Style]:
-    """A style for each of some rows."""
-    return [style(name, attentions[:place].count(name)) for place, name in enumerate(attentions)]
+def styles(family_of: Mapping[str, str]) -> dict[str, Style]:
+    """By label, from the family of each label. Of one figure: the same label looks the same in all of its panels."""
+    names = list(family_of.values())
+    return {label: style(name, names[:place].count(name)) for place, (label, name) in enumerate(family_of.items())}
 
 
 def new_figure(width: float, height: float) -> Figure:
