@@ -8,4 +8,5 @@ analyses/         further questions
 csv_table         rows of the CSV files
 document          headings, paragraphs, tables and figures; contents and tables build one from all of the above
 markdown, html    the document as text and as a page;  figures/ draws
+build             writes all of it
 """

@@ -96,13 +96,12 @@ class Entry:
     @property
     def missing(self) -> list[str]:
         """The tasks without a score, and why."""
-        return [f"{task} ({self._reason(task)})" for task, score in self.tasks.items() if score is None]
-
-    def _reason(self, task: str) -> str:
-        if task not in self.variants:
-            return "no record"
-        status = self.variants[task].status
-        return "no score in a metric" if status == "ok" else status
+        found = []
+        for task, score in self.tasks.items():
+            if score is None:
+                status = self.variants[task].status if task in self.variants else "no record"
+                found.append(f"{task} ({'no score in a metric' if status == 'ok' else status})")
+        return found
 
 
 @dataclass
