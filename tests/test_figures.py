@@ -80,7 +80,8 @@ def test_lengths_mark_where_a_family_becomes_cheaper():
     figure = lengths.draw(records)
     time, memory = figure.axes
     crossing = analyse(records[0]).efficiency("lightning").time_from_vanilla
-    assert [text.get_text() for text in time.texts] == [f"{crossing.value:,.0f}"]
+    (note,) = time.texts
+    assert (note.get_text(), note.xy[0]) == (f"{crossing.value:,.0f}", pytest.approx(crossing.value))
     rings = [line for line in time.get_lines() if line.get_markerfacecolor() == "none"]
     black = [ring for ring in rings if ring.get_markeredgecolor() == FIXED["vanilla"].color]
     assert [ring.get_xdata()[0] for ring in black] == [pytest.approx(crossing.value)]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import legend, length_ticks, line_and_band
-from cab.report.figures.style import new_figure, set_title, styles
+from cab.report.figures.style import new_figure, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, mean
 from cab.report.variant import Variant
@@ -88,7 +88,7 @@ def draw(found: Sequence[Line]) -> Figure:
         axes.axvline(scored[0].trained_at, color="black", linewidth=1.2, linestyle=":", label="trained at")
     seeds = max(line.n for line in scored)
     note = f"mean of up to {seeds} seeds, band from lowest to highest" if seeds > 1 else "one seed"
-    set_title(figure, f"{group.full_title}: {note}")
+    figure.suptitle(f"{group.full_title}: {note}", wrap=True)
     legend(figure, axes)
     return figure
 

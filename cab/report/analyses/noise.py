@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
 from cab.report.figures.axes import legend, point
-from cab.report.figures.style import new_figure, set_title, style
+from cab.report.figures.style import new_figure, style
 from cab.report.groups import Group
 from cab.report.stats import Estimate, difference, welch_interval
 
@@ -94,7 +94,7 @@ def draw(found: Sequence[Line]) -> Figure:
             x, y = line.gain.value / (line.floor or 1.0), rows.index(name) + 0.6 * (place / max(1, len(own) - 1) - 0.5)
             point(axes, Estimate(x), Estimate(y), style(line.second), line.second, filled=bool(line.large))
     axes.set_xscale("symlog", linthresh=1, linscale=0.8)
-    axes.xaxis.set_major_formatter("{x:+g}")
+    axes.xaxis.set_major_formatter("{x:g}")
     reach = 1.15 * max(3.0, *map(abs, axes.get_xlim()))
     axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticks(range(len(rows)), rows)
@@ -103,7 +103,7 @@ def draw(found: Sequence[Line]) -> Figure:
     axes.grid(False, axis="y")
     axes.set_xlabel("gain over vanilla in noise floors (left: worse than vanilla)")
     note = "grey: the noise floor; filled: above it, and the 95% interval over seeds excludes 0"
-    set_title(figure, f"Differences against noise, {found[0].group.size}; {note}")
+    figure.suptitle(f"Differences against noise, {found[0].group.size}; {note}", wrap=True)
     legend(figure, axes)
     return figure
 

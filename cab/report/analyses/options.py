@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, gains
 from cab.report.figures.axes import point
-from cab.report.figures.style import INK, new_figure, set_title, style
+from cab.report.figures.style import INK, new_figure, style
 from cab.report.groups import Group
 from cab.report.settings import canonical, flatten, options
 from cab.report.stats import Estimate, mean
@@ -120,7 +120,7 @@ def draw(found: Sequence[Line]) -> Figure:
     axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"gain in {scale_words(group.headline)}, positive is better")
     note = "filled: the same training, evaluated differently; bars: 95% intervals over seeds"
     more = f"; the first {MOST} of {len(found)}" if len(found) > MOST else ""
-    set_title(figure, f"{group.full_title}; {note}{more}")
+    figure.suptitle(f"{group.full_title}; {note}{more}", wrap=True)
     return figure
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cab.report.analyses.base import Material, Question
 from cab.report.efficiency import state_bytes
 from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.style import Style, new_figure, set_title, styles
+from cab.report.figures.style import Style, new_figure, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate
 from cab.report.variant import Variant
@@ -96,7 +96,7 @@ def draw(found: Sequence[Line]) -> Figure:
     for axes, table in zip(panels, tables, strict=True):
         _panel(axes, [line for line in found if line.group == table], looks)
     size = found[0].group.size
-    set_title(figure, f"Recall against decoding state, {size}; bars: 95% intervals over seeds")
+    figure.suptitle(f"Recall against decoding state, {size}; bars: 95% intervals over seeds", wrap=True)
     legend(figure, *panels)
     return figure
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.style import INK, Style, new_figure, set_title, styles
+from cab.report.figures.style import INK, Style, new_figure, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, mean
 from cab.report.variant import Variant
@@ -111,7 +111,7 @@ def draw(found: Sequence[Line]) -> Figure:
         _panel(axes, [line for line in found if line.device == name], looks)
         axes.set_title(name, fontsize=12)
     note = "filled: Pareto-optimal; bars: 95% intervals up, lowest to highest time across"
-    set_title(figure, f"{found[0].group.full_title}; {note}")
+    figure.suptitle(f"{found[0].group.full_title}; {note}", wrap=True)
     legend(figure, *panels)
     return figure
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from cab.report.figures.style import Style
 from cab.report.stats import Estimate
@@ -51,8 +51,7 @@ def line_and_band(
 def length_ticks(axes: Axes, lengths: Sequence[float]) -> None:
     """A logarithmic axis with a tick at each of some lengths."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(lengths))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xticks(lengths, [f"{length:,.0f}" for length in lengths])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
@@ -63,8 +62,8 @@ def value_ticks(axes: Axes) -> None:
         axes.update_datalim([(data.x0 / 2, data.y0), (data.x1 * 2, data.y0)])
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Figure, *panels: Axes) -> None:

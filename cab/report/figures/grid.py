@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cab.report.figures.style import INK, new_figure, set_title
+from cab.report.figures.style import INK, new_figure
 
 UNSURE = "#595959"
 HEIGHT = 0.8
@@ -44,7 +44,7 @@ def grid(
     draw_cells(axes, rows, columns, cells)
     axes.set_xticklabels([name.replace("_", "\n") for name in columns])
     axes.xaxis.tick_top()
-    set_title(figure, title)
+    figure.suptitle(title, wrap=True)
     return figure
 
 

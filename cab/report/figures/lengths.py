@@ -20,7 +20,7 @@ from cab.efficiency import efficiency_length
 from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report.efficiency import BASELINES, Measurement, measured, one_batch
 from cab.report.figures.axes import legend, length_ticks, line_and_band
-from cab.report.figures.style import FIXED, Style, new_figure, set_title, styles
+from cab.report.figures.style import FIXED, Style, new_figure, styles
 from cab.report.settings import labels
 from cab.store.record import Record
 
@@ -77,7 +77,7 @@ def draw(records: Sequence[Record], title: str = "") -> Figure:
             _panel(axes, families, phase, quantity)
             axes.set_title(f"{PHASES[phase]}{f', batch {batch}' if batch > 1 else ''}: {text}")
     rings = "rings: cheaper from there on than vanilla (black), eager (grey)"
-    set_title(figure, f"{title}\n{rings}" if title else rings)
+    figure.suptitle(f"{title}\n{rings}" if title else rings, wrap=True)
     legend(figure, *grid.flat)
     return figure
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.style import Style, new_figure, set_title, styles
+from cab.report.figures.style import Style, new_figure, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate
 from cab.report.text import words
@@ -38,7 +38,7 @@ def curves(variants: Sequence[Variant], title: str = "") -> Figure:
         _leave_out_start(axes)
     seeds = max((len(variant.records) for variant in variants), default=1)
     note = f"mean of up to {seeds} seeds, band from lowest to highest" if seeds > 1 else "one seed"
-    set_title(figure, f"{title}: {note}" if title else note)
+    figure.suptitle(f"{title}: {note}" if title else note, wrap=True)
     legend(figure, left)
     return figure
 
@@ -102,7 +102,7 @@ def tradeoff(group: Group, variants: Sequence[Variant]) -> Figure:
         _tradeoff_panel(axes, scored, text, measure)
         axes.set_ylabel(group.score_label)
         value_ticks(axes)
-    set_title(figure, f"{group.full_title}; bars: 95% intervals, up over seeds, across over rounds")
+    figure.suptitle(f"{group.full_title}; bars: 95% intervals, up over seeds, across over rounds", wrap=True)
     legend(figure, *panels)
     return figure
 

@@ -5,7 +5,6 @@ of the names in conf/attention, so that a new family needs no line here; a name 
 """
 
 import hashlib
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +21,6 @@ INK, FAINT = "#222222", "#d9d9d9"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "^", "v", "P", "X", "<", ">")
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-LETTER = 0.55
-"""Width of a letter over the size of its font, on the safe side."""
 RC: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 130,
@@ -88,11 +85,3 @@ def new_figure(width: float, height: float) -> Figure:
     """With the look of RC, which holds until it is saved. In inches; without pyplot and a screen."""
     matplotlib.rcParams.update(RC)
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def set_title(figure: Figure, text: str) -> None:
-    """Above all axes, in as many lines as the figure's width needs."""
-    points = 72 * figure.get_figwidth()
-    title = figure.suptitle(text)
-    letters = int(points / (LETTER * float(title.get_fontsize())))
-    title.set_text("\n".join(textwrap.fill(line, letters) for line in text.splitlines()))
