@@ -12,27 +12,13 @@ Writes below DIR/leaderboard
 and prints a short table. It trains and measures nothing, and changes no record.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cab import ROOT
-from cab.report import html, markdown
-from cab.report.analyses import answers
-from cab.report.analyses.base import Answer, Material
-from cab.report.composite import composites
-from cab.report.composite_rows import entry_rows, scale_rows
-from cab.report.contents import document
-from cab.report.csv_table import columns, write_csv
-from cab.report.efficiency import analyse, efficiency_rows
-from cab.report.efficiency_table import EfficiencyTable
-from cab.report.groups import make_groups
-from cab.report.leaderboard_row import leaderboard_rows
-from cab.report.load import Loaded, load, quality_row
-from cab.store.record import write_atomically
+from cab.report.load import load
 
 RESULTS = ROOT / "results"
 
@@ -52,53 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = f"{len(loaded.problems)} files, none of them usable" if loaded.problems else "no records"
         print(f"{results}: {found}. Make some with `make run`, or name their folder with --results.", file=sys.stderr)
         return 2
+    from cab.report.build import build  # imports pandas and matplotlib
+
     try:
         build(loaded, results, plots=not options.no_plots)
     except OSError as error:
         print(f"{results / 'leaderboard'}: cannot be written ({error})", file=sys.stderr)
         return 2
     return 0
-
-
-def build(loaded: Loaded, results: Path, plots: bool = True) -> None:
-    """Writes everything and prints the short table."""
-    from cab.report.figures.files import write_figures
-
-    folder = results / "leaderboard"
-    analyses = [analyse(record) for record in loaded.efficiency]
-    groups = make_groups(loaded.quality, EfficiencyTable(analyses))
-    indices = composites(groups)
-    answered = answers(Material(groups, indices, loaded.efficiency))
-    page = document(groups, indices, answered, loaded, results, plots)
-
-    write_csv([columns(row) for group in groups for row in leaderboard_rows(group)], folder / "leaderboard.csv")
-    write_csv([row for made in indices for row in entry_rows(made)], folder / "composite.csv")
-    scales = [columns(row) for made in indices for row in scale_rows(made)]
-    write_csv(scales, folder / "composite_scale.csv")
-    write_csv([quality_row(record) for record in loaded.quality], folder / "quality.csv")
-    write_csv([row for analysis in analyses for row in efficiency_rows(analysis)], folder / "efficiency.csv")
-    _write_answers(answered, folder / "analyses")
-    write_atomically(folder / "leaderboard.md", markdown.render(page).encode())
-    left_out = f"; {len(loaded.problems)} files left out, see leaderboard.md" if loaded.problems else ""
-    print(markdown.short(page))
-    print(f"\n{len(loaded.quality)} quality and {len(loaded.efficiency)} efficiency records{left_out}")
-    print(f"tables   {folder}/leaderboard.md, five *.csv and analyses/*.csv", flush=True)
-
-    if plots:
-        write_figures(page.figures, folder / "plots")  # the slow part
-        print(f"figures  {folder}/plots, {len(page.figures)} as PNG and SVG")
-    write_atomically(folder / "index.html", html.render(page, folder / "plots").encode())
-    print(f"page     {folder}/index.html")
-
-
-def _write_answers(answered: Sequence[Answer], folder: Path) -> None:
-    """A file for each that has lines; removes the others."""
-    for answer in answered:
-        path = folder / f"{answer.question.name}.csv"
-        if answer.lines:
-            write_csv([columns(line) for line in answer.lines], path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,14 @@ From the tables of a record alone, so exactly what was scored: pictures of compl
 files with its spectrograms, texts in the terminal.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from textwrap import indent
-from typing import Any
 
 from cab.command import command_line
 from cab.errors import UserError
 from cab.store.record import DamagedRecord, Record, read_record
-
-Rows = list[dict[str, Any]]
-"""A table of a record."""
 
 
 def show(record: Record, folder: Path) -> list[str]:
@@ -26,6 +19,8 @@ def show(record: Record, folder: Path) -> list[str]:
 
     Raises UserError if the record has none.
     """
+    from cab.report.figures.examples import VIEWS  # imports torch and matplotlib
+
     tables = record.result.get("tables") or {}
     found = {name: tables[name] for name in VIEWS if tables.get(name)}
     if not found:
@@ -35,42 +30,6 @@ def show(record: Record, folder: Path) -> list[str]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     return [line for name, rows in found.items() for line in VIEWS[name](record, rows, folder)]
-
-
-def texts(_: Record, rows: Rows, folder: Path) -> Iterable[str]:
-    for row in rows:
-        for name, value in row.items():
-            yield f"{name}:\n{indent(str(value), '    ')}"
-        yield ""
-
-
-def images(_: Record, rows: Rows, folder: Path) -> Iterable[str]:
-    from cab.report.figures import imageview
-
-    yield str(imageview.write_picture(rows, folder / "images.png"))
-
-
-def clouds(record: Record, rows: Rows, folder: Path) -> Iterable[str]:
-    from cab.report.figures import cloudview
-
-    yield str(cloudview.write_picture(record.cell, rows, folder / "clouds.png"))
-
-
-def speech(_: Record, rows: Rows, folder: Path) -> Iterable[str]:
-    from cab.report.figures import speechview
-
-    for row in rows:
-        yield from speechview.write_sound(row, folder)
-        yield str(speechview.write_picture(row, folder))
-
-
-VIEWS: dict[str, Callable[[Record, Rows, Path], Iterable[str]]] = {
-    "texts": texts,
-    "images": images,
-    "clouds": clouds,
-    "spectrograms": speech,
-}
-"""By the name of the table in a record."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

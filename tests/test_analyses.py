@@ -14,7 +14,7 @@ from cab.report.composite import composites
 from cab.report.csv_table import columns
 from cab.report.efficiency import analyse
 from cab.report.efficiency_table import EfficiencyTable
-from cab.report.groups import GroupKey, make_groups
+from cab.report.groups import Group, make_groups
 from cab.report.stats import Estimate, t_interval, welch_interval
 from cab.store.record import Record
 
@@ -274,11 +274,12 @@ def test_recall_against_state_names_who_is_missing():
         "ssa": "diverged",
     }
     assert one(lines, attention="lightning").state_bytes == 4 * 32 * 32 * 3 * 4
-    (axes,) = state.draw(lines).axes
+    figure = state.draw(lines)
+    (axes,) = figure.axes
     assert "fit (no efficiency record), ssa (diverged)" in axes.get_xlabel().replace("\n", " ")
-    assert {text.get_text() for text in axes.texts} == {"vanilla", "lightning"}
+    assert {text.get_text() for text in figure.legends[0].texts} == {"vanilla", "lightning"}
     without = [replace(line, state_bytes=0.0) if line.attention == "lightning" else line for line in lines]
-    assert "lightning, no state" in {text.get_text() for text in state.draw(without).axes[0].texts}
+    assert "lightning, no state" in {text.get_text() for text in state.draw(without).legends[0].texts}
 
 
 # Time
@@ -336,7 +337,7 @@ def test_options_are_compared_one_at_a_time_and_seed_by_seed():
     assert line.gain.value == pytest.approx(0.15)
     assert line.gain.interval == pytest.approx(t_interval([0.1, 0.2]))
     assert line.same_training is False
-    assert line.group.scale == "linear"
+    assert line.group.columns["scale"] == "linear"
 
 
 def test_an_option_of_evaluation_alone_is_told_by_equal_training():
@@ -434,20 +435,26 @@ def test_figures_of_the_page_and_of_leaderboard_md_are_those_drawn(tmp_path):
 
 
 def test_tables_that_share_a_heading_are_told_apart():
-    def group(settings: str, content: str, difference: str, task: str = "lm") -> GroupKey:
-        return GroupKey(task, "causal_self", "smoke", content, settings, difference, "loss", "lower", "linear")
+    def group(content: str, difference: str, steps: int, task: str = "lm") -> Group:
+        record = synthetic.quality(task=task, steps=steps)
+        record.result["data"]["content"] = content * 64
+        (made,) = make_groups([record])
+        made.difference = difference
+        return made
 
+    same = group("a", "", 200)
     groups = [
-        group("11", "aaaaaaaaaa", "train.steps=100 data=aaaaaaaa"),
-        group("11", "bbbbbbbbbb", "train.steps=100 data=bbbbbbbb"),
-        group("22", "aaaaaaaaaa", ""),
-        group("22", "aaaaaaaaaa", ""),
-        group("33", "aaaaaaaaaa", "train.steps=200"),
-        group("44", "aaaaaaaaaa", "train.steps=200 model.depth=4"),
+        group("a", "train.steps=100 data=aaaaaaaa", 100),
+        group("b", "train.steps=100 data=bbbbbbbb", 100),
+        same,
+        same,
+        group("a", "train.steps=300", 300),
+        group("a", "train.steps=400 model.depth=4", 400),
     ]
+    settings = [each.settings_name for each in groups]
     names = base.table_names(groups)
-    assert names[0] == "lm\ncausal self\nsettings 11\ndata aaaaaaaa"
-    assert names[2] == names[3] == "lm\ncausal self\nsettings 22"
-    assert names[4:] == ["lm\ncausal self\ntrain.steps=200", "lm\ncausal self\nsettings 44"]
+    assert names[0] == f"lm\ncausal self\nsettings {settings[0]}\ndata aaaaaaaa"
+    assert names[2] == names[3] == f"lm\ncausal self\nsettings {settings[2]}"
+    assert names[4:] == ["lm\ncausal self\ntrain.steps=300", f"lm\ncausal self\nsettings {settings[5]}"]
     assert len(set(names)) == 5
-    assert base.table_names([group("11", "aaaaaaaaaa", "", "tts")]) == ["tts\ncausal self"]
+    assert base.table_names([group("a", "", 200, "tts")]) == ["tts\ncausal self"]

@@ -8,9 +8,8 @@ from cab.leaderboard import main
 from cab.report.efficiency import analyse
 from cab.report.efficiency_table import EfficiencyTable
 from cab.report.figures import lengths, plots
-from cab.report.figures.files import is_drawn, save
-from cab.report.figures.labels import Label, place_labels
-from cab.report.figures.style import FIXED, PALETTE, families, style
+from cab.report.figures.files import save
+from cab.report.figures.style import FIXED, PALETTE, families, style, styles
 from cab.report.groups import Group, make_groups
 from cab.store.record import Record
 
@@ -49,20 +48,6 @@ def test_every_figure_is_written_twice_and_legible(tmp_path):
         assert len(written) > 8  # text stays text
 
 
-def test_a_figure_is_drawn_again_only_if_what_it_shows_changed(tmp_path):
-    synthetic.write(tmp_path, synthetic.quality("vanilla", 0), synthetic.quality("recall", 0, task="recall"))
-    main(["--results", str(tmp_path)])
-    folder = tmp_path / "leaderboard/plots"
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    synthetic.write(tmp_path, synthetic.quality("vanilla", 1))
-    main(["--results", str(tmp_path)])
-    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert {name for name in after if after[name] != before[name]} == {
-        "curves_lm_causal_self_smoke.png",
-        "curves_lm_causal_self_smoke.svg",
-    }
-
-
 def test_a_figure_that_is_no_longer_true_goes(tmp_path):
     (path,) = synthetic.write(tmp_path, synthetic.quality("vanilla", 0, task="recall"))
     synthetic.write(tmp_path, synthetic.quality("vanilla", 0))
@@ -90,17 +75,20 @@ def test_families_get_their_colour_from_the_configuration(tmp_path):
     assert families(tmp_path) == ("alpha", "zeta")
 
 
-def test_lengths_name_crossings_bounds_and_ends():
+def test_lengths_mark_where_a_family_becomes_cheaper():
     records = [synthetic.efficiency(name, phases=("train",)) for name in ("lightning", "routing", "vanilla")]
-    shown = texts(lengths.draw(records))
+    figure = lengths.draw(records)
+    time, memory = figure.axes
     crossing = analyse(records[0]).efficiency("lightning").time_from_vanilla
-    assert f"{crossing.value:,.0f}" in shown.splitlines()  # beside its ring
-    assert crossing.text in shown
-    assert "> 2,048" in shown
-    assert "≤ 128" in shown
-    assert "not measured: eager from 2,048 on (memory)" in shown
-    assert "training step: time" in shown
-    assert "training step: peak memory" in shown
+    (note,) = time.texts
+    assert (note.get_text(), note.xy[0]) == (f"{crossing.value:,.0f}", pytest.approx(crossing.value))
+    rings = [line for line in time.get_lines() if line.get_markerfacecolor() == "none"]
+    black = [ring for ring in rings if ring.get_markeredgecolor() == FIXED["vanilla"].color]
+    assert [ring.get_xdata()[0] for ring in black] == [pytest.approx(crossing.value)]
+    assert {ring.get_markeredgecolor() for ring in rings} == {FIXED["vanilla"].color, FIXED["eager"].color}
+    eager = next(line for line in time.get_lines() if line.get_label() == "eager")
+    assert eager.get_xdata()[-1] == 1024  # not measured at 2,048
+    assert (time.get_title(), memory.get_title()) == ("training step: time", "training step: peak memory")
 
 
 def test_times_of_a_busier_run_are_aligned_at_vanilla():
@@ -117,23 +105,9 @@ def test_times_of_a_busier_run_are_aligned_at_vanilla():
 @pytest.mark.filterwarnings("error")
 def test_one_family_alone_has_room_around_it():
     group = measured_group("vanilla")
-    for axes in plots.tradeoff(group.key, group.variants).axes:
+    for axes in plots.tradeoff(group, group.variants).axes:
         low, high = axes.get_xlim()
         assert 4 < high / low < 16
-
-
-@pytest.mark.parametrize("options", [None, {"window": 128, "latents": 16}])
-def test_texts_below_lengths_do_not_overlap(options):
-    """Crossings near the longest length, so that the text is as long as it gets: > 16,384 (11,041 to > 16,384)."""
-    about = {"phases": ("train",), "lengths": (4096, 8192, 12288, 16384), "scatter": 0.9, "rounds": 5}
-    records = [synthetic.efficiency("block_transformer", options=options, **about)]
-    records.append(synthetic.efficiency("block_transformer", **about))
-    below = lengths.draw(records).axes[2]
-    assert max(len(text.get_text()) for text in below.texts) > 20
-    notes = [text.get_window_extent() for text in below.texts if text.get_text()]
-    for box in notes:
-        assert not any(box.overlaps(other) for other in notes if other is not box)
-        assert box.x1 <= below.get_window_extent().x1
 
 
 def test_without_measurements_there_is_no_figure(tmp_path):
@@ -152,9 +126,9 @@ def test_curves_average_only_where_every_seed_is():
     assert loss.get_ydata()[4] == pytest.approx(mean)
 
 
-def test_tradeoff_shows_every_row_and_an_arrow_for_what_lies_outside():
+def test_tradeoff_names_every_row_and_what_lies_outside():
     group = measured_group("vanilla", "eager", "lightning", "none")
-    shown = texts(plots.tradeoff(group.key, group.variants))
+    shown = texts(plots.tradeoff(group, group.variants))
     none = next(variant for variant in group.variants if variant.attention == "none")
     for name in ("vanilla", "lightning", "eager at 1,024"):
         assert name in shown.splitlines()
@@ -162,35 +136,29 @@ def test_tradeoff_shows_every_row_and_an_arrow_for_what_lies_outside():
     assert "bits per byte (lower is better)" in shown
 
 
-def test_labels_do_not_overlap():
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
-
-    figure = Figure(figsize=(7, 6))
-    axes = figure.subplots()
-    labels = [Label(1 + 0.01 * i, 2 + 0.012 * (i % 3), f"family number {i}", "black") for i in range(9)]
-    axes.plot([label.x for label in labels], [label.y for label in labels], "o")
-    axes.set(xlim=(0.5, 1.5), ylim=(1.5, 2.5))
-    place_labels(figure, [(axes, labels)])
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for text in axes.texts:
-        text.update_positions(renderer)
-    extents = [Text.get_window_extent(text, renderer) for text in axes.texts]
-    frame = axes.get_window_extent(renderer)
-    for i, one in enumerate(extents):
-        assert frame.x0 <= one.x0
-        assert one.x1 <= frame.x1
-        assert not any(one.overlaps(other) for other in extents[i + 1 :])
+def test_rows_of_one_family_differ_in_the_legend():
+    names = {f"{name} ({n})": name for name, count in {"vanilla": 1, "ssa": 5, "none": 3}.items() for n in range(count)}
+    assert len({(look.color, look.marker) for look in styles(names).values()}) == len(names)
 
 
-def test_saving_is_repeatable_and_stamped(tmp_path: Path):
+def test_a_row_looks_the_same_in_both_panels():
+    records = [synthetic.quality("ssa", s, options={"latents": n}, score=n + s) for n in (8, 4) for s in range(2)]
+    measured = [synthetic.efficiency("ssa", options={"latents": 4}, phases=("train",))]
+    measured.append(synthetic.efficiency("ssa", options={"latents": 8}))
+    group = group_of(*records, *measured)
+    looks = [
+        {bar.get_label(): bar.lines[0].get_marker() for bar in axes.containers}
+        for axes in plots.tradeoff(group, group.variants).axes
+    ]
+    assert set(looks[0]) == {"ssa (latents=4)", "ssa (latents=8)"}
+    assert looks[1] == {"ssa (latents=8)": looks[0]["ssa (latents=8)"]}
+
+
+def test_saving_is_repeatable(tmp_path: Path):
     for name in ("a", "b"):
-        save(plots.curves(group_of(synthetic.quality()).variants), tmp_path / name, "stamp-1")
+        save(plots.curves(group_of(synthetic.quality()).variants), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    assert is_drawn(tmp_path / "a", "stamp-1")
-    assert not is_drawn(tmp_path / "a", "stamp-2")
-    assert not is_drawn(tmp_path / "c", "stamp-1")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_a_long_title_stays_inside_the_figure():

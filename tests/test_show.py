@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from cab import show
-from cab.report.figures.cloudview import write_picture
 from cab.store.record import Record
 from tasks.data.mel import BANDS, HOP, RATE
 from tasks.data.packed_samples import (
@@ -51,7 +50,8 @@ def test_what_a_model_added_has_colour(tmp_path, rng):
     row = {"shape": "solid", "cd_l1": 1.0, "partial": pack_cloud(given), "complete": pack_cloud(added)}
     coloured = []
     for completed in (given, np.concatenate([added, given])):
-        write_picture(CELL, [row | {"completed": pack_cloud(completed)}], tmp_path / "clouds.png")
+        path = record(tmp_path, {"clouds": [row | {"completed": pack_cloud(completed)}]})
+        assert show.main([str(path), str(tmp_path)]) == 0
         with Image.open(tmp_path / "clouds.png") as image:
             parts = np.array_split(np.asarray(image.convert("RGB"), int), 3, axis=1)
         coloured.append([int((np.ptp(part, axis=2) > 40).sum() > 100) for part in parts])

@@ -5,7 +5,8 @@ efficiency        an efficiency record worked out: ratios, efficiency lengths
 variant, groups   quality records as ranked rows in groups, with their efficiency (efficiency_table)
 composite         the Compositional Index over groups
 analyses/         further questions
-leaderboard_row, csv_table   rows of the CSV files
+csv_table         rows of the CSV files
 document          headings, paragraphs, tables and figures; contents and tables build one from all of the above
 markdown, html    the document as text and as a page;  figures/ draws
+build             writes all of it
 """

@@ -1,23 +1,20 @@
 """The results of the checks: the printed matrix, checks.csv, and a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from tabulate import tabulate
 
 from attentions.base import Pattern
 from cab.check.battery import checks
 from cab.report.csv_table import write_csv
 from cab.report.figures.files import save
-from cab.report.figures.style import INK, new_figure, styled
+from cab.report.figures.grid import GridCell, draw_cells
+from cab.report.figures.style import INK, new_figure
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLUMNS = ("family", "pattern", "declared", "check", "worst", "tolerance", "status", "detail")
 COLORS = {"pass": "#b9dff5", "fail": "#d55e00", "control": "#f3d79b", "unsupported": "#eeeeee"}
@@ -78,44 +75,37 @@ def write(records: Sequence[Record], stem: Path) -> list[Path]:
     return [stem.with_suffix(ending) for ending in (".csv", ".png", ".svg")]
 
 
-@styled
 def picture(records: Sequence[Record]) -> Figure:
     """Family x pattern x check, coloured by status, with the worst error as a power of ten."""
-    from matplotlib.patches import Patch
-
     names = list(dict.fromkeys(record.cell["attention"] for record in records))
     patterns = [pattern for pattern in Pattern if any(record.cell["pattern"] == pattern for record in records)]
     widths = [len(checks(pattern)) for pattern in patterns]
     figure = new_figure(2.9 + 0.74 * sum(widths), 3.1 + 0.58 * len(names))
-    panels = figure.subplots(1, len(patterns), squeeze=False, width_ratios=widths)[0]
+    panels = figure.subplots(1, len(patterns), squeeze=False, width_ratios=widths, sharey=True)[0]
     for axes, pattern in zip(panels, patterns, strict=True):
-        _panel(axes, pattern, [record for record in records if record.cell["pattern"] == pattern], names)
-        if axes is not panels[0]:
-            axes.set_yticklabels([])
-    statuses = {status for record in records for status in _statuses(record)}
+        cells: dict[tuple[str, str], GridCell] = {}
+        for record in records:
+            if record.cell["pattern"] == pattern:
+                cells |= _cells(record, pattern)
+        draw_cells(axes, names, checks(pattern), cells)
+        axes.set_title(pattern.replace("_", " "))
+        axes.tick_params(axis="x", rotation=90)
+    statuses = {row["status"] for row in rows(records)}
     handles = [Patch(facecolor=COLORS[key], edgecolor=INK, label=WORDS[key]) for key in COLORS if key in statuses]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=17)
     return figure
 
 
-def _panel(axes: Axes, pattern: Pattern, records: Sequence[Record], names: Sequence[str]) -> None:
-    from matplotlib.patches import Rectangle
-
-    columns = checks(pattern)
-    axes.set(xlim=(0, len(columns)), ylim=(len(names), 0), title=pattern.replace("_", " "))
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=90, fontsize=17)
-    axes.set_yticks([y + 0.5 for y in range(len(names))], names, fontsize=18)
-    for record in records:
-        y = names.index(record.cell["attention"])
-        found = {check["check"]: check for check in record.result["checks"]}
-        for x, check in enumerate(columns):
-            status, text = _cell(found.get(check), record)
-            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=COLORS[status], edgecolor="white", linewidth=2))
-            color, weight = ("white", "bold") if status == "fail" else (INK, "normal")
-            axes.text(x + 0.5, y + 0.53, text, ha="center", va="center", fontsize=16, color=color, weight=weight)
+def _cells(record: Record, pattern: Pattern) -> dict[tuple[str, str], GridCell]:
+    """A cell per check, by family and check."""
+    found = {check["check"]: check for check in record.result["checks"]}
+    cells = {}
+    for name in checks(pattern):
+        status, text = _cell(found.get(name), record)
+        failed = status == "fail"
+        cell = GridCell(text, face=COLORS[status], ink="white" if failed else INK, bold=failed)
+        cells[record.cell["attention"], name] = cell
+    return cells
 
 
 def _cell(check: dict[str, Any] | None, record: Record) -> tuple[str, str]:
@@ -125,9 +115,3 @@ def _cell(check: dict[str, Any] | None, record: Record) -> tuple[str, str]:
     if check["worst"] is None:
         return check["status"], "✗"
     return check["status"], f"{check['worst']:.0e}".replace("e-0", "e-").replace("e+0", "e") if check["worst"] else "0"
-
-
-def _statuses(record: Record) -> set[str]:
-    """Of its checks, or of the whole record if there are none."""
-    statuses = {check["status"] for check in record.result["checks"]}
-    return statuses or {"unsupported" if record.status == "unsupported" else "fail"}

@@ -96,13 +96,12 @@ class Entry:
     @property
     def missing(self) -> list[str]:
         """The tasks without a score, and why."""
-        return [f"{task} ({self._reason(task)})" for task, score in self.tasks.items() if score is None]
-
-    def _reason(self, task: str) -> str:
-        if task not in self.variants:
-            return "no record"
-        status = self.variants[task].status
-        return "no score in a metric" if status == "ok" else status
+        found = []
+        for task, score in self.tasks.items():
+            if score is None:
+                status = self.variants[task].status if task in self.variants else "no record"
+                found.append(f"{task} ({'no score in a metric' if status == 'ok' else status})")
+        return found
 
 
 @dataclass
@@ -121,6 +120,10 @@ class Composite:
     notes: list[str] = field(default_factory=list)
     """What is left out, and why."""
 
+    def families(self, task: str) -> str:
+        """The rows that set a task's standards."""
+        return ", ".join(sorted(variant.label for variant in self.references[task]))
+
 
 def composites(groups: Iterable[Group]) -> list[Composite]:
     """A table for each pattern and size, from ranked groups. Writes the task scores into their variants."""
@@ -137,9 +140,13 @@ def _composite(made: Composite, tasks: Mapping[str, Sequence[Group]]) -> Composi
             others = ", ".join(name_of(other) for other in candidates if other is not group)
             made.notes.append(f"{task}: of {len(candidates)} tables {name_of(group)} counts, not {others}")
         _add_task(made, task, group)
+    entries: dict[str, Entry] = {}
     for task, group in made.groups.items():
         for variant in group.variants:
-            _entry(made, variant.attention, options(variant.first)).variants[task] = variant
+            name = canonical([variant.attention, options(variant.first)])
+            entry = entries.setdefault(name, Entry(variant.attention, options(variant.first)))
+            entry.variants[task] = variant
+    made.entries = list(entries.values())
     found = labels([entry.attention for entry in made.entries], [entry.options for entry in made.entries])
     for entry, label in zip(made.entries, found, strict=True):
         entry.label = label
@@ -221,14 +228,6 @@ def _weight(group: Group) -> tuple[Any, ...]:
 def name_of(group: Group) -> str:
     """Data and settings, as leaderboard.csv names them."""
     return f"data {(group.data_hash or 'unknown')[:12]} settings {group.settings_name}"
-
-
-def _entry(made: Composite, attention: str, options: Mapping[str, Any]) -> Entry:
-    for entry in made.entries:
-        if entry.attention == attention and canonical(entry.options) == canonical(options):
-            return entry
-    made.entries.append(Entry(attention, options))
-    return made.entries[-1]
 
 
 def _score(entry: Entry, made: Composite) -> None:

@@ -1,7 +1,5 @@
 """Builds the document: a section per group, the Compositional Index, the analyses, efficiency, files left out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from cab.report import document as doc
 from cab.report.analyses.base import Answer
 from cab.report.composite import FEWEST, Composite
 from cab.report.efficiency_table import machine
+from cab.report.figures import lengths, plots
 from cab.report.groups import Group
 from cab.report.load import Loaded, data_kind, started
 from cab.report.settings import canonical, short_difference
@@ -146,16 +145,14 @@ def _summary(group: Group) -> str:
 
 
 def _group_figures(group: Group) -> list[doc.Figure]:
-    from cab.report.figures import plots
-
     trained = [each for each in group.variants if any(record.result.get("curve") for record in each.records)]
     measured = [variant for variant in group.variants if plots.has_tradeoff(variant)]
-    title = group.key.title
+    title = group.full_title
     found = []
     if trained:
         found.append(doc.Figure(f"curves_{group.figure_name}", "Training curves", plots.curves, (trained, title)))
     if measured:
-        content = (group.key, group.variants)
+        content = (group, group.variants)
         found.append(doc.Figure(f"tradeoff_{group.figure_name}", "Quality against efficiency", plots.tradeoff, content))
     return found
 
@@ -209,8 +206,6 @@ def _efficiency(groups: Iterable[Group], records: Sequence[Record], figures: boo
 
 def _efficiency_figures(records: Iterable[Record]) -> list[doc.Figure]:
     """One per pattern, level, shape and machine, from the newest record of each family and options."""
-    from cab.report.figures import lengths
-
     found: dict[tuple[str, str], dict[str, Record]] = {}
     for record in sorted(records, key=started):
         if lengths.measured_rows(record):

@@ -3,8 +3,6 @@
 Every ratio is to a baseline of the same run.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +24,6 @@ Ratios = Mapping[Key, lengths.Ratio]
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """The length from which a family is cheaper than a baseline."""
-
-    value: float
-    bound: str
-    """"<=" or ">" where the value is a bound and no estimate, else empty."""
-    text: str
-
-
-@dataclass(frozen=True)
 class Efficiency:
     """The figures of one family, None where it was not measured. Of a training step unless the name says otherwise."""
 
@@ -43,10 +31,10 @@ class Efficiency:
     """Time over vanilla's, at the longest length at which both were measured."""
     train_length: int | None = None
     train_verdict: str | None = None
-    time_from_vanilla: Crossing | None = None
-    time_from_eager: Crossing | None = None
-    memory_from_vanilla: Crossing | None = None
-    memory_from_eager: Crossing | None = None
+    time_from_vanilla: lengths.EfficiencyLength | None = None
+    time_from_eager: lengths.EfficiencyLength | None = None
+    memory_from_vanilla: lengths.EfficiencyLength | None = None
+    memory_from_eager: lengths.EfficiencyLength | None = None
     cab_fit_time: float | None = None
     """CAB's own efficiency length, against its own baseline (softmax written out)."""
     cab_fit_memory: float | None = None
@@ -161,9 +149,9 @@ def _efficiency(record: Record, family: str, to_vanilla: Ratios) -> Efficiency:
     )
 
 
-def _crossing(found: lengths.EfficiencyLength, itself: bool) -> Crossing | None:
+def _crossing(found: lengths.EfficiencyLength, itself: bool) -> lengths.EfficiencyLength | None:
     """None for a baseline against itself, and where nothing was measured."""
-    return None if itself or found.value is None else Crossing(found.value, found.censored, found.text)
+    return None if itself or found.value is None else found
 
 
 def _cab_fit(train: Sequence[Measurement], family: str, figure: str, kind: str) -> float | None:

@@ -6,8 +6,6 @@ because every record measures the baselines. All rows of a group take their effi
 the one that has most of them; a family that was not measured there has none in this group.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -6,8 +6,6 @@ Benefit  how much better than `none` in the same group; positive is better for e
          over the seeds of both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,34 +18,16 @@ from cab.report.variant import Variant, data_hash
 from cab.store.record import Record
 
 
-@dataclass(frozen=True)
-class GroupKey:
-    """The columns that name a group in other tables."""
-
-    task: str
-    pattern: str
-    size: str
-    data_hash: str | None
-    settings: str
-    difference: str
-    headline: str | None
-    better: str
-    scale: str
-
-    @property
-    def title(self) -> str:
-        title = f"{self.task}, {self.pattern.replace('_', ' ')}, {self.size}"
-        return f"{title}, {self.difference}" if self.difference else title
-
-
-@dataclass
+@dataclass(eq=False)
 class Group:
+    """Equal to itself only, so that it can be a key."""
+
     task: str
     pattern: str
     size: str
     data_hash: str | None
     settings: dict[str, Any]
-    variants: list[Variant] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list, repr=False)
     """Best first, those without a mean last."""
     difference: str = ""
     """How its settings differ from those of other groups with the same task, pattern and size."""
@@ -66,6 +46,11 @@ class Group:
         return f"{self.task}, {self.pattern.replace('_', ' ')}, {self.size}"
 
     @property
+    def full_title(self) -> str:
+        """With the difference from other groups."""
+        return f"{self.title}, {self.difference}" if self.difference else self.title
+
+    @property
     def settings_name(self) -> str:
         return settings_name(self.first)
 
@@ -78,6 +63,10 @@ class Group:
         return (self.first.result.get("better") or {}).get(self.headline, "lower")
 
     @property
+    def score_label(self) -> str:
+        return f"{(self.headline or 'score').replace('_', ' ')} ({self.better} is better)"
+
+    @property
     def sign(self) -> float:
         """Times a score: more is better."""
         return 1.0 if self.better == "higher" else -1.0
@@ -88,10 +77,9 @@ class Group:
         trivial = self.first.result.get("trivial") or {}
         return trivial.get("name"), (trivial.get("metrics") or {}).get(self.headline)
 
-    @property
-    def seeds(self) -> set[int]:
-        """Of all variants."""
-        return {seed for variant in self.variants for seed in variant.seeds}
+    def missing_seeds(self, variant: Variant) -> list[int]:
+        """The seeds that only other variants have."""
+        return sorted({seed for each in self.variants for seed in each.seeds} - set(variant.seeds))
 
     @property
     def control(self) -> Variant | None:
@@ -107,18 +95,19 @@ class Group:
         return any(value > 0 for value in least) if least else None
 
     @property
-    def key(self) -> GroupKey:
-        return GroupKey(
-            task=self.task,
-            pattern=self.pattern,
-            size=self.size,
-            data_hash=self.data_hash,
-            settings=self.settings_name,
-            difference=self.difference,
-            headline=self.headline,
-            better=self.better,
-            scale="log" if is_logarithmic(self.headline) else "linear",
-        )
+    def columns(self) -> dict[str, Any]:
+        """The columns that name the group in a table."""
+        return {
+            "task": self.task,
+            "pattern": self.pattern,
+            "size": self.size,
+            "data_hash": self.data_hash,
+            "settings": self.settings_name,
+            "difference": self.difference,
+            "headline": self.headline,
+            "better": self.better,
+            "scale": "log" if is_logarithmic(self.headline) else "linear",
+        }
 
 
 def is_logarithmic(metric: str | None) -> bool:
@@ -183,7 +172,7 @@ def _name(groups: Sequence[Group]) -> None:
 
 
 def _label(variants: Sequence[Variant]) -> None:
-    found = labels([v.attention for v in variants], [options(v.first) for v in variants])
+    found = labels([variant.attention for variant in variants], [options(variant.first) for variant in variants])
     for variant, label in zip(variants, found, strict=True):
         variant.label = label
 

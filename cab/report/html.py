@@ -5,8 +5,6 @@ no other script run and nothing be loaded. Without the script, only sorting and 
 HTML leaves optional are left out.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from base64 import b64encode

@@ -4,8 +4,6 @@ Nothing is averaged here. Files that cannot be used (damaged, copied, of another
 listed in `Loaded.problems`; a cell that failed is a row with its status and reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

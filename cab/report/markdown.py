@@ -1,7 +1,5 @@
 """The document as leaderboard.md, and its short tables for the terminal."""
 
-from __future__ import annotations
-
 from tabulate import tabulate
 
 from cab.report.document import Block, Bullets, Definitions, Details, Document, Figure, Paragraph, Row, Section, Table

@@ -1,15 +1,12 @@
 """Where a row comes from: commands, commits, records, devices, versions."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cab.report.document import MISSING
 from cab.report.groups import Group
-from cab.report.load import revision
-from cab.report.settings import options_text
+from cab.report.load import revision, started
 from cab.report.text import commit, number
 from cab.report.variant import Variant, data_hash, score
 from cab.store.record import Record
@@ -18,13 +15,16 @@ from cab.store.record import Record
 def of_variant(group: Group, variant: Variant, efficiency: Record | None) -> dict[str, str]:
     """Of a row of the leaderboard; `efficiency` is the record of its efficiency."""
     hashes = {data_hash(record) or group.data_hash for record in variant.records}
+    own = of_records(variant.records)
     found = {
         "command": code(command(variant)),
-        "commit": _commits(variant.records),
+        "commit": own["commit"],
         "records": "; ".join(_seed(record) for record in variant.records),
         "data": ", ".join(code(content[:16]) for content in sorted(filter(None, hashes))) or "unknown",
-        "options": code(options_text(variant.first.identity.get("attention"))),
-        **_machine(variant.records),
+        "options": code(variant.options),
+        "device": own["device"],
+        "versions": own["versions"],
+        "started": own["started"],
     }
     measured = of_records([efficiency]) if efficiency else {}
     return found | {f"efficiency: {name}": text for name, text in measured.items() if text != found.get(name)}
@@ -33,9 +33,11 @@ def of_variant(group: Group, variant: Variant, efficiency: Record | None) -> dic
 def of_records(records: list[Record]) -> dict[str, str]:
     return {
         "command": _each(records, lambda record: code(record.provenance.get("command") or "")),
-        "commit": _commits(records),
+        "commit": _each(records, lambda record: commit(revision(record))),
         "record": _each(records, lambda record: code(record.hash)),
-        **_machine(records),
+        "device": _each(records, lambda record: _device(record.provenance.get("device") or {})),
+        "versions": _each(records, lambda record: _versions(record.provenance.get("versions") or {})),
+        "started": _each(records, started),
     }
 
 
@@ -57,18 +59,6 @@ def _seed(record: Record) -> str:
     outcome = number(value) if value is not None else record.status
     reason = f" ({record.reason})" if record.reason else ""
     return f"seed {record.cell['seed']}: {outcome}{reason}, {code(record.hash)}"
-
-
-def _commits(records: Iterable[Record]) -> str:
-    return _each(records, lambda record: commit(revision(record)))
-
-
-def _machine(records: Iterable[Record]) -> dict[str, str]:
-    return {
-        "device": _each(records, lambda record: _device(record.provenance.get("device") or {})),
-        "versions": _each(records, lambda record: _versions(record.provenance.get("versions") or {})),
-        "started": _each(records, lambda record: record.provenance.get("started") or ""),
-    }
 
 
 def _device(device: Mapping[str, Any]) -> str:

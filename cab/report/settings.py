@@ -1,7 +1,5 @@
 """What decides a record's numbers, as text: options of a family, settings of a table, and how they differ."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Estimates with 95% intervals: means (Student's t), differences of means (Welch), correlations (Fisher)."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence
@@ -13,10 +11,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -27,7 +21,12 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        return self.interval is not None and self.interval.excludes_zero
+        return self.interval is not None and (self.interval.low > 0 or self.interval.high < 0)
+
+    def divided(self, unit: float) -> "Estimate":
+        """By a positive number."""
+        interval = Interval(self.interval.low / unit, self.interval.high / unit) if self.interval else None
+        return Estimate(self.value / unit, interval)
 
 
 def mean(values: Sequence[float]) -> Estimate:

@@ -1,32 +1,31 @@
 """The tables of the document: a group, a Compositional Index, measurements without a row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
+from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report import origin
 from cab.report.composite import Composite, Entry
-from cab.report.composite_rows import scale_rows
 from cab.report.document import MISSING, Cell, Column, Row, Table
-from cab.report.efficiency import Crossing, Efficiency
+from cab.report.efficiency import Efficiency
 from cab.report.groups import Group
-from cab.report.leaderboard_row import LeaderboardRow, leaderboard_rows
 from cab.report.stats import Estimate
-from cab.report.text import count, estimate, number, scale_words, signed, size, two_decimals, words, z_score
+from cab.report.text import count, estimate, number, scale_words, size
+from cab.report.variant import Variant
 from cab.store.record import Record
 
+Z_SCORE = "+.3f"
 TIE_BREAK = {"<=": -1, "": 0, ">": 1}
 
 
-def group_columns(group: Group) -> list[tuple[Column, Callable[[LeaderboardRow], Cell]]]:
+def group_columns(group: Group) -> list[tuple[Column, Callable[[Variant], Cell]]]:
     """The columns of a group's table, and the cell of a row in each."""
     return [
         (Column("rank", short=True), lambda row: _rank(row.rank, row.tie)),
         (Column("attention", short=True), lambda row: Cell(row.label)),
-        (Column("n", short=True), lambda row: Cell(str(row.n), row.n)),
-        (Column(f"{words(group.headline)} ({group.better} is better)", short=True), lambda row: _estimate(row.mean)),
+        (Column("n", short=True), lambda row: Cell(str(len(row.scores)), len(row.scores))),
+        (Column(group.score_label, short=True), lambda row: _estimate(row.mean)),
         (Column("std"), lambda row: _number(row.std)),
-        (Column("benefit", short=True), lambda row: _estimate(row.benefit, signed)),
+        (Column("benefit", short=True), lambda row: _estimate(row.benefit, "+.3g")),
         (Column("train time / vanilla", short=True), lambda row: _train_time(row.efficiency)),
         (Column("faster than vanilla from", short=True), lambda row: _crossing(row.efficiency.time_from_vanilla)),
         (Column("faster than eager from"), lambda row: _crossing(row.efficiency.time_from_eager)),
@@ -44,15 +43,15 @@ def group_table(group: Group, efficiency: Mapping[str, Record]) -> Table:
     """`efficiency`: records by hash."""
     columns = group_columns(group)
     rows = []
-    for variant, row in zip(group.variants, leaderboard_rows(group), strict=True):
-        record = efficiency.get(row.efficiency.efficiency_record or "")
-        status = _status(row)
+    for variant in group.variants:
+        record = efficiency.get(variant.efficiency.efficiency_record or "")
+        status = _status(group, variant)
         rows.append(
             Row(
-                [cell(row) for _, cell in columns],
+                [cell(variant) for _, cell in columns],
                 note="" if status == "ok" else status,
                 origin=origin.of_variant(group, variant, record),
-                failed=row.mean is None,
+                failed=variant.mean is None,
             )
         )
     shown = [column for column, _ in columns]
@@ -67,18 +66,18 @@ def _number(value: float | None) -> Cell:
     return Cell(number(value), value)
 
 
-def _estimate(found: Estimate | None, text: Callable[[float | None], str] = number) -> Cell:
-    return Cell(estimate(found, text), found.value if found else None)
+def _estimate(found: Estimate | None, form: str = ".4g") -> Cell:
+    return Cell(estimate(found, form), found.value if found else None)
 
 
-def _crossing(crossing: Crossing | None) -> Cell:
-    return Cell(crossing.text, crossing.value, TIE_BREAK[crossing.bound]) if crossing else Cell(MISSING)
+def _crossing(crossing: EfficiencyLength | None) -> Cell:
+    return Cell(crossing.text, crossing.value, TIE_BREAK[crossing.censored]) if crossing else Cell(MISSING)
 
 
 def _train_time(found: Efficiency) -> Cell:
     if found.train_ratio is None:
         return Cell(MISSING)
-    text = f"{estimate(found.train_ratio, two_decimals)} at {count(found.train_length)}"
+    text = f"{estimate(found.train_ratio, '.2f')} at {count(found.train_length)}"
     return Cell(text, found.train_ratio.value)
 
 
@@ -97,9 +96,10 @@ def _state(found: Efficiency) -> Cell:
     return Cell(f"{size(found.state_bytes)} at {count(found.state_length)}", found.state_bytes)
 
 
-def _status(row: LeaderboardRow) -> str:
-    text = f"{row.status}: {row.reason}" if row.reason else row.status
-    return f"{text}; no seed {row.missing_seeds.replace(' ', ', ')}" if row.missing_seeds else text
+def _status(group: Group, variant: Variant) -> str:
+    text = f"{variant.status}: {variant.reason}" if variant.reason else variant.status
+    missing = group.missing_seeds(variant)
+    return f"{text}; no seed {', '.join(map(str, missing))}" if missing else text
 
 
 def composite_table(made: Composite, title: str) -> Table:
@@ -124,9 +124,9 @@ def _index_cells(entry: Entry) -> list[Cell]:
         _rank(entry.rank, entry.tie),
         Cell(entry.label),
         Cell(count(entry.n), entry.n),
-        _estimate(index, z_score),
-        Cell(z_score(entry.delta), entry.delta),
-        *(Cell(z_score(score), score) for score in entry.tasks.values()),
+        _estimate(index, Z_SCORE),
+        Cell(number(entry.delta, Z_SCORE), entry.delta),
+        *(Cell(number(score, Z_SCORE), score) for score in entry.tasks.values()),
         Cell(f"{scored} of {len(entry.tasks)}", scored),
         Cell(", ".join(entry.missing) or MISSING),
     ]
@@ -135,19 +135,19 @@ def _index_cells(entry: Entry) -> list[Cell]:
 def scale_table(made: Composite, title: str) -> Table:
     """Mean and deviation of every metric in an index."""
     columns = [Column(name) for name in ("task", "metric", "mean", "deviation", "over", "data, settings")]
-    rows = [
-        Row(
-            [
-                Cell(row.task),
-                Cell(f"{scale_words(row.metric)} ({row.better} is better)"),
-                _number(row.mean),
-                _number(row.deviation),
-                Cell(row.families),
-                Cell(f"{(row.data_hash or 'unknown')[:12]}, {row.settings}"),
+    rows = []
+    for task, metrics in made.standards.items():
+        group = made.groups[task]
+        for metric, standard in metrics.items():
+            cells = [
+                Cell(task),
+                Cell(f"{scale_words(metric)} ({standard.better} is better)"),
+                _number(standard.mean),
+                _number(standard.deviation),
+                Cell(made.families(task)),
+                Cell(f"{(group.data_hash or 'unknown')[:12]}, {group.settings_name}"),
             ]
-        )
-        for row in scale_rows(made)
-    ]
+            rows.append(Row(cells))
     return Table(f"{title}: scale", columns, rows, name=1)
 
 

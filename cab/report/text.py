@@ -1,9 +1,5 @@
 """Numbers and names as text."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 from cab.report.document import MISSING
 from cab.report.groups import is_logarithmic
 from cab.report.stats import Estimate
@@ -19,33 +15,21 @@ def scale_words(metric: str | None) -> str:
     return f"log {words(metric)}" if is_logarithmic(metric) else words(metric)
 
 
-def number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.4g}"
-
-
-def signed(value: float | None) -> str:
-    return MISSING if value is None else f"{value:+.3g}"
-
-
-def z_score(value: float | None) -> str:
-    return MISSING if value is None else f"{value:+.3f}"
-
-
-def two_decimals(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2f}"
-
-
-def estimate(found: Estimate | None, text: Callable[[float | None], str] = number) -> str:
-    """`1.92 (1.90 to 1.94)`."""
-    if found is None:
-        return MISSING
-    if found.interval is None:
-        return text(found.value)
-    return f"{text(found.value)} ({text(found.interval.low)} to {text(found.interval.high)})"
+def number(value: float | None, form: str = ".4g") -> str:
+    """`form` as in format()."""
+    return MISSING if value is None else format(value, form)
 
 
 def count(value: int | None) -> str:
-    return MISSING if value is None else f"{value:,}"
+    return number(value, ",")
+
+
+def estimate(found: Estimate | None, form: str = ".4g") -> str:
+    """`1.92 (1.90 to 1.94)`."""
+    if found is None:
+        return MISSING
+    text = number(found.value, form)
+    return f"{text} ({found.interval.low:{form}} to {found.interval.high:{form}})" if found.interval else text
 
 
 def size(bytes_: float) -> str:

@@ -4,14 +4,13 @@ If one of the seeds did not end well, a variant has no mean: a mean over the oth
 the mean is mean +- t(0.975, n - 1) s / sqrt(n) over n seeds: the spread of training, on one test split.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from cab.report.efficiency import Efficiency
+from cab.report.settings import options_text
 from cab.report.stats import Estimate, mean
 from cab.store.record import Record
 
@@ -38,6 +37,14 @@ class Variant:
     @property
     def attention(self) -> str:
         return self.first.cell["attention"]
+
+    @property
+    def options(self) -> str:
+        return options_text(self.first.identity.get("attention"))
+
+    @property
+    def core_parameters(self) -> int | None:
+        return (self.first.result.get("model") or {}).get("core_parameters")
 
     @property
     def seeds(self) -> list[int]:

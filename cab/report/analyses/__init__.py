@@ -4,8 +4,6 @@ Each writes leaderboard/analyses/<name>.csv and figures below leaderboard/plots,
 what it needs.
 """
 
-from __future__ import annotations
-
 from cab.report.analyses import benefit, context, correlation, noise, options, state, time
 from cab.report.analyses.base import Answer, Material, Question
 

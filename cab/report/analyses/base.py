@@ -6,20 +6,17 @@ efficiency records. If these do not have what it needs, there are no lines, no f
 and `none` (`cab.report.composite.CONTROLS`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+from matplotlib.figure import Figure
 
 from cab.report.composite import Composite, scaled
-from cab.report.groups import Group, GroupKey
+from cab.report.groups import Group
 from cab.report.settings import short_difference
 from cab.report.variant import Variant
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DIFFERENCE = 20
 """Characters of a difference in settings that fit into the name of a table."""
@@ -71,7 +68,7 @@ class Answer:
         return found
 
 
-def table_names(groups: Sequence[GroupKey]) -> list[str]:
+def table_names(groups: Sequence[Group]) -> list[str]:
     """The names of tables in two short lines, with what differs in settings and data where names would be equal."""
     names = []
     different = set(groups)
@@ -80,8 +77,8 @@ def table_names(groups: Sequence[GroupKey]) -> list[str]:
         alike = [each for each in different if (each.task, each.pattern) == (group.task, group.pattern)]
         if len(alike) > 1:
             difference = "" if "data=" in group.difference else group.difference  # data has a line of its own
-            name += f"\n{short_difference(difference, group.settings, DIFFERENCE)}"
-        if sum(each.settings == group.settings for each in alike) > 1:
+            name += f"\n{short_difference(difference, group.settings_name, DIFFERENCE)}"
+        if sum(each.settings_name == group.settings_name for each in alike) > 1:
             name += f"\ndata {(group.data_hash or 'unknown')[:8]}"
         names.append(name)
     return names

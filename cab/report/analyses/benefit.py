@@ -9,27 +9,22 @@ than the trivial predictor beyond the noise there is no unit, and only the benef
 figure of this kind has a z-score without intervals (its section 5).
 """
 
-from __future__ import annotations
-
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
-from cab.report.analyses.grid import GridCell, grid
 from cab.report.composite import scaled
-from cab.report.groups import Group, GroupKey
-from cab.report.settings import options_text
-from cab.report.stats import Estimate, Interval, difference, t_interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
+from cab.report.groups import Group
+from cab.report.stats import Estimate, difference, t_interval
 
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     attention: str
     label: str
     options: str
@@ -49,38 +44,29 @@ def lines(material: Material) -> list[Line]:
     return [line for group in material.groups for line in _of_group(group)]
 
 
-def _of_group(group: Group) -> list[Line]:
+def _of_group(group: Group) -> Iterator[Line]:
     control = gains(group, group.control) if group.control else None
     if control is None:
-        return []
+        return
     scale, no_unit = unit(group)
     shown = one_per_family(group)
-    found = []
     for variant in group.variants:
         own = gains(group, variant)
         if variant is not group.control and own is not None:
-            found.append(
-                Line(
-                    group=group.key,
-                    attention=variant.attention,
-                    label=variant.label,
-                    options=options_text(variant.first.identity.get("attention")),
-                    n=len(own),
-                    n_none=len(control),
-                    benefit=variant.benefit,
-                    share=_divided(difference(own, control), scale) if scale else None,
-                    unit=scale,
-                    no_unit=no_unit,
-                    figure=group.size,
-                    shown=any(variant is each for each in shown),
-                )
+            yield Line(
+                group=group,
+                attention=variant.attention,
+                label=variant.label,
+                options=variant.options,
+                n=len(own),
+                n_none=len(control),
+                benefit=variant.benefit,
+                share=difference(own, control).divided(scale) if scale else None,
+                unit=scale,
+                no_unit=no_unit,
+                figure=group.size,
+                shown=any(variant is each for each in shown),
             )
-    return found
-
-
-def _divided(gain: Estimate, scale: float) -> Estimate:
-    interval = Interval(gain.interval.low / scale, gain.interval.high / scale) if gain.interval else None
-    return Estimate(gain.value / scale, interval)
 
 
 def unit(group: Group) -> tuple[float | None, str]:
@@ -107,16 +93,16 @@ def draw(found: Sequence[Line]) -> Figure:
     cells = {(name, line.attention): _cell(line) for name, line in zip(names, shown, strict=True)}
     size = found[0].group.size
     title = f"Benefit of attention, {size}: score minus that of none, 1 = vanilla minus trivial predictor"
-    note = "grey: the interval includes 0, or one seed only"
-    return grid(list(dict.fromkeys(names)), columns, cells, title, note)
+    title += "\ngrey: the interval includes 0, or one seed only"
+    return grid(list(dict.fromkeys(names)), columns, cells, title)
 
 
 def _cell(line: Line) -> GridCell:
     if line.share is None:
-        return GridCell("no unit", sure=False)
+        return GridCell("no unit", ink=UNSURE)
     interval = line.share.interval
     below = f"{interval.low:+.2f} to {interval.high:+.2f}" if interval else f"n={line.n}"
-    return GridCell(f"{line.share.value:+.2f}", below, line.share.value, line.share.excludes_zero)
+    return value_cell(f"{line.share.value:+.2f}", below, line.share.value, line.share.excludes_zero)
 
 
 QUESTION = Question(

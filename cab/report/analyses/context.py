@@ -5,30 +5,25 @@ of another length. One line a family: the mean over seeds, and a band from the l
 of a table have the same positions, so lines differ by the attention; how far positions extrapolate is in each alike.
 """
 
-from __future__ import annotations
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
-from cab.report.figures.axes import legend, length_ticks
-from cab.report.figures.style import new_figure, set_title, styled, styles
-from cab.report.groups import Group, GroupKey
+from cab.report.figures.axes import legend, length_ticks, line_and_band
+from cab.report.figures.style import new_figure, styles
+from cab.report.groups import Group
 from cab.report.stats import Estimate, mean
-from cab.report.text import words
 from cab.report.variant import Variant
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 TABLE = "loss_by_context"
 
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     attention: str
     label: str
     context: int
@@ -45,54 +40,35 @@ class Line:
 def lines(material: Material) -> list[Line]:
     found = []
     for group in material.groups:
-        complete = [variant for variant in group.variants if variant.complete]
-        contexts = {variant.label: _entries(variant) for variant in complete}
-        scored = {
-            context
-            for variant in complete
-            for context, entries in contexts[variant.label].items()
-            if _values(group, variant, entries)
-        }
-        figure = group.figure_name if len(scored) > 1 else ""
-        for variant in complete:
-            for context, entries in sorted(contexts[variant.label].items()):
-                found.append(_line(group, variant, context, entries, figure))
+        own = [line for variant in group.variants if variant.complete for line in _of_variant(group, variant)]
+        several = len({line.context for line in own if line.mean}) > 1
+        found += [replace(line, figure=group.figure_name if several else "") for line in own]
     return found
 
 
-def _entries(variant: Variant) -> dict[int, list[dict[str | None, Any]]]:
-    """Of all seeds, by context."""
-    found: dict[int, list[dict[str | None, Any]]] = {}
+def _of_variant(group: Group, variant: Variant) -> Iterator[Line]:
+    by_context: dict[int, list[dict[str | None, Any]]] = {}
     for record in variant.records:
         for entry in (record.result.get("tables") or {}).get(TABLE) or []:
-            found.setdefault(entry["context"], []).append(entry)
-    return found
+            by_context.setdefault(entry["context"], []).append(entry)
+    for context, entries in sorted(by_context.items()):
+        known = [value for entry in entries if (value := entry.get(group.headline)) is not None]
+        values = known if len(known) == len(variant.records) else []  # a mean needs all seeds
+        yield Line(
+            group=group,
+            attention=variant.attention,
+            label=variant.label,
+            context=context,
+            trained_at=(variant.first.config.get("model") or {}).get("length"),
+            n=len(known),
+            mean=mean(values) if values else None,
+            lowest=min(values, default=None),
+            highest=max(values, default=None),
+            reason="; ".join(dict.fromkeys(entry["reason"] for entry in entries if entry.get("reason"))),
+            figure="",
+        )
 
 
-def _values(group: Group, variant: Variant, entries: Sequence[dict[str | None, Any]]) -> list[float]:
-    """The score of every seed; none if one has no score."""
-    values = [value for entry in entries if (value := entry.get(group.headline)) is not None]
-    return values if len(values) == len(variant.records) else []
-
-
-def _line(group: Group, variant: Variant, context: int, entries: Sequence[dict[str | None, Any]], figure: str) -> Line:
-    values = _values(group, variant, entries)
-    return Line(
-        group=group.key,
-        attention=variant.attention,
-        label=variant.label,
-        context=context,
-        trained_at=(variant.first.config.get("model") or {}).get("length"),
-        n=sum(entry.get(group.headline) is not None for entry in entries),
-        mean=mean(values) if values else None,
-        lowest=min(values, default=None),
-        highest=max(values, default=None),
-        reason="; ".join(dict.fromkeys(entry["reason"] for entry in entries if entry.get("reason"))),
-        figure=figure,
-    )
-
-
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     scored = [line for line in found if line.mean is not None]
     group = scored[0].group
@@ -101,29 +77,20 @@ def draw(found: Sequence[Line]) -> Figure:
     by_label: dict[str, list[Line]] = {}
     for line in scored:
         by_label.setdefault(line.label, []).append(line)
-    looks = styles([own[0].attention for own in by_label.values()])
-    for (label, own), look in zip(by_label.items(), looks, strict=True):
+    looks = styles({line.label: line.attention for line in scored})
+    for label, own in by_label.items():
         x, y = [line.context for line in own], [line.mean.value for line in own if line.mean]
-        axes.plot(x, y, color=look.color, marker=look.marker, linestyle=look.line, label=label)
         lowest, highest = [line.lowest or 0.0 for line in own], [line.highest or 0.0 for line in own]
-        axes.fill_between(x, lowest, highest, color=look.color, alpha=0.18, linewidth=0)
+        line_and_band(axes, x, y, lowest, highest, looks[label], label)
     length_ticks(axes, sorted({line.context for line in scored}))
-    axes.set(xlabel="context in the test (tokens)", ylabel=f"{words(group.headline)} ({group.better} is better)")
-    _mark_training(axes, scored[0].trained_at)
+    axes.set(xlabel="context in the test (tokens)", ylabel=group.score_label)
+    if scored[0].trained_at is not None:  # left of it interpolation, right of it extrapolation
+        axes.axvline(scored[0].trained_at, color="black", linewidth=1.2, linestyle=":", label="trained at")
     seeds = max(line.n for line in scored)
     note = f"mean of up to {seeds} seeds, band from lowest to highest" if seeds > 1 else "one seed"
-    set_title(figure, f"{group.title}: {note}")
+    figure.suptitle(f"{group.full_title}: {note}", wrap=True)
     legend(figure, axes)
     return figure
-
-
-def _mark_training(axes: Axes, length: int | None) -> None:
-    """The training length: left of it interpolation, right of it extrapolation."""
-    if length is not None:
-        axes.axvline(length, color="black", linewidth=1.2, linestyle=":")
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.08 * (high - low))
-        axes.text(length, 0.985, " trained at", transform=axes.get_xaxis_transform(), va="top", fontsize=12)
 
 
 QUESTION = Question(

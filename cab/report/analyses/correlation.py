@@ -14,33 +14,24 @@ A family in one slot leaves the other slots of a network to vanilla, so vanilla'
 every pattern of such a task: one of the n points is shared.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
-from cab.report.analyses.grid import GridCell, grid
-from cab.report.composite import CONTROLS, Composite, Entry, name_of
+from cab.report.composite import CONTROLS, Composite, name_of
+from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
 from cab.report.settings import canonical
 from cab.report.stats import Estimate, pearson, spearman
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FEWEST = 5
 """Families: with fewer, r says nothing."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Of the families in one pattern or task."""
-
-    source: str
-    """What the scores are, or where they come from."""
-    by_family: Mapping[str, float]
+Scores = dict[str, tuple[str, dict[str, float]]]
+"""Pattern or task -> where its scores come from, and the score of each family."""
 
 
 @dataclass(frozen=True)
@@ -63,51 +54,18 @@ def lines(material: Material) -> list[Line]:
     for size in dict.fromkeys(made.size for made in material.composites):
         tables = [made for made in material.composites if made.size == size and made.entries]
         chosen = _chosen(tables)
-        found += _pairs("patterns", size, _patterns(tables, chosen))
-        found += _pairs("tasks", size, _tasks(tables, chosen))
+        patterns: Scores = {}
+        tasks: Scores = {}
+        for made in tables:
+            counted = [each for each in made.entries if chosen.get(each.attention) == canonical(each.options)]
+            indices = {each.attention: each.index for each in counted if each.index is not None}
+            patterns[made.pattern] = f"index over {', '.join(made.standards)}", indices
+            for task in made.standards:
+                scores = {each.attention: score for each in counted if (score := each.tasks.get(task)) is not None}
+                tasks[f"{task}, {made.pattern}"] = name_of(made.groups[task]), scores
+        found += _pairs("patterns", size, patterns)
+        found += _pairs("tasks", size, tasks)
     return found
-
-
-def _pairs(level: str, size: str, columns: Mapping[str, Scores]) -> Iterator[Line]:
-    for (first, one), (second, other) in combinations(columns.items(), 2):
-        both = sorted(one.by_family.keys() & other.by_family.keys())
-        x, y = [one.by_family[name] for name in both], [other.by_family[name] for name in both]
-        enough = len(both) >= FEWEST
-        yield Line(
-            level=level,
-            size=size,
-            first=first,
-            second=second,
-            n=len(both),
-            pearson=pearson(x, y) if enough else None,
-            spearman=spearman(x, y) if enough else None,
-            attentions=" ".join(both),
-            first_source=one.source,
-            second_source=other.source,
-            figure=f"{level}_{size}",
-        )
-
-
-def _patterns(tables: Sequence[Composite], chosen: Mapping[str, str]) -> dict[str, Scores]:
-    found = {}
-    for made in tables:
-        indices = {entry.attention: entry.index for entry in _counted(made, chosen) if entry.index is not None}
-        found[made.pattern] = Scores(f"index over {', '.join(made.standards)}", indices)
-    return found
-
-
-def _tasks(tables: Sequence[Composite], chosen: Mapping[str, str]) -> dict[str, Scores]:
-    found = {}
-    for made in tables:
-        for task in made.standards:
-            scores = {entry.attention: entry.tasks.get(task) for entry in _counted(made, chosen)}
-            known = {name: score for name, score in scores.items() if score is not None}
-            found[f"{task}, {made.pattern}"] = Scores(name_of(made.groups[task]), known)
-    return found
-
-
-def _counted(made: Composite, chosen: Mapping[str, str]) -> list[Entry]:
-    return [entry for entry in made.entries if chosen.get(entry.attention) == canonical(entry.options)]
 
 
 def _chosen(tables: Sequence[Composite]) -> dict[str, str]:
@@ -119,6 +77,26 @@ def _chosen(tables: Sequence[Composite]) -> dict[str, str]:
                 sets, options = found.setdefault(entry.attention, {}), canonical(entry.options)
                 sets[options] = sets.get(options, 0) + sum(score is not None for score in entry.tasks.values())
     return {name: min(sets, key=lambda options: (-sets[options], options)) for name, sets in found.items()}
+
+
+def _pairs(level: str, size: str, scores: Scores) -> Iterator[Line]:
+    for (first, (first_source, one)), (second, (second_source, other)) in combinations(scores.items(), 2):
+        both = sorted(one.keys() & other.keys())
+        x, y = [one[name] for name in both], [other[name] for name in both]
+        enough = len(both) >= FEWEST
+        yield Line(
+            level=level,
+            size=size,
+            first=first,
+            second=second,
+            n=len(both),
+            pearson=pearson(x, y) if enough else None,
+            spearman=spearman(x, y) if enough else None,
+            attentions=" ".join(both),
+            first_source=first_source,
+            second_source=second_source,
+            figure=f"{level}_{size}",
+        )
 
 
 def draw(found: Sequence[Line]) -> Figure:
@@ -133,7 +111,7 @@ def draw(found: Sequence[Line]) -> Figure:
     if of_tasks:
         title = f"Correlation of tasks (their z-scores) over families, {found[0].size}"
         note += "\nNS, CS, NC, CC: noncausal and causal self and cross"
-    return grid(labels[1:], labels[:-1], cells, title, note, width=1.32 if of_tasks else 2.2)
+    return grid(labels[1:], labels[:-1], cells, f"{title}\n{note}", width=1.32 if of_tasks else 2.2)
 
 
 def _label(name: str) -> str:
@@ -146,9 +124,9 @@ def _label(name: str) -> str:
 def _cell(line: Line, show_interval: bool) -> GridCell:
     n, r = f"n={line.n}", line.pearson
     if r is None or r.interval is None:
-        return GridCell(n, sure=False)
+        return GridCell(n, ink=UNSURE)
     below = f"{r.interval.low:+.2f} to {r.interval.high:+.2f}, {n}" if show_interval else n
-    return GridCell(f"{r.value:+.2f}", below, r.value, r.excludes_zero)
+    return value_cell(f"{r.value:+.2f}", below, r.value, r.excludes_zero)
 
 
 QUESTION = Question(

@@ -8,28 +8,24 @@ its own Welch interval: a difference is large if it is above the floor and its i
 by their logarithm. One row per family (see `one_per_family`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
-from cab.report.figures.style import new_figure, set_title, style, styled
-from cab.report.groups import Group, GroupKey
+from cab.report.figures.axes import legend, point
+from cab.report.figures.style import new_figure, style
+from cab.report.groups import Group
 from cab.report.stats import Estimate, difference, welch_interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SAME = ("vanilla", "eager")
 
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     first: str
     second: str
     n_first: int
@@ -69,7 +65,7 @@ def _pair(group: Group, first: str, second: str, scores: Mapping[str, list[float
     beyond_floor = None if floor is None else abs(gain.value) > floor
     beyond_seeds = gain.excludes_zero if gain.interval else None
     return Line(
-        group=group.key,
+        group=group,
         first=first,
         second=second,
         n_first=len(scores[first]),
@@ -84,7 +80,6 @@ def _pair(group: Group, first: str, second: str, scores: Mapping[str, list[float
     )
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     """Every family's distance to vanilla in noise floors, one row per table."""
     shown = [line for line in found if line.first == "vanilla"]
@@ -96,38 +91,21 @@ def draw(found: Sequence[Line]) -> Figure:
     for name in rows:
         own = [line for line, table in zip(shown, names, strict=True) if table == name]
         for place, line in enumerate(own):
-            y = rows.index(name) + 0.6 * (place / max(1, len(own) - 1) - 0.5)
-            look = style(line.second)
-            marker: Any = {"marker": look.marker, "color": look.color, "markersize": 10, "linestyle": "none"}
-            face = look.color if line.large else "white"
-            axes.plot(line.gain.value / (line.floor or 1.0), y, markerfacecolor=face, markeredgewidth=2, **marker)
-    for family in dict.fromkeys(line.second for line in shown):
-        look = style(family)
-        axes.plot([], [], marker=look.marker, color=look.color, linestyle="none", markersize=10, label=family)
-    _finish(axes, rows)
-    note = "grey: the noise floor; filled: above it, and the 95% interval over seeds excludes 0"
-    set_title(figure, f"Differences against noise, {found[0].group.size}; {note}")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
-    return figure
-
-
-def _finish(axes: Axes, rows: Sequence[str]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
+            x, y = line.gain.value / (line.floor or 1.0), rows.index(name) + 0.6 * (place / max(1, len(own) - 1) - 0.5)
+            point(axes, Estimate(x), Estimate(y), style(line.second), line.second, filled=bool(line.large))
     axes.set_xscale("symlog", linthresh=1, linscale=0.8)
-    low, high = axes.get_xlim()
-    reach = max(3.0, -low, high)
-    ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000) if tick <= reach]
-    axes.xaxis.set_major_locator(FixedLocator([*(-tick for tick in reversed(ticks)), 0, *ticks]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlim=(-reach * 1.15, reach * 1.15), ylim=(len(rows) - 0.5, -0.5))
+    axes.xaxis.set_major_formatter("{x:g}")
+    reach = 1.15 * max(3.0, *map(abs, axes.get_xlim()))
+    axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticks(range(len(rows)), rows)
     for edge in range(1, len(rows)):
         axes.axhline(edge - 0.5, color="#d9d9d9", linewidth=0.8)
     axes.grid(False, axis="y")
     axes.set_xlabel("gain over vanilla in noise floors (left: worse than vanilla)")
+    note = "grey: the noise floor; filled: above it, and the 95% interval over seeds excludes 0"
+    figure.suptitle(f"Differences against noise, {found[0].group.size}; {note}", wrap=True)
+    legend(figure, axes)
+    return figure
 
 
 QUESTION = Question(

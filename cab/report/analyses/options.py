@@ -9,24 +9,21 @@ is one between two ways to evaluate the same weights. An example is SSA's self-e
 dense) in two records of a seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, gains
 from cab.report.figures.axes import point
-from cab.report.figures.style import INK, new_figure, set_title, style, styled
-from cab.report.groups import Group, GroupKey
+from cab.report.figures.style import INK, new_figure, style
+from cab.report.groups import Group
 from cab.report.settings import canonical, flatten, options
 from cab.report.stats import Estimate, mean
 from cab.report.text import scale_words
 from cab.report.variant import Variant
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MOST = 24
 """Comparisons in one figure; the file has all."""
@@ -34,7 +31,7 @@ MOST = 24
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     attention: str
     option: str
     from_value: str
@@ -49,32 +46,28 @@ class Line:
 
 
 def lines(material: Material) -> list[Line]:
-    return [line for group in material.groups for line in _of_group(group)]
-
-
-def _of_group(group: Group) -> list[Line]:
     found = []
-    for (attention, option), sets in _differing_in_one(group).items():
-        for variants in sets:
-            base, *others = sorted(
-                variants,
-                key=lambda variant: (-len(variant.scores), _order(flatten(options(variant.first)).get(option))),
-            )
-            found += [line for other in others if (line := _line(group, attention, option, base, other))]
+    for group in material.groups:
+        for option, variants in _differing_in_one(group):
+            values = {variant.label: flatten(options(variant.first)).get(option) for variant in variants}
+            base, *others = sorted(variants, key=lambda each: (-len(each.scores), _order(values[each.label])))
+            found += [line for other in others if (line := _line(group, option, values, base, other))]
     return found
 
 
-def _differing_in_one(group: Group) -> dict[tuple[str, str], list[list[Variant]]]:
-    """By family and option: the variants that are equal except for that option, at least two."""
-    found: dict[tuple[str, str], dict[str, list[Variant]]] = {}
+def _differing_in_one(group: Group) -> list[tuple[str, list[Variant]]]:
+    """Option, and at least two variants of one family that are equal except for that option."""
+    found: dict[tuple[str, str, str], list[Variant]] = {}
     for variant in group.variants:
         if variant.complete:
             flat = flatten(options(variant.first))
             for option in flat:
                 rest = canonical({key: value for key, value in flat.items() if key != option})
-                found.setdefault((variant.attention, option), {}).setdefault(rest, []).append(variant)
-    several = {key: [variants for variants in sets.values() if len(variants) > 1] for key, sets in found.items()}
-    return {key: sets for key, sets in sorted(several.items()) if sets}
+                found.setdefault((variant.attention, option, rest), []).append(variant)
+    several = {key: variants for key, variants in found.items() if len(variants) > 1}
+    return [
+        (option, several[family, option, rest]) for family, option, rest in sorted(several, key=lambda key: key[:2])
+    ]
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
@@ -83,17 +76,17 @@ def _order(value: Any) -> tuple[bool, float, str]:
     return not is_number, float(value) if is_number else 0.0, canonical(value)
 
 
-def _line(group: Group, attention: str, option: str, base: Variant, other: Variant) -> Line | None:
+def _line(group: Group, option: str, values: Mapping[str, Any], base: Variant, other: Variant) -> Line | None:
     first, second = _by_seed(group, base), _by_seed(group, other)
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
     return Line(
-        group=group.key,
-        attention=attention,
+        group=group,
+        attention=base.attention,
         option=option,
-        from_value=canonical(flatten(options(base.first)).get(option)),
-        to_value=canonical(flatten(options(other.first)).get(option)),
+        from_value=canonical(values[base.label]),
+        to_value=canonical(values[other.label]),
         label=other.label,
         against=base.label,
         n=len(seeds),
@@ -104,12 +97,9 @@ def _line(group: Group, attention: str, option: str, base: Variant, other: Varia
     )
 
 
-def _by_seed(group: Group, variant: Variant) -> Mapping[int, tuple[float, Record]]:
-    values = gains(group, variant)
-    if values is None:
-        return {}
-    pairs = zip(values, variant.records, strict=True)
-    return {record.cell["seed"]: (value, record) for value, record in pairs}
+def _by_seed(group: Group, variant: Variant) -> dict[int, tuple[float, Record]]:
+    values = gains(group, variant) or []
+    return {record.cell["seed"]: (value, record) for value, record in zip(values, variant.records, strict=False)}
 
 
 def _same_training(first: Record, second: Record) -> bool:
@@ -118,7 +108,6 @@ def _same_training(first: Record, second: Record) -> bool:
     return bool(losses[0]) and losses[0] == losses[1]
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     shown = found[:MOST]
     figure = new_figure(12, 2.6 + 0.62 * len(shown))
@@ -131,7 +120,7 @@ def draw(found: Sequence[Line]) -> Figure:
     axes.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"gain in {scale_words(group.headline)}, positive is better")
     note = "filled: the same training, evaluated differently; bars: 95% intervals over seeds"
     more = f"; the first {MOST} of {len(found)}" if len(found) > MOST else ""
-    set_title(figure, f"{group.title}; {note}{more}")
+    figure.suptitle(f"{group.full_title}; {note}{more}", wrap=True)
     return figure
 
 

@@ -6,27 +6,21 @@ not below the task's, else at the longest. Only causal patterns decode and have 
 is in the file with the reason, and is named in the figure.
 """
 
-from __future__ import annotations
-
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
 from cab.report.efficiency import state_bytes
-from cab.report.figures.axes import point, value_ticks
-from cab.report.figures.labels import Label, place_labels
-from cab.report.figures.style import new_figure, set_title, style, styled
-from cab.report.groups import Group, GroupKey
+from cab.report.figures.axes import legend, point, value_ticks
+from cab.report.figures.style import Style, new_figure, styles
+from cab.report.groups import Group
 from cab.report.stats import Estimate
-from cab.report.text import words
 from cab.report.variant import Variant
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 TASK = "recall"
 KIB = 1024.0
@@ -34,7 +28,7 @@ KIB = 1024.0
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     attention: str
     label: str
     n: int
@@ -53,10 +47,7 @@ def lines(material: Material) -> list[Line]:
     found = []
     for group in material.groups:
         if group.task == TASK:
-            own = [
-                _line(group, variant, records.get(variant.efficiency.efficiency_record or ""))
-                for variant in group.variants
-            ]
+            own = [_line(group, each, records.get(each.efficiency.efficiency_record or "")) for each in group.variants]
             found += own if any(not line.reason for line in own) else []
     return found
 
@@ -65,7 +56,7 @@ def _line(group: Group, variant: Variant, record: Record | None) -> Line:
     length = (variant.first.config.get("model") or {}).get("length") or 0
     at, state = state_at(record, variant.attention, length) if record else (None, None)
     return Line(
-        group=group.key,
+        group=group,
         attention=variant.attention,
         label=variant.label,
         n=len(variant.scores),
@@ -97,32 +88,29 @@ def _reason(variant: Variant, record: Record | None, state: float | None) -> str
     return "no state was measured" if state is None else ""
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     tables = list(dict.fromkeys(line.group for line in found))
     figure = new_figure(max(8.0, 6.6 * len(tables)), 6.4)
+    looks = styles({line.label: line.attention for line in found})
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
-    placed = [
-        (axes, _panel(axes, [line for line in found if line.group == table]))
-        for axes, table in zip(panels, tables, strict=True)
-    ]
+    for axes, table in zip(panels, tables, strict=True):
+        _panel(axes, [line for line in found if line.group == table], looks)
     size = found[0].group.size
-    set_title(figure, f"Recall against decoding state, {size}; bars: 95% intervals over seeds")
-    place_labels(figure, placed)
+    figure.suptitle(f"Recall against decoding state, {size}; bars: 95% intervals over seeds", wrap=True)
+    legend(figure, *panels)
     return figure
 
 
-def _panel(axes: Axes, own: Sequence[Line]) -> list[Label]:
+def _panel(axes: Axes, own: Sequence[Line], looks: Mapping[str, Style]) -> None:
     shown = [line for line in own if not line.reason]
     least = min((line.state_bytes for line in shown if line.state_bytes), default=KIB)
-    labels = []
     axes.set_xscale("log", base=2)
     axes.margins(0.18, 0.12)
     for line in shown:
         if line.mean is not None:
             state = line.state_bytes or least / 4  # no state has no place on a logarithmic axis
             text = line.label if line.state_bytes else f"{line.label}, no state"
-            labels.append(point(axes, Estimate(state / KIB), line.mean, style(line.attention), text))
+            point(axes, Estimate(state / KIB), line.mean, looks[line.label], text)
     lengths = " and ".join(f"{length:,}" for length in sorted({line.state_length or 0 for line in shown}))
     below = [f"state after {lengths} tokens, KiB per sequence"]
     missing = [f"{line.label} ({line.reason})" for line in own if line.reason]
@@ -131,10 +119,9 @@ def _panel(axes: Axes, own: Sequence[Line]) -> list[Label]:
     axes.set(
         title="\n".join([group.pattern.replace("_", " "), *textwrap.wrap(group.difference, 50)]),
         xlabel="\n".join(below),
-        ylabel=f"{words(group.headline)} ({group.better} is better)",
+        ylabel=group.score_label,
     )
     value_ticks(axes)
-    return labels
 
 
 QUESTION = Question(

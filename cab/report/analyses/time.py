@@ -7,29 +7,24 @@ one precision are compared; a family that was trained on several is in the table
 means: with one seed, or with intervals that overlap, it proves nothing.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
-from cab.report.figures.axes import point, value_ticks
-from cab.report.figures.labels import Label, place_labels
-from cab.report.figures.style import INK, new_figure, set_title, style, styled
-from cab.report.groups import Group, GroupKey
+from cab.report.figures.axes import legend, point, value_ticks
+from cab.report.figures.style import INK, Style, new_figure, styles
+from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, mean
-from cab.report.text import words
+from cab.report.variant import Variant
 from cab.store.record import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Line:
-    group: GroupKey
+    group: Group
     device: str
     attention: str
     label: str
@@ -43,50 +38,46 @@ class Line:
     pareto_optimal: bool = True
     dominated_by: str = ""
 
-    @property
-    def values(self) -> tuple[float, float]:
-        """Quality and speed; more is better in both."""
+    def is_dominated_by(self, other: "Line") -> bool:
+        """Whether another is at least as good and as fast, and better in one of the two."""
         sign = 1 if self.group.better == "higher" else -1
-        return sign * self.mean.value, -self.seconds.value
+        quality = sign * (other.mean.value - self.mean.value)
+        speed = self.seconds.value - other.seconds.value
+        return quality >= 0 and speed >= 0 and (quality > 0 or speed > 0)
 
 
 def lines(material: Material) -> list[Line]:
     found = []
     for group in material.groups:
-        by_device: dict[str, list[Line]] = {}
-        for line in _of_group(group):
-            by_device.setdefault(line.device, []).append(line)
-        for _, same in sorted(by_device.items()):
+        own = [line for variant in group.variants if variant.mean for line in _of_variant(group, variant, variant.mean)]
+        for name in sorted({line.device for line in own}):
+            same = [line for line in own if line.device == name]
             if len(same) > 1:
                 found += _compared(same)
     return found
 
 
-def _of_group(group: Group) -> list[Line]:
-    found = []
-    for variant in group.variants:
-        by_device: dict[str, list[Record]] = {}
-        for record in variant.records:
-            by_device.setdefault(device(record), []).append(record)
-        for name, records in by_device.items():
-            times = [(record.result.get("training") or {}).get("seconds") or 0.0 for record in records]
-            if variant.mean and all(times):
-                found.append(
-                    Line(
-                        group=group.key,
-                        device=name,
-                        attention=variant.attention,
-                        label=variant.label,
-                        n=len(variant.scores),
-                        mean=variant.mean,
-                        n_times=len(times),
-                        seconds=mean(times),
-                        seconds_lowest=min(times),
-                        seconds_highest=max(times),
-                        figure=group.figure_name,
-                    )
-                )
-    return found
+def _of_variant(group: Group, variant: Variant, mean_score: Estimate) -> Iterator[Line]:
+    """One per device on which the variant was trained."""
+    by_device: dict[str, list[float]] = {}
+    for record in variant.records:
+        seconds = (record.result.get("training") or {}).get("seconds") or 0.0
+        by_device.setdefault(device(record), []).append(seconds)
+    for name, times in by_device.items():
+        if all(times):
+            yield Line(
+                group=group,
+                device=name,
+                attention=variant.attention,
+                label=variant.label,
+                n=len(variant.scores),
+                mean=mean_score,
+                n_times=len(times),
+                seconds=mean(times),
+                seconds_lowest=min(times),
+                seconds_highest=max(times),
+                figure=group.figure_name,
+            )
 
 
 def device(record: Record) -> str:
@@ -104,49 +95,40 @@ def device(record: Record) -> str:
 
 
 def _compared(same: Sequence[Line]) -> list[Line]:
-    """With the lines that are at least as good and as fast, and better in one of the two."""
     found = []
-    for line in same:
-        quality, speed = line.values
-        better = [
-            other.label
-            for other in same
-            if other.values != line.values and other.values[0] >= quality and other.values[1] >= speed
-        ]
+    for line in sorted(same, key=lambda line: line.seconds.value):
+        better = [other.label for other in same if line.is_dominated_by(other)]
         found.append(replace(line, pareto_optimal=not better, dominated_by=", ".join(better)))
-    return sorted(found, key=lambda line: line.seconds.value)
+    return found
 
 
-@styled
 def draw(found: Sequence[Line]) -> Figure:
     devices = list(dict.fromkeys(line.device for line in found))
     figure = new_figure(10 * len(devices), 6.8)
+    looks = styles({line.label: line.attention for line in found})
     panels = figure.subplots(1, len(devices), squeeze=False)[0]
-    placed = []
     for axes, name in zip(panels, devices, strict=True):
-        placed.append((axes, _panel(axes, [line for line in found if line.device == name])))
+        _panel(axes, [line for line in found if line.device == name], looks)
         axes.set_title(name, fontsize=12)
     note = "filled: Pareto-optimal; bars: 95% intervals up, lowest to highest time across"
-    set_title(figure, f"{found[0].group.title}; {note}")
-    place_labels(figure, placed)
+    figure.suptitle(f"{found[0].group.full_title}; {note}", wrap=True)
+    legend(figure, *panels)
     return figure
 
 
-def _panel(axes: Axes, own: Sequence[Line]) -> list[Label]:
+def _panel(axes: Axes, own: Sequence[Line], looks: Mapping[str, Style]) -> None:
     axes.set_xscale("log")
     axes.margins(0.16, 0.14)
     front = sorted((line.seconds.value, line.mean.value) for line in own if line.pareto_optimal)
     front.append((max(line.seconds_highest for line in own), front[-1][1]))  # the best of all stays the best
     x, y = zip(*front, strict=True)
     axes.step(x, y, where="post", color=INK, linewidth=1.6, linestyle=":", zorder=0)
-    labels = []
     for line in own:
         seconds = Estimate(line.seconds.value, Interval(line.seconds_lowest, line.seconds_highest))
-        labels.append(point(axes, seconds, line.mean, style(line.attention), line.label, line.pareto_optimal))
+        point(axes, seconds, line.mean, looks[line.label], line.label, line.pareto_optimal)
     group = own[0].group
-    axes.set(xlabel="seconds of training, wall clock", ylabel=f"{words(group.headline)} ({group.better} is better)")
+    axes.set(xlabel="seconds of training, wall clock", ylabel=group.score_label)
     value_ticks(axes)
-    return labels
 
 
 QUESTION = Question(

@@ -1,21 +1,17 @@
-"""Points, bars, ticks and legends that several figures share."""
-
-from __future__ import annotations
+"""Points, bands, ticks and legends that several figures share."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from cab.report.figures.labels import Label
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
 from cab.report.figures.style import Style
 from cab.report.stats import Estimate
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-
-def point(axes: Axes, x: Estimate, y: Estimate, look: Style, text: str = "", filled: bool = True) -> Label:
-    """A marker with the intervals of both values as bars; returns its label."""
+def point(axes: Axes, x: Estimate, y: Estimate, look: Style, label: str = "", filled: bool = True) -> None:
+    """A marker with the intervals of both values as bars, and its label in the legend."""
     axes.errorbar(
         x.value,
         y.value,
@@ -23,13 +19,13 @@ def point(axes: Axes, x: Estimate, y: Estimate, look: Style, text: str = "", fil
         yerr=_bar(y),
         fmt=look.marker,
         color=look.color,
+        label=label or None,
         markersize=11,
         markerfacecolor=look.color if filled else "white",
         markeredgewidth=2,
         elinewidth=1.5,
         capsize=4,
     )
-    return Label(x.value, y.value, text, look.text, x.interval, y.interval)
 
 
 def _bar(estimate: Estimate) -> list[list[float]] | None:
@@ -39,27 +35,35 @@ def _bar(estimate: Estimate) -> list[list[float]] | None:
     return [[max(0.0, estimate.value - low)], [max(0.0, high - estimate.value)]]
 
 
+def line_and_band(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    look: Style,
+    label: str,
+) -> None:
+    axes.plot(x, y, color=look.color, marker=look.marker, linestyle=look.line, label=label)
+    axes.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0)
+
+
 def length_ticks(axes: Axes, lengths: Sequence[float]) -> None:
     """A logarithmic axis with a tick at each of some lengths."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(lengths))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xticks(lengths, [f"{length:,.0f}" for length in lengths])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
 def value_ticks(axes: Axes) -> None:
     """A logarithmic axis with ticks at 0.5, 1, 2, written without exponents."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     data = axes.dataLim
     if data.x1 < data.x0 * 1.01:  # all points at one place
         axes.update_datalim([(data.x0 / 2, data.y0), (data.x1 * 2, data.y0)])
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Figure, *panels: Axes) -> None:
@@ -68,4 +72,6 @@ def legend(figure: Figure, *panels: Axes) -> None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles[label] = handle
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, max(1, len(handles))))
+    longest = max(map(len, handles), default=1)
+    columns = max(1, min(6, len(handles), int(figure.get_figwidth() * 9 / (longest + 6))))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)

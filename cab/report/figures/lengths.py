@@ -3,40 +3,30 @@
 Baselines are drawn from the record that measured them at most lengths. Other records come from other runs, in which the
 machine may have been busier: their times are multiplied by the ratio of vanilla's time in both, so that the lines agree
 with the paired ratios. A ring marks where a family becomes cheaper for all longer lengths than vanilla (black, with the
-length beside it) or eager (grey); the text below a panel gives both lengths for every family, also if they are outside
-of the measured lengths, and what was not measured. Lines are medians, bands go from the lower to the upper quartile.
+length) or eager (grey); leaderboard.csv has these lengths with their intervals and bounds. Lines are medians, bands go
+from the lower to the upper quartile. A line ends where nothing was measured; efficiency.csv has the reason.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from cab.efficiency import efficiency_length
 from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report.efficiency import BASELINES, Measurement, measured, one_batch
-from cab.report.figures.axes import legend, length_ticks
-from cab.report.figures.labels import Label, place_labels
-from cab.report.figures.style import FIXED, INK, Style, new_figure, set_title, styled, styles
+from cab.report.figures.axes import legend, length_ticks, line_and_band
+from cab.report.figures.style import FIXED, Style, new_figure, styles
 from cab.report.settings import labels
 from cab.store.record import Record
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 PHASES = {"forward": "forward pass", "train": "training step", "prefill": "prompt", "decode": "one decoded token"}
 QUANTITIES = {"seconds": "time", "peak_bytes": "peak memory"}
-UNITS = {
-    "seconds": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
-    "peak_bytes": ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")),
-}
-LINE = 0.29
-"""Inches per line of the text below a panel."""
-WIDE = 18
-"""Characters of a name that leave room for two lengths beside it; a longer one has a line of its own."""
+UNITS = {"seconds": "s", "peak_bytes": "B"}
 
 
 @dataclass(frozen=True)
@@ -69,100 +59,56 @@ def measured_rows(record: Record) -> list[Measurement]:
     return [row for row in record.result.get("measurements") or [] if row["status"] == "ok"]
 
 
-@styled
 def draw(records: Sequence[Record], title: str = "") -> Figure:
     """The figure for efficiency records with measurements, of one pattern, shape and machine."""
     names = [record.cell["attention"] for record in records]
     named = labels(names, [record.config.get("attention") or {} for record in records])
-    families = [Family(*each) for each in zip(named, names, styles(names), records, strict=True)]
+    looks = styles(dict(zip(named, names, strict=True)))
+    families = [
+        Family(label, name, looks[label], record) for label, name, record in zip(named, names, records, strict=True)
+    ]
     rows = [row for record in records for row in measured_rows(record)]
     phases = [phase for phase in PHASES if any(row["phase"] == phase for row in rows)]
-    others = [family for family in families if family.name not in BASELINES]
-    lines = 2 + len(others) + sum(len(family.label) > WIDE for family in others)
-    lines += 2 if any(_not_measured(families, phase) for phase in phases) else 0
-    heights = [4.4, LINE * lines] * len(phases)
-    figure = new_figure(14, 1.4 + sum(heights))
-    grid = figure.subplots(2 * len(phases), 2, squeeze=False, height_ratios=heights)
-    placed = []
-    for place, phase in enumerate(phases):
+    figure = new_figure(14, 1.6 + 4.8 * len(phases))
+    grid = figure.subplots(len(phases), 2, squeeze=False)
+    for panels, phase in zip(grid, phases, strict=True):
         batch = min(row["batch"] for family in families for row in family.rows(phase))
-        for column, (quantity, text) in enumerate(QUANTITIES.items()):
-            axes, below = grid[2 * place, column], grid[2 * place + 1, column]
-            crossings = {
-                (each.label, name): each.crossing(name, phase, quantity) for each in others for name in BASELINES
-            }
-            placed.append((axes, _panel(axes, families, crossings, phase, quantity)))
-            _text_below(below, families, crossings, phase, lines)
+        for axes, (quantity, text) in zip(panels, QUANTITIES.items(), strict=True):
+            _panel(axes, families, phase, quantity)
             axes.set_title(f"{PHASES[phase]}{f', batch {batch}' if batch > 1 else ''}: {text}")
     rings = "rings: cheaper from there on than vanilla (black), eager (grey)"
-    set_title(figure, f"{title}\n{rings}" if title else rings)
+    figure.suptitle(f"{title}\n{rings}" if title else rings, wrap=True)
     legend(figure, *grid.flat)
-    place_labels(figure, placed, size=12)
     return figure
 
 
-Crossings = dict[tuple[str, str], EfficiencyLength]
-"""By label and baseline."""
-
-
-def _panel(axes: Axes, families: Sequence[Family], crossings: Crossings, phase: str, quantity: str) -> list[Label]:
-    """One phase's time or memory; returns the labels of the crossings with vanilla."""
+def _panel(axes: Axes, families: Sequence[Family], phase: str, quantity: str) -> None:
+    """One phase's time or memory."""
     reference = _points(_reference(families, phase, "vanilla").rows(phase), "vanilla", "seconds")
     lines = [(_reference(families, phase, name), name, FIXED[name], name) for name in BASELINES]
     lines += [(each, each.name, each.look, each.label) for each in families if each.name not in BASELINES]
-    found = []
     for family, subject, look, label in lines:
         points = _points(family.rows(phase), subject, quantity)
         if quantity == "seconds":
             points = _aligned(points, _points(family.rows(phase), "vanilla", "seconds"), reference)
         if points:
-            x = [point.length for point in points]
-            y = [point.middle for point in points]
-            axes.plot(x, y, color=look.color, marker=look.marker, linestyle=look.line, label=label)
-            low, high = [point.low for point in points], [point.high for point in points]
-            axes.fill_between(x, low, high, color=look.color, alpha=0.2, linewidth=0)
+            x, low, y, high = zip(*((each.length, each.low, each.middle, each.high) for each in points), strict=True)
+            line_and_band(axes, x, y, low, high, look, label)
         for name in BASELINES if subject not in BASELINES else ():
-            crossing = crossings[label, name]
+            crossing = family.crossing(name, phase, quantity)
             if crossing.value is not None and not crossing.censored:
-                ring = _ring(axes, points, crossing.value, FIXED[name])
-                if name == "vanilla":  # those of eager are close together, and in the text below
-                    found.append(ring)
+                _ring(axes, points, crossing.value, name)
     _scale(axes, quantity)
-    return found
 
 
-def _ring(axes: Axes, points: Sequence[Point], length: float, baseline: Style) -> Label:
-    """A ring on the family's line where it crosses a baseline's."""
-    import numpy as np
-
+def _ring(axes: Axes, points: Sequence[Point], length: float, baseline: str) -> None:
+    """A ring on the family's line where it crosses a baseline's; with the length for vanilla's."""
     x, y = [point.length for point in points], [point.middle for point in points]
     height = float(np.exp(np.interp(np.log(length), np.log(x), np.log(y))))
-    ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": baseline.color, "markeredgewidth": 2}
-    axes.plot(length, height, "o", **ring)  # type: ignore[arg-type]
-    return Label(length, height, f"{length:,.0f}", baseline.text, radius=10)
-
-
-def _text_below(axes: Axes, families: Sequence[Family], crossings: Crossings, phase: str, lines: int) -> None:
-    """A table of the lengths from which each family is cheaper, and what was not measured."""
-    axes.set_axis_off()
-    table = [(INK, ("cheaper than", "vanilla from", "eager from"))]
-    for family in families:
-        if family.name not in BASELINES:
-            texts = [crossings[family.label, name].text.replace("<= ", "≤ ") for name in BASELINES]
-            label = family.label
-            if len(label) > WIDE:
-                table.append((family.look.text, (label, "", "")))
-                label = ""
-            table.append((family.look.text, (label, texts[0], texts[1])))
-    for text in wrap(_not_measured(families, phase), 66)[:2]:
-        table.append((INK, (text, "", "")))
-    widths = [max(len(cells[column]) for _, cells in table if cells[1]) + 2 for column in range(3)]
-    for row, (color, cells) in enumerate(table):
-        for column, text in enumerate(cells):
-            x = 1.1 * sum(widths[:column]) / sum(widths) - 0.1  # begins below the labels of the axis
-            size = 12 if sum(widths) < 76 else 11
-            note = axes.text(x, 1 - row / lines, text, transform=axes.transAxes, fontsize=size, color=color, va="top")
-            note.set_in_layout(False)
+    color = FIXED[baseline].color
+    axes.plot(length, height, "o", markersize=15, markerfacecolor="none", markeredgecolor=color, markeredgewidth=2)
+    if baseline == "vanilla":
+        axes.annotate(f"{length:,.0f}", (length, height), (0, -12), textcoords="offset points", ha="left", va="top")
 
 
 def _points(rows: Sequence[Measurement], subject: str, quantity: str) -> list[Point]:
@@ -203,44 +149,17 @@ def _aligned(points: Sequence[Point], own: Sequence[Point], reference: Sequence[
     return found
 
 
-def _not_measured(families: Sequence[Family], phase: str) -> str:
-    """Where lines end early, and why: `not measured: eager from 2,048 on (memory)`."""
-    subjects = [(name, name, _reference(families, phase, name)) for name in BASELINES]
-    subjects += [(family.label, family.name, family) for family in families if family.name not in BASELINES]
-    found: dict[tuple[int, str], list[str]] = {}
-    for label, subject, family in subjects:
-        missing = [row for row in family.rows(phase) if row["subject"] == subject and row["status"] != "ok"]
-        if missing:
-            first = min(missing, key=lambda row: row["length"])
-            reason = first["reason"].split(":")[0] if first["status"] == "not_measured" else first["status"]
-            found.setdefault((first["length"], reason.replace("_", " ")), []).append(label)
-    texts = [f"{', '.join(names)} from {length:,} on ({reason})" for (length, reason), names in found.items()]
-    return f"not measured: {'; '.join(texts)}" if texts else ""
-
-
 def _scale(axes: Axes, quantity: str) -> None:
     """Logarithmic axes with ticks in units, at the measured lengths."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    lines = [line for line in axes.get_lines() if line.get_label() and not str(line.get_label()).startswith("_")]
-    length_ticks(axes, sorted({float(x) for line in lines for x in line.get_xdata()}))  # type: ignore[union-attr, arg-type]
-    axes.set_yscale("log", base=10 if quantity == "seconds" else 2)
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    length_ticks(axes, sorted({float(x) for line in lines for x in np.asarray(line.get_xdata())}))
+    axes.set_yscale("log")
     axes.margins(0.08, 0.12)
     low, high = axes.get_ylim()
-    if high / low < 2:  # so that noise looks like noise
+    if high / low < 4:  # so that noise looks like noise
         middle = (low * high) ** 0.5
-        low, high = axes.set_ylim(middle / 2**0.5, middle * 2**0.5)
-    if quantity == "seconds":
-        subs = (1.0, 2.0, 5.0) if high / low > 4 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
-        axes.yaxis.set_major_locator(LogLocator(subs=subs if high / low < 300 else (1.0,), numticks=12))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _in_units(value, UNITS[quantity])))
+        low, high = axes.set_ylim(middle / 2, middle * 2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,), numticks=12))
+    axes.yaxis.set_major_formatter(EngFormatter(UNITS[quantity]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("length (tokens)")
-
-
-def _in_units(value: float, units: Sequence[tuple[float, str]]) -> str:
-    for scale, name in units:
-        if value >= scale * 0.9999:
-            return f"{value / scale:,.3g} {name}"
-    scale, name = units[-1]
-    return f"{value / scale:,.3g} {name}"

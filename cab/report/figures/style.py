@@ -4,29 +4,23 @@ Baselines have fixed colours. The others have theirs from a palette for the colo
 of the names in conf/attention, so that a new family needs no line here; a name without a file gets one by its hash.
 """
 
-from __future__ import annotations
-
 import hashlib
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
 
 from cab import ROOT
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CONF = ROOT / "conf" / "attention"
 INK, FAINT = "#222222", "#d9d9d9"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-DARKER = {"#8a8a8a": "#666666", "#b8b8b8": "#777777", "#e69f00": "#a87400", "#56b4e9": "#2d86b8", "#cc79a7": "#a8507f"}
 MARKERS = ("o", "^", "v", "P", "X", "<", ">")
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-LETTER = 0.55
-"""Width of a letter over the size of its font, on the safe side."""
 RC: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 130,
@@ -53,11 +47,6 @@ class Style:
     marker: str
     line: Any = "-"
 
-    @property
-    def text(self) -> str:
-        """The colour of text, which needs more contrast than lines."""
-        return DARKER.get(self.color, self.color)
-
 
 FIXED = {
     "vanilla": Style("#000000", "s"),
@@ -73,49 +62,26 @@ def families(conf: Path = CONF) -> tuple[str, ...]:
 
 
 def style(attention: str, variant: int = 0) -> Style:
-    """Of a family; its sets of options, numbered by `variant`, differ by the line."""
+    """Of a family; its sets of options, numbered by `variant`, differ in line and marker."""
     known = families()
     if attention in FIXED:
-        base = FIXED[attention]
+        place, base = 0, FIXED[attention]
     else:
         number = hashlib.sha256(attention.encode()).digest()[0]
         place = known.index(attention) if attention in known else len(known) + number
         base = Style(PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
-    return Style(base.color, base.marker, LINES[variant % len(LINES)] if variant else base.line)
+    if variant == 0:
+        return base
+    return Style(base.color, MARKERS[(place + variant) % len(MARKERS)], LINES[variant % len(LINES)])
 
 
-def styles(attentions: Sequence[str]) -> list[Style]:
-    """A style for each of some rows; the rows of one family differ by the line."""
-    return [style(name, attentions[:place].count(name)) for place, name in enumerate(attentions)]
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Draws with the settings in RC."""
-
-    @wraps(draw)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        import matplotlib
-
-        with matplotlib.rc_context(RC):
-            return draw(*args, **kwargs)
-
-    return wrapped
+def styles(family_of: Mapping[str, str]) -> dict[str, Style]:
+    """By label, from the family of each label. Of one figure: the same label looks the same in all of its panels."""
+    names = list(family_of.values())
+    return {label: style(name, names[:place].count(name)) for place, (label, name) in enumerate(family_of.items())}
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Without pyplot and a screen; in inches."""
-    from matplotlib.figure import Figure
-
+    """With the look of RC, which holds until it is saved. In inches; without pyplot and a screen."""
+    matplotlib.rcParams.update(RC)
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def set_title(figure: Figure, text: str) -> None:
-    """Above all axes, in as many lines as the figure's width needs."""
-    points = 72 * figure.get_figwidth()
-    title = figure.suptitle(text)
-    letters = int(points / (LETTER * float(title.get_fontsize())))
-    title.set_text("\n".join(textwrap.fill(line, letters) for line in text.splitlines()))
