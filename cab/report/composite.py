@@ -22,10 +22,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cab.report.groups import Group, is_logarithmic, ranks
+from cab.report.groups import Group, ranks
 from cab.report.load import started
 from cab.report.settings import canonical, labels, options
 from cab.report.stats import Interval, t_interval
+from cab.report.text import is_logarithmic
 from cab.report.variant import Variant
 
 CONTROLS = ("eager", "none")

@@ -13,7 +13,7 @@ from cab.report.groups import Group
 from cab.report.load import Loaded, data_kind, started
 from cab.report.settings import canonical, short_difference
 from cab.report.tables import composite_table, group_table, measurement_table, scale_table
-from cab.report.text import number, words
+from cab.report.text import MISSING, number, words
 from cab.store.record import Record
 
 REMARK = 40
@@ -104,7 +104,7 @@ def _groups(groups: Sequence[Group], loaded: Loaded, figures: bool) -> list[doc.
         blocks += _group_figures(group) if figures else []
         kind = data_kind(group.first.result.get("data") or {})
         remark = short_difference(group.difference, group.settings_name, REMARK) if group.difference else ""
-        best = ", ".join(variant.label for variant in group.variants if variant.rank == 1) or doc.MISSING
+        best = ", ".join(variant.label for variant in group.variants if variant.rank == 1) or MISSING
         filters = {"task": group.task, "pattern": group.pattern, "size": group.size}
         tag = f"{kind} data" if kind and group.data_hash else "data unknown"
         sections.append(
@@ -168,7 +168,7 @@ def _composites(composites: Sequence[Composite]) -> list[doc.Section]:
             blocks = [composite_table(made, title), doc.Details("Scale of each metric", [scale_table(made, title)])]
         if made.notes:
             blocks += [doc.Paragraph("Left out:" if made.entries else "No index:"), doc.Bullets(made.notes)]
-        best = ", ".join(entry.label for entry in made.entries if entry.rank == 1) or doc.MISSING
+        best = ", ".join(entry.label for entry in made.entries if entry.rank == 1) or MISSING
         filters = {"task": "", "pattern": made.pattern, "size": made.size} if made.entries else {}
         sections.append(doc.Section(title, f"index-{place}", blocks, level=3, best=best, filters=filters))
     return sections

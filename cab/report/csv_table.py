@@ -13,10 +13,11 @@ from typing import Any, get_args, get_type_hints
 
 from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report.composite import Composite
-from cab.report.groups import Group, is_logarithmic
+from cab.report.groups import Group
 from cab.report.load import data_kind, origin
 from cab.report.settings import options_text
 from cab.report.stats import Estimate
+from cab.report.text import is_logarithmic
 from cab.store.record import write_atomically
 
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib import figure as matplotlib_figure
 
-MISSING = "-"
-
 
 @dataclass(frozen=True)
 class Paragraph:

@@ -14,6 +14,7 @@ from typing import Any
 from cab.report.efficiency_table import EfficiencyTable
 from cab.report.settings import canonical, differences, labels, options, settings, settings_name
 from cab.report.stats import Interval, difference
+from cab.report.text import is_logarithmic
 from cab.report.variant import Variant, data_hash
 from cab.store.record import Record
 
@@ -108,11 +109,6 @@ class Group:
             "better": self.better,
             "scale": "log" if is_logarithmic(self.headline) else "linear",
         }
-
-
-def is_logarithmic(metric: str | None) -> bool:
-    """Perplexities count by their logarithm."""
-    return (metric or "").endswith("perplexity")
 
 
 def make_groups(records: Iterable[Record], efficiency: EfficiencyTable | None = None) -> list[Group]:

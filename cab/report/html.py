@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 from cab.report import document as doc
+from cab.report.text import MISSING
 
 
 def render(document: doc.Document, plots: Path) -> str:
@@ -123,7 +124,7 @@ def _table(table: doc.Table) -> str:
     """Each row is a <tbody> of two lines, so that sorting and filtering move both: the cells, and below them the note
     and the origin. Columns in which every row is missing are listed below the table."""
     count = len(table.columns)
-    shown = [i for i in range(count) if i == table.name or any(row.cells[i].text != doc.MISSING for row in table.rows)]
+    shown = [i for i in range(count) if i == table.name or any(row.cells[i].text != MISSING for row in table.rows)]
     head = ""
     for i in shown:
         name = " class=name" if i == table.name else ""

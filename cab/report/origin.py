@@ -4,10 +4,9 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cab.report.document import MISSING
 from cab.report.groups import Group
 from cab.report.load import revision, started
-from cab.report.text import commit, number
+from cab.report.text import MISSING, commit, number
 from cab.report.variant import Variant, data_hash, score
 from cab.store.record import Record
 

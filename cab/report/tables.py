@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report import origin
 from cab.report.composite import Composite, Entry
-from cab.report.document import MISSING, Cell, Column, Row, Table
+from cab.report.document import Cell, Column, Row, Table
 from cab.report.efficiency import Efficiency
 from cab.report.groups import Group
 from cab.report.stats import Estimate
-from cab.report.text import count, estimate, number, scale_words, size
+from cab.report.text import MISSING, count, estimate, number, scale_words, size
 from cab.report.variant import Variant
 from cab.store.record import Record
 

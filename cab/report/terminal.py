@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from cab.efficiency.efficiency_length import EfficiencyLength, middle, ratios, time_efficiency_length
-from cab.report.efficiency import Measurement
+from cab.efficiency.efficiency_length import EfficiencyLength, Row, middle, ratios, time_efficiency_length
 from cab.report.text import number, words
 from cab.store.record import Record
 
@@ -42,7 +41,7 @@ def efficiency_lines(record: Record, done: bool) -> list[str]:
     return [_line("efficiency", text, done) for text in texts]
 
 
-def _phase(rows: Sequence[Measurement], family: str, phase: str, batch: int) -> Iterator[str]:
+def _phase(rows: Sequence[Row], family: str, phase: str, batch: int) -> Iterator[str]:
     baseline = "eager" if family == "vanilla" else "vanilla"
     if found := ratios(rows, family, baseline, phase, batch):
         last = found[-1]

@@ -1,13 +1,18 @@
 """Numbers and names as text."""
 
-from cab.report.document import MISSING
-from cab.report.groups import is_logarithmic
 from cab.report.stats import Estimate
+
+MISSING = "-"
 
 
 def words(name: str | None) -> str:
     """A name with spaces: `bits per byte`."""
     return (name or "score").replace("_", " ")
+
+
+def is_logarithmic(metric: str | None) -> bool:
+    """Perplexities count by their logarithm."""
+    return (metric or "").endswith("perplexity")
 
 
 def scale_words(metric: str | None) -> str:
