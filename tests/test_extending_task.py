@@ -54,12 +54,12 @@ def test_a_wrong_option_is_one_line(folder: Path) -> None:
     assert done.stderr == "error: task.symbols=1: Input should be greater than or equal to 2\n"
 
 
-def test_a_changed_file_of_a_task_is_a_new_cell(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_of_a_task_is_a_new_cell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
     arguments = ["--config-dir=my_conf", "task=copying"]
     before = compose_one(arguments).resolved
-    source = next(folder / name for name, content in FILE.findall(page) if "options: " in content)
+    source = next(folder / name for name, content in FILE.findall(PAGE) if "options: " in content)
     source.write_text(source.read_text() + "# changed\n")
     after = compose_one(arguments).resolved
     assert [key for key in before["task"] if before["task"][key] != after["task"][key]] == ["_source_"]
