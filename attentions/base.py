@@ -60,10 +60,17 @@ class Shape:
     length: int
     memory: int = 0
     """Design length of the memory in cross attention; 0 where there is none."""
+    conv: int = 0
+    """Width of a causal or centred depthwise convolution before every layer of tokens in a stack; 0 = none."""
+    qk_norm: bool = False
+    """RMS norm on queries and keys of softmax attention in self patterns."""
+    rotary: bool = False
+    """Positions are left to self attention: they are not in the input. Softmax attention rotates queries and keys."""
 
     def __post_init__(self) -> None:
-        for name, least in (("dim", 1), ("heads", 1), ("depth", 1), ("hidden", 0), ("length", 1), ("memory", 0)):
-            check_whole(name, getattr(self, name), least)
+        least = {"dim": 1, "heads": 1, "depth": 1, "hidden": 0, "length": 1, "memory": 0, "conv": 0}
+        for name, value in least.items():
+            check_whole(name, getattr(self, name), value)
         if self.dim % self.heads:
             raise ValueError(f"dim={self.dim} is not a multiple of heads={self.heads}")
 
@@ -129,6 +136,8 @@ class SequenceModule(nn.Module):
     """Pattern to where it is defined: "paper", "reference code" or "extension". Absent patterns are unsupported."""
     control: ClassVar[bool] = False
     """A control that uses no context: benchmarked although it fails the dependence check."""
+    positions: ClassVar[str] = "none"
+    """What the family does in self patterns to tell positions apart, where the shape leaves that to it (`rotary`)."""
 
     def __init__(self, shape: Shape, pattern: Pattern) -> None:
         super().__init__()
@@ -183,65 +192,6 @@ class Attention(SequenceModule):
         super().__init__(shape, pattern)
         check_support(self, pattern)
         self.layer, self.layers = layer, layers
-
-
-class ProjectedAttention(Attention):
-    """Projections, a mixer, an output projection. A family can override `queries`, `keys_values` and `output`."""
-
-    def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, mixer: Mixer) -> None:
-        super().__init__(shape, pattern, layer, layers)
-        self.mixer = mixer
-        self.query = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.key = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.value = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.out = nn.Linear(shape.dim, shape.dim, bias=False)
-
-    def split(self, x: Tensor) -> Tensor:
-        """(B, N, D) to (B, H, N, d)."""
-        return x.unflatten(-1, (self.shape.heads, -1)).transpose(1, 2)
-
-    def queries(self, x: Tensor) -> Tensor:
-        return self.split(self.query(x))  # (B, H, N, d)
-
-    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        return self.split(self.key(source)), self.split(self.value(source))  # (B, H, M, d) each
-
-    def output(self, mixed: Tensor, x: Tensor) -> Tensor:
-        """`mixed` (B, H, N, d) and the layer's input x (B, N, D) to y (B, N, D)."""
-        return self.out(mixed.transpose(1, 2).flatten(-2))
-
-    def forward(
-        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        source = self._source(x, memory)
-        k, v = self.keys_values(source)
-        k_valid = memory_valid if self.pattern.cross else valid
-        mixed, auxiliary = self.mixer(self.queries(x), k, v, valid, k_valid)
-        return zero_padding(self.output(mixed, x), valid), auxiliary
-
-    def prefill(
-        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        check_causal(self.pattern)
-        k, v = self.keys_values(self._source(x, memory))
-        mixed, state = self.mixer.prefill(self.queries(x), k, v, memory_valid)
-        return self.output(mixed, x), state
-
-    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
-        k, v = (None, None) if self.pattern.cross else self.keys_values(x_t)
-        mixed, state = self.mixer.step(self.queries(x_t), k, v, state)
-        return self.output(mixed, x_t), state
-
-    def state_size(self, n: int, m: int = 0) -> int:
-        return self.mixer.state_size(n, m)
-
-    @property
-    def decodes_by_recomputation(self) -> bool:
-        return type(self).step is ProjectedAttention.step and self.mixer.decodes_by_recomputation
-
-    def _source(self, x: Tensor, memory: Tensor | None) -> Tensor:
-        check_memory(self.pattern, memory)
-        return x if memory is None else memory
 
 
 class Stack(SequenceModule):

@@ -18,9 +18,10 @@ of the block stack, so that block 0 has a context and every token gets an output
 first block).
 
 Deviations from the paper: inputs are features, not token ids, so the embedder is a linear map instead of a table, and
-the token stack takes x plus a learned table of its p + L places (the paper: rotary). Positions of blocks are in x, as
-for every family. Depth is split 1:1; with an odd depth the block stack gets one more. The last token layer computes no
-outputs for prefixes, because nothing reads them.
+the token stack takes x. Both stacks have rotary positions (paper), of units and inside windows; where positions are in
+the input instead, the token stack adds a learned table of its p + L places. Depth is split 1:1; with an odd depth the
+block stack gets one more. The last token layer computes no outputs for prefixes, because nothing reads them. A short
+convolution (`shape.conv`) is before token layers only, and runs over the tokens of all blocks.
 
 Patterns: causal_self is the paper's. Extensions: noncausal_self runs both stacks in both directions and block b reads
 its own c_b. Cross patterns add a cross attention over the memory to every layer of the block stack (not of the token
@@ -30,6 +31,7 @@ L tokens later. In a recall task that is a delay by construction.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -48,6 +50,7 @@ from attentions.base import (
     no_loss,
     zero_padding,
 )
+from attentions.ops.short_convolution import ShortConvolution
 from attentions.residual import MLP, MakeFeedForward, ResidualStack
 from attentions.vanilla import Softmax, Vanilla
 
@@ -59,6 +62,7 @@ class BlockTransformer(Stack):
     """`block` is L, `prefixes` is p, the number of tokens that a context becomes."""
 
     support = dict.fromkeys(Pattern, "extension") | {Pattern.CAUSAL_SELF: "paper"}
+    positions = "rotary in both stacks"
     min_depth = 2
 
     def __init__(
@@ -70,7 +74,7 @@ class BlockTransformer(Stack):
         own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
         depth = shape.depth // 2
         windows = replace(shape, depth=depth, length=prefixes + block, memory=0)
-        units = replace(shape, depth=shape.depth - depth, length=math.ceil(shape.length / block))
+        units = replace(shape, depth=shape.depth - depth, length=math.ceil(shape.length / block), conv=0)
 
         def between(kind: Pattern) -> list[Vanilla]:
             return [Vanilla(units, kind, layer, units.depth) for layer in range(units.depth)]
@@ -79,7 +83,8 @@ class BlockTransformer(Stack):
         self.blocks = ResidualStack(units, between(own), between(pattern) if pattern.cross else (), feedforward)
         self.prefix = nn.Linear(shape.dim, prefixes * shape.dim)
         self.tokens = TokenStack(windows, own, feedforward, prefixes)
-        self.places = mark_position(nn.Parameter(0.02 * torch.randn(prefixes + block, shape.dim)))
+        table = None if shape.rotary else mark_position(nn.Parameter(0.02 * torch.randn(prefixes + block, shape.dim)))
+        self.places = table
         self.start = nn.Parameter(torch.randn(shape.dim)) if pattern.causal else None
 
     def forward(
@@ -107,19 +112,23 @@ class BlockTransformer(Stack):
         begin = (x.shape[1] - 1) // self.block * self.block  # of the last block, which has 1 to L tokens
         past, last = x[:, :begin].unflatten(1, (begin // self.block, self.block)), x[:, begin:]
         context, blocks = self.blocks.prefill(self._shifted(self._units(past)), memory, memory_valid)
-        y, tokens = self.tokens.prefill(self._windows(context[:, -1:], last.unsqueeze(1)))
+        tails: list[State] = []
         if begin:
-            before, _ = self._inside(context[:, :-1], past, None)
+            before, _ = self._inside(context[:, :-1], past, None, tails)
+        y, tokens = self.tokens.begin_block(self._windows(context[:, -1:], last.unsqueeze(1)), tails)
+        if begin:
             y = torch.cat([before.flatten(1, 2), y], 1)
         return y, (list(self.embed(last).split(1, dim=1)), tokens, blocks)
 
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         embedded, tokens, blocks = state  # embedded: the tokens of the block so far, (B, 1, D/L) each
         if len(embedded) < self.block:
-            y, tokens = self.tokens.step(x_t + self.places[self.prefixes + len(embedded)], tokens)
+            place = self.prefixes + len(embedded)
+            y, tokens = self.tokens.step(x_t if self.places is None else x_t + self.places[place], tokens)
         else:
             context, blocks = self.blocks.step(torch.cat(embedded, -1), blocks)
-            y, tokens = self.tokens.prefill(self._windows(context, x_t.unsqueeze(1)))
+            tails, _ = tokens
+            y, tokens = self.tokens.begin_block(self._windows(context, x_t.unsqueeze(1)), tails)
             embedded = []
         return y, ([*embedded, self.embed(x_t)], tokens, blocks)
 
@@ -145,13 +154,19 @@ class BlockTransformer(Stack):
         """Contexts (B, n, D) and up to L first tokens of each block (B, n, l, D) to windows (B n, p + l, D)."""
         prefixes = self.prefix(context).unflatten(-1, (self.prefixes, -1))  # (B, n, p, D)
         window = torch.cat([prefixes, x], 2)
-        return (window + self.places[: window.shape[2]]).flatten(0, 1)
+        if self.places is not None:
+            window = window + self.places[: window.shape[2]]
+        return window.flatten(0, 1)
 
-    def _inside(self, context: Tensor, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Contexts (B, n, D), blocks (B, n, L, D) and which tokens are real (B, n, L) to y (B, n, L, D) and a loss."""
+    def _inside(
+        self, context: Tensor, x: Tensor, mask: Tensor | None, tails: list[State] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Contexts (B, n, D), blocks (B, n, L, D) and which tokens are real (B, n, L) to y (B, n, L, D) and a loss.
+
+        Adds the state of each convolution to `tails`."""
         if mask is not None:
             mask = F.pad(mask, (self.prefixes, 0), value=True).flatten(0, 1)  # (B n, p + L)
-        y, auxiliary = self.tokens(self._windows(context, x), None, mask)
+        y, auxiliary = self.tokens.all_blocks(self._windows(context, x), x.shape[1], mask, tails)
         return y.unflatten(0, x.shape[:2]), auxiliary
 
 
@@ -160,27 +175,66 @@ class TokenStack(ResidualStack):
 
     def __init__(self, shape: Shape, pattern: Pattern, feedforward: MakeFeedForward, prefixes: int) -> None:
         layers = [WindowAttention(shape, pattern, layer, shape.depth) for layer in range(shape.depth)]
-        super().__init__(shape, layers, (), feedforward)
+        super().__init__(replace(shape, conv=0), layers, (), feedforward)
         self.prefixes = prefixes
+        self.convs: Sequence[ShortConvolution] = nn.ModuleList(  # type: ignore[assignment]
+            ShortConvolution(shape.dim, shape.conv, pattern.causal) for _ in layers if shape.conv
+        )
 
-    def forward(
-        self, x: Tensor, memory: Tensor | None = None, valid: Tensor | None = None, memory_valid: Tensor | None = None
+    def all_blocks(
+        self, x: Tensor, blocks: int, valid: Tensor | None, tails: list[State] | None
     ) -> tuple[Tensor, Tensor]:
+        """The windows of all `blocks` of every row; adds the state of each convolution to `tails`."""
         auxiliary = no_loss(x)
-        for layer in self.layers[:-1]:
-            x, more = layer(x, None, valid, None)
-            auxiliary = auxiliary + more
+        for index, layer in enumerate(self.layers):
+            if self.convs:
+                x = self._convolved(self.convs[index], x, blocks, valid, tails)
+            if index < len(self.layers) - 1:
+                x, more = layer(x, None, valid, None)
+                auxiliary = auxiliary + more
         return self._last(x, valid)[0], auxiliary
 
-    def prefill(
-        self, x: Tensor, memory: Tensor | None = None, memory_valid: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        states = []
-        for layer in self.layers[:-1]:
-            x, state = layer.prefill(x, None, None)
-            states.append(state)
+    def begin_block(self, x: Tensor, tails: Sequence[State]) -> tuple[Tensor, State]:
+        """The windows of one block, (B, p + l, D), and the state; `tails` is that of each convolution so far."""
+        states, after = [], []
+        for index, layer in enumerate(self.layers):
+            if self.convs:
+                tokens, conv = x[:, self.prefixes :], self.convs[index]
+                tokens, tail = conv.step(tokens, tails[index]) if tails else conv.prefill(tokens)
+                x = torch.cat([x[:, : self.prefixes], tokens], 1)
+                after.append(tail)
+            if index < len(self.layers) - 1:
+                x, state = layer.prefill(x, None, None)
+                states.append(state)
         y, own = self._last(x, None)
-        return y, [*states, (own, None)]
+        return y, (after, [*states, (None, own, None)])
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        tails, states = state
+        after, later = [], []
+        for index, layer in enumerate(self.layers):
+            if self.convs:
+                x_t, tail = self.convs[index].step(x_t, tails[index])
+                after.append(tail)
+            x_t, one = layer.step(x_t, states[index])
+            later.append(one)
+        return self.norm(x_t), (after, later)
+
+    def state_size(self, n: int, m: int = 0) -> int:
+        return super().state_size(n, m) + sum(conv.state_size() for conv in self.convs)
+
+    def _convolved(
+        self, conv: ShortConvolution, x: Tensor, blocks: int, valid: Tensor | None, tails: list[State] | None
+    ) -> Tensor:
+        """Windows (B n, p + L, D) with their tokens convolved along all n blocks of each row."""
+        tokens = x[:, self.prefixes :].unflatten(0, (-1, blocks)).flatten(1, 2)  # (B, n L, D)
+        if tails is not None:
+            tokens, tail = conv.prefill(tokens)
+            tails.append(tail)
+        else:
+            real = None if valid is None else valid[:, self.prefixes :].unflatten(0, (-1, blocks)).flatten(1, 2)
+            tokens = conv(tokens, real)
+        return torch.cat([x[:, : self.prefixes], tokens.unflatten(1, (blocks, -1)).flatten(0, 1)], 1)
 
     def _last(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, State]:
         """The last layer, in which prefixes are keys and values only, and the final norm; and the layer's cache."""
@@ -188,9 +242,11 @@ class TokenStack(ResidualStack):
         own: WindowAttention = layer.self_attention  # type: ignore[assignment]
         inner = layer.self_norm(x)
         queries = inner[:, self.prefixes :]
-        mixed, state = own.mixer.prefill(own.queries(queries), *own.keys_values(inner), valid)
+        q = own.placed_queries(queries, start=self.prefixes)
+        mixed, state = own.mixer.prefill(q, *own.placed_keys_values(inner), valid)
         x = x[:, self.prefixes :] + own.output(mixed, queries)
-        return self.norm(layer._add_feedforward(x, None if valid is None else valid[:, self.prefixes :])), state
+        y = self.norm(layer.with_feedforward(x, None if valid is None else valid[:, self.prefixes :]))
+        return y, (inner.shape[1], state)
 
 
 class WindowAttention(Vanilla):

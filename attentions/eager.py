@@ -7,7 +7,8 @@ Time and memory O(N M).
 import torch
 from torch import Tensor
 
-from attentions.base import Pattern, ProjectedAttention, Shape
+from attentions.base import Pattern, Shape
+from attentions.projected import ProjectedAttention
 from attentions.vanilla import Softmax
 
 

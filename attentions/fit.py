@@ -30,10 +30,11 @@ Patterns: noncausal_self and causal_self are the paper's, noncausal_cross and ca
 Depth: local and latent layers together are `shape.depth`, at least 2. Without a `layout` they alternate; an even depth
 makes the last latent stage one layer longer: 2 is (1)1(0), 3 (1)1(1), 4 (1)2(1), 5 (1)1(1)1(1), 6 (1)1(1)2(1).
 
-Deviations: latents are as wide as tokens. Tokens already have positions, so there is no input projection and norm; a
-learned position inside the group is added to them. Latents start as m vectors, learned and the same in every group,
-plus sinusoids of their place g m + j, where the authors learn a table for a maximum length. The authors have no padding
-masks. Their FITAR shifts its inputs by one token; here y_t uses x_t and the task shifts.
+Deviations: latents are as wide as tokens. There is no input projection and norm; a learned position inside the group is
+added to tokens, and local layers are rotary where positions are not in the input. Latents start as m vectors, learned
+and the same in every group, plus sinusoids of their place g m + j, where the authors learn a table for a maximum
+length. The authors have no padding masks. Their FITAR shifts its inputs by one token; here y_t uses x_t and the task
+shifts. A short convolution (`shape.conv`) is before local layers only, and runs over the tokens of all groups.
 """
 
 import re
@@ -57,7 +58,8 @@ from attentions.base import (
     no_loss,
     zero_padding,
 )
-from attentions.parts.fit_segment import Segment, SegmentState, further, local_layers
+from attentions.parts.fit_local import LocalLayers, LocalState
+from attentions.parts.fit_segment import Segment, SegmentState
 from attentions.residual import MLP, MakeFeedForward
 
 GROUP_UNIT = 8
@@ -106,7 +108,7 @@ class FITState:
     """Complete groups."""
     inside: int = 0
     """Tokens in the open group."""
-    last: list[State] = field(default_factory=list)
+    last: LocalState = field(default_factory=LocalState)
 
 
 class FIT(Stack):
@@ -115,6 +117,7 @@ class FIT(Stack):
     support = dict.fromkeys(Pattern, "extension") | dict.fromkeys(
         (Pattern.NONCAUSAL_SELF, Pattern.CAUSAL_SELF), "paper"
     )
+    positions = "rotary in local layers, learned places in groups, sinusoids of latents"
     min_depth = 2
 
     def __init__(
@@ -140,7 +143,7 @@ class FIT(Stack):
         self.segments: Sequence[Segment] = nn.ModuleList(  # type: ignore[assignment]
             Segment(shape, pattern, feedforward, local, latent, latents) for local, latent in stages[:-1]
         )
-        self.last = local_layers(shape, pattern, feedforward, stages[-1][0])
+        self.last = LocalLayers(shape, pattern, feedforward, stages[-1][0])
         self.norm = nn.LayerNorm(shape.dim)
         self.position = mark_position(nn.Parameter(0.02 * torch.randn(self.group, shape.dim)))
         self.latent = nn.Parameter(0.5**0.5 * torch.randn(latents, shape.dim))  # as large as the sinusoids
@@ -172,7 +175,7 @@ class FIT(Stack):
         outputs = []
         if count:
             groups = whole.unflatten(1, (count, self.group))
-            outputs.append(self.norm(self._run(groups, memory, None, memory_valid, state.segments).flatten(1, 2)))
+            outputs.append(self.norm(self._run(groups, memory, None, memory_valid, state).flatten(1, 2)))
         else:
             z = self._start(x.shape[0], -self.ahead, self.ahead)  # (B, 0 or 1, m, D)
             for segment, kept in zip(self.segments, state.segments, strict=True):
@@ -190,24 +193,26 @@ class FIT(Stack):
         x = x_t + self.position[state.inside : state.inside + x_t.shape[1]]
         for segment, kept in zip(self.segments, state.segments, strict=True):
             x = segment.step(x, kept)
-        x, state.last = further(self.last, x, state.last)
+        x = self.last.step(x, state.last)
         state.inside += x.shape[1]
         if state.inside == self.group:
             z = self._start(x.shape[0], state.groups, 1).flatten(1, 2)  # (B, m, D)
             for segment, kept in zip(self.segments, state.segments, strict=True):
                 z = segment.close(z, kept)
-            state.groups, state.inside, state.last = state.groups + 1, 0, []
+            state.groups, state.inside, state.last.layers = state.groups + 1, 0, []
         return self.norm(x), state
 
     def state_size(self, n: int, m: int = 0) -> int:
         groups, inside = divmod(n, self.group)
-        vectors = 2 * inside * len(self.last)
+        numbers = self.last.state_size(inside)
+        vectors = 0
         for segment in self.segments:
-            vectors += inside * (2 * len(segment.local) + 1)  # keys, values; what the latents will read
+            numbers += segment.local.state_size(inside)
+            vectors += inside  # what the latents will read
             vectors += self.latents * (2 if inside else 1)  # the latents before, or their keys and values
             vectors += 2 * len(segment.latent) * self.latents * (groups + self.ahead)
             vectors += 2 * m if self.pattern.cross else 0
-        return vectors * self.shape.dim
+        return numbers + vectors * self.shape.dim
 
     def _start(self, batch: int, first: int, count: int) -> Tensor:
         """(B, G, m, D): the initial latents of groups first .. first + count - 1."""
@@ -223,21 +228,20 @@ class FIT(Stack):
         memory: Tensor | None,
         real: Tensor | None,
         memory_valid: Tensor | None,
-        states: Sequence[SegmentState] = (),
+        state: FITState | None = None,
     ) -> Tensor:
-        """x (B, T, n, D), real (B, T, n), to outputs before the last norm; fills `states` for decoding."""
+        """x (B, T, n, D), real (B, T, n), to outputs before the last norm; fills `state` for decoding."""
         batch, count = x.shape[:2]
         z = self._start(batch, -self.ahead, self.ahead + count)  # (B, G, m, D)
         some = None if real is None else real.any(-1).repeat_interleave(self.latents, 1)  # (B, T m)
         real = None if real is None else real.flatten(0, 1)  # (B T, n)
         x = (x + self.position).flatten(0, 1)  # (B T, n, D): groups are rows
-        for segment, kept in zip_longest(self.segments, states):
-            x, z = segment.look(x, z, real)
+        for segment, kept in zip_longest(self.segments, state.segments if state else ()):
+            x, z = segment.look(x, z, real, kept)
             z = segment.think(z, some, memory, memory_valid, kept)
             seen = z
             if self.pattern.causal:  # group g reads g - 1
                 seen = z[:, :-1] if self.ahead else F.pad(z[:, :-1], (0, 0, 0, 0, 1, 0))
             x = segment.spread(x, seen.flatten(0, 1))
-        for layer in self.last:
-            x, _ = layer(x, None, real, None)
+        x = self.last(x, batch, real, None if state is None else state.last)
         return x.unflatten(0, (batch, count))

@@ -9,8 +9,8 @@ not change the result.
 
 The paper, the authors' code and MiniMax's layer differ. Here: silu on q and k, none on v (paper); ALiBi's slopes
 2^(-8 (h+1) / H) (authors' code) times 1 - layer / layers (paper); a norm without weight over all heads together, in
-float32 (paper); a sigmoid gate of low rank D -> d -> D on the normed output (authors' code). There is no LRPE, because
-positions are added to the input.
+float32 (paper); a sigmoid gate of low rank D -> d -> D on the normed output (authors' code); where positions are not in
+the input, LRPE on q and k in the first layer only (paper), which makes them and that layer's state twice as wide.
 
 Patterns: causal_self is the paper's. Extensions: noncausal_self decays with the distance in both directions; in cross
 attention there is no distance between a query and a memory token, so nothing decays and o_t = q_t^T sum_s k_s v_s^T.
@@ -21,8 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, check_whole, no_loss
-from attentions.ops.decayed_linear import decayed_attention, decayed_prefill, no_autocast, widened
+from attentions.base import Mixer, Pattern, Shape, State, check_whole, no_loss
+from attentions.ops.decayed_linear import decayed_attention, decayed_prefill
+from attentions.ops.positions import LRPE
+from attentions.ops.precision import no_autocast, widened
+from attentions.projected import ProjectedAttention
 
 EPS = 1e-6
 
@@ -36,6 +39,10 @@ def alibi_slopes(heads: int) -> list[float]:
     return slopes + between[: heads - below]
 
 
+def has_lrpe(shape: Shape, pattern: Pattern, layer: int) -> bool:
+    return shape.rotary and not pattern.cross and layer == 0
+
+
 class LinearAttention(Mixer):
     """Decayed in self patterns, plain in cross patterns. Outputs and states are float32 or wider."""
 
@@ -44,6 +51,7 @@ class LinearAttention(Mixer):
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, block: int) -> None:
         super().__init__(shape, pattern)
         self.block = block
+        self.key_dim = shape.head_dim * (2 if has_lrpe(shape, pattern, layer) else 1)
         slope = torch.tensor(alibi_slopes(shape.heads)) * (1 - layer / layers)
         self.register_buffer("slope", slope, persistent=False)  # (H,)
 
@@ -70,7 +78,7 @@ class LinearAttention(Mixer):
         return self._read(q, state), state
 
     def state_size(self, n: int, m: int = 0) -> int:
-        return self.shape.dim * self.shape.head_dim
+        return self.shape.dim * self.key_dim
 
     def _memory(self, k: Tensor, v: Tensor, k_valid: Tensor | None) -> Tensor:
         """(B, H, d, d), the sum of k v^T over valid memory."""
@@ -86,6 +94,8 @@ class LinearAttention(Mixer):
 
 class Lightning(ProjectedAttention):
     support = dict.fromkeys(Pattern, "extension") | {Pattern.CAUSAL_SELF: "paper"}
+    positions = "decay, LRPE in the first layer"
+    softmax = False
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, *, block: int = 64) -> None:
         check_whole("block", block)
@@ -93,6 +103,9 @@ class Lightning(ProjectedAttention):
         self.gate = nn.Sequential(
             nn.Linear(shape.dim, shape.head_dim, bias=False), nn.Linear(shape.head_dim, shape.dim, bias=False)
         )
+
+    def make_positions(self) -> nn.Module | None:
+        return LRPE(self.shape) if has_lrpe(self.shape, self.pattern, self.layer) else None
 
     def queries(self, x: Tensor) -> Tensor:
         return self.split(F.silu(self.query(x)))

@@ -2,8 +2,9 @@
 
     x <- x + self_attention(norm(x));  x <- x + cross_attention(norm(x), memory);  x <- x + feedforward(norm(x))
 
-and a final norm. Pre-norm as in GPT-2 (Radford et al. 2019). Backbones that are post-norm in their paper are pre-norm
-here, with every family.
+and a final norm; with `shape.conv`, each layer begins with x <- x + conv(norm(x)), a short depthwise convolution.
+Pre-norm as in GPT-2 (Radford et al. 2019). Backbones that are post-norm in their paper are pre-norm here, with every
+family.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from attentions.base import Attention, SequenceModule, Shape, State, check_memory, no_loss, zero_padding
+from attentions.ops.short_convolution import ShortConvolution
 
 
 class FeedForward(nn.Module):
@@ -40,6 +42,8 @@ class ResidualLayer(nn.Module):
         self, shape: Shape, self_attention: Attention, cross_attention: Attention | None, feedforward: MakeFeedForward
     ) -> None:
         super().__init__()
+        causal = self_attention.pattern.causal
+        self.conv = ShortConvolution(shape.dim, shape.conv, causal) if shape.conv else None
         self.self_norm, self.self_attention = nn.LayerNorm(shape.dim), self_attention
         self.cross_norm = nn.LayerNorm(shape.dim) if cross_attention else None
         self.cross_attention = cross_attention
@@ -49,31 +53,38 @@ class ResidualLayer(nn.Module):
     def forward(
         self, x: Tensor, memory: Tensor | None, valid: Tensor | None, memory_valid: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        if self.conv is not None:
+            x = self.conv(x, valid)
         y, auxiliary = self.self_attention(self.self_norm(x), None, valid)
         x = x + y
         if self.cross_attention is not None and self.cross_norm is not None:
             y, more = self.cross_attention(self.cross_norm(x), memory, valid, memory_valid)
             x, auxiliary = x + y, auxiliary + more
-        return self._add_feedforward(x, valid), auxiliary
+        return self.with_feedforward(x, valid), auxiliary
 
     def prefill(self, x: Tensor, memory: Tensor | None, memory_valid: Tensor | None) -> tuple[Tensor, State]:
+        tail = None
+        if self.conv is not None:
+            x, tail = self.conv.prefill(x)
         y, own = self.self_attention.prefill(self.self_norm(x))
         x, cross = x + y, None
         if self.cross_attention is not None and self.cross_norm is not None:
             y, cross = self.cross_attention.prefill(self.cross_norm(x), memory, memory_valid)
             x = x + y
-        return self._add_feedforward(x, None), (own, cross)
+        return self.with_feedforward(x, None), (tail, own, cross)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        own, cross = state
+        tail, own, cross = state
+        if self.conv is not None:
+            x, tail = self.conv.step(x, tail)
         y, own = self.self_attention.step(self.self_norm(x), own)
         x = x + y
         if self.cross_attention is not None and self.cross_norm is not None:
             y, cross = self.cross_attention.step(self.cross_norm(x), cross)
             x = x + y
-        return self._add_feedforward(x, None), (own, cross)
+        return self.with_feedforward(x, None), (tail, own, cross)
 
-    def _add_feedforward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+    def with_feedforward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         if self.feedforward is None or self.norm is None:
             return x
         return x + self.feedforward(self.norm(x), valid)
@@ -124,7 +135,9 @@ class ResidualStack(SequenceModule):
         return self.norm(x_t), states
 
     def state_size(self, n: int, m: int = 0) -> int:
-        return sum(attention.state_size(n, m if attention.pattern.cross else 0) for attention in self._attentions())
+        tails = sum(layer.conv.state_size() for layer in self.layers if layer.conv is not None)
+        sizes = (attention.state_size(n, m if attention.pattern.cross else 0) for attention in self._attentions())
+        return tails + sum(sizes)
 
     @property
     def decodes_by_recomputation(self) -> bool:

@@ -29,7 +29,8 @@ padding. They change in `after_step` only. The auxiliary loss is commitment * me
 
 Where this differs from the paper: logits are scaled by d^-1/2, as everywhere (the authors' code does not, lucidrains'
 does); only the shared keys are normalised, other queries and keys are used as projected; scores use the *direction* of
-centroids, because the average of a wide cluster is shorter; there are no positions (they are in the input). A dead
+centroids, because the average of a wide cluster is shorter; rotary positions instead of relative ones, on the queries
+and keys of all heads, after clusters were chosen: those are of content alone. A dead
 centroid, with less than `dead` of the mean moving count, is moved beside one of the fullest and takes half of it.
 """
 
@@ -40,7 +41,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, Unsupported, check_causal, no_loss
+from attentions.base import Mixer, Pattern, Shape, State, Unsupported, check_causal, no_loss
 from attentions.ops.banded import LocalRing, local_attention
 from attentions.ops.clustered import (
     Groups,
@@ -51,7 +52,9 @@ from attentions.ops.clustered import (
     top_tokens,
     windowed_attention,
 )
+from attentions.ops.positions import HeadNorm, Rotary
 from attentions.parts.routing_centroids import Centroids, normed
+from attentions.projected import ProjectedAttention
 
 Membership = Literal["strict", "balanced"]
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -77,6 +80,7 @@ class Routed(Mixer):
         self.local_heads, self.local_window, self.membership = local_heads, local_window, membership
         self.shared = pattern is Pattern.CAUSAL_SELF  # keys are normed queries
         self.pointwise = pattern.causal and membership == "strict"  # queries go to their nearest centroid
+        self.rotary = Rotary(shape.head_dim) if shape.rotary and not pattern.cross else None
         self.groups: dict[str, tuple[Group, Tensor | None, int]] = {}  # of the last forward, for `statistics`
 
     def forward(
@@ -85,6 +89,7 @@ class Routed(Mixer):
         local, (q, k, v) = self._split_heads(q, k, v)
         x = normed(q)
         z = x if self.shared else normed(k)
+        q, k = self._placed(q), self._placed(x.to(q.dtype) if self.shared else k)
         nearest = self.centroids.nearest(x) if self.training or self.pointwise else x.new_empty(0)
         loss = no_loss(q)
         if self.training:  # before the attention: then the backward of the loss comes after that of the attention
@@ -93,15 +98,16 @@ class Routed(Mixer):
             if not self.shared:
                 loss = (loss + self.centroids.observe(z, self.centroids.nearest(z), k_valid)) / 2
         if self.pointwise and self.shared:  # padding is to the right: no valid token sees it
-            y = windowed_attention(q, x.to(q.dtype), v, nearest, self.window)
+            y = windowed_attention(q, k, v, nearest, self.window)
         elif self.pointwise:
             y = assigned_attention(q, k, v, nearest, self._group("unread", z, k_valid))
         else:
             group = self._group("uncovered", x, q_valid)
-            k, k_group = (x.to(q.dtype), group) if self.shared else (k, self._group("unread", z, k_valid))
+            k_group = group if self.shared else self._group("unread", z, k_valid)
             y = grouped_attention(q, k, v, group, k_group, causal=self.shared)
         if self.local_heads:
-            y = torch.cat([local_attention(*local, self.local_window, self.pattern.causal, k_valid), y], 1)
+            near = local_attention(*self._placed_local(local), self.local_window, self.pattern.causal, k_valid)
+            y = torch.cat([near, y], 1)
         return y, loss
 
     def prefill(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None = None) -> tuple[Tensor, State]:
@@ -115,29 +121,31 @@ class Routed(Mixer):
             index, valid = self._group("unread", normed(k), k_valid)
             y = assigned_attention(q, k, v, nearest, (index, valid))
             counts = torch.full_like(index[..., 0], index.shape[-1]) if valid is None else valid.sum(-1)
-            return y, (Groups(rows_of(k, index), rows_of(v, index), counts), None)
-        keys = x.to(q.dtype)
-        y = windowed_attention(q, keys, v, nearest, self.window)
+            return y, (Groups(rows_of(k, index), rows_of(v, index), counts), None, 0)
+        n, keys = q.shape[2], self._placed(x.to(q.dtype))
+        y = windowed_attention(self._placed(q), keys, v, nearest, self.window)
         index, counts = last_tokens(nearest, self.centroids.clusters, self.window)
         groups = Groups(rows_of(keys, index), rows_of(v, index), counts)
         if not self.local_heads:
-            return y, (groups, None)
+            return y, (groups, None, n)
+        local = self._placed_local(local)
         near = local_attention(*local, self.local_window, True, None)
-        return torch.cat([near, y], 1), (groups, LocalRing.of(*local[1:], self.local_window))
+        return torch.cat([near, y], 1), (groups, LocalRing.of(*local[1:], self.local_window), n)
 
     def step(self, q: Tensor, k: Tensor | None, v: Tensor | None, state: State) -> tuple[Tensor, State]:
-        groups, ring = state
+        groups, ring, seen = state
         if k is None or v is None:
             return groups.read(q, self.centroids.nearest(normed(q))), state
         local, (q, _, v) = self._split_heads(q, k, v)
         x = normed(q)
         nearest = self.centroids.nearest(x)
-        groups.put(x, v, nearest)
-        y = groups.read(q, nearest)
-        if ring is None:
-            return y, state
-        ring = ring.put(*local[1:])
-        return torch.cat([ring.read(local[0]), y], 1), (groups, ring)
+        groups.put(self._placed(x, seen), v, nearest)
+        y = groups.read(self._placed(q, seen), nearest)
+        if ring is not None:
+            local = self._placed_local(local, seen)
+            ring = ring.put(*local[1:])
+            y = torch.cat([ring.read(local[0]), y], 1)
+        return y, (groups, ring, seen + 1)
 
     def state_size(self, n: int, m: int = 0) -> int:
         dim, local = self.shape.head_dim, self.local_heads
@@ -158,6 +166,13 @@ class Routed(Mixer):
             total = member.numel() if valid is None else valid.sum().clamp(min=1) * index.shape[1]
             found[name] = 1 - member.sum() / total
         return found
+
+    def _placed(self, x: Tensor, start: int = 0) -> Tensor:
+        return x if self.rotary is None else self.rotary(x, start)
+
+    def _placed_local(self, heads: Heads, start: int = 0) -> Heads:
+        q, k, v = heads
+        return self._placed(q, start), self._placed(k, start), v
 
     def _group(self, name: str, x: Tensor, valid: Tensor | None) -> Group:
         group = top_tokens(self.centroids.scores(x), valid, self.window)
@@ -188,7 +203,7 @@ class Routing(ProjectedAttention):
         *,
         clusters: int | None = None,
         window: int | None = None,
-        local_heads: int = 0,
+        local_heads: int | None = None,
         local_window: int | None = None,
         membership: Membership = "strict",
         decay: float = 0.999,
@@ -196,13 +211,16 @@ class Routing(ProjectedAttention):
         dead: float = 0.02,
     ) -> None:
         """`clusters` x `window` is about the design length (in cross patterns, of the memory). If only one is given,
-        the other follows; if none is given, both are about the square root."""
+        the other follows; if none is given, both are about the square root. `local_heads` None is half of the heads in
+        self patterns and 0 in cross patterns."""
         length = shape.memory or shape.length if pattern.cross else shape.length
         if clusters is None:
             clusters = math.isqrt(length) if window is None else max(1, length // max(1, window))
         if window is None:
             window = -(-length // max(1, clusters))
         local_window = window if local_window is None else local_window
+        if local_heads is None:
+            local_heads = 0 if pattern.cross else shape.heads // 2
         for name, value, least, most in (
             ("clusters", clusters, 1, length),
             ("window", window, 1, length),
@@ -226,6 +244,11 @@ class Routing(ProjectedAttention):
             del self.key
             if local_heads:
                 self.key = nn.Linear(shape.dim, local_heads * shape.head_dim, bias=False)
+            if self.key_norm is not None:
+                self.key_norm = HeadNorm(local_heads, shape.head_dim) if local_heads else None
+
+    def make_positions(self) -> nn.Module | None:
+        return None  # the mixer has them
 
     def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         if self.pattern is not Pattern.CAUSAL_SELF:

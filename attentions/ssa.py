@@ -44,9 +44,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, check_whole, no_loss
+from attentions.base import Mixer, Pattern, Shape, State, check_whole, no_loss
 from attentions.ops.kv_cache import KVCache
 from attentions.ops.sparse_causal import attend_past
+from attentions.projected import ProjectedAttention
 from attentions.vanilla import Softmax
 
 

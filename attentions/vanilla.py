@@ -8,8 +8,9 @@ row depends on its own query only.
 from torch import Tensor
 from torch.nn import functional as F
 
-from attentions.base import Mixer, Pattern, ProjectedAttention, Shape, State, no_loss
+from attentions.base import Mixer, Pattern, Shape, State, no_loss
 from attentions.ops.kv_cache import KVCache
+from attentions.projected import ProjectedAttention
 
 
 class Softmax(Mixer):

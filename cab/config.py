@@ -24,7 +24,7 @@ from attentions.slots import Family
 from cab import ROOT
 from cab.errors import NoSuchPattern, UserError, one_line
 from cab.store.fingerprint import own_fingerprint
-from tasks.base import Data, Options, Task, TaskContext
+from tasks.base import Data, Options, Task, TaskContext, leaves_positions
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -141,6 +141,9 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
     patterns = make_task.func.patterns  # type: ignore[attr-defined]
     if pattern not in patterns:
         raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(patterns)}")
+    if "rotary" in resolved["model"]:
+        raise UserError("model.rotary: follows from the task, use task.positions=rotary")
+    resolved["model"]["rotary"] = leaves_positions(make_task.keywords["options"])
     family = make_family(config)
     for group, kind in (("attention", family.func), ("task", make_task.func)):
         if not is_built_in(kind.__module__):

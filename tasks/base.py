@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -94,6 +94,11 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def leaves_positions(options: Options) -> bool:
+    """Whether a task's options leave positions to the attention."""
+    return getattr(options, "positions", None) == "rotary"
+
+
 class Task(ABC):
     """One task in one pattern.
 
@@ -111,7 +116,8 @@ class Task(ABC):
         if context.pattern not in self.patterns:
             known = ", ".join(self.patterns)
             raise ValueError(f"task {self.name} has no pattern {context.pattern}: use one of {known}")
-        self.pattern, self.shape, self.data = context.pattern, context.shape, context.data
+        self.shape = replace(context.shape, rotary=leaves_positions(options))
+        self.pattern, self.data = context.pattern, context.data
         self.seed, self.cache, self.options = context.seed, context.cache, options
 
     @abstractmethod

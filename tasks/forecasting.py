@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.informer import Informer
-from tasks.backbones.positions import PositionKind
+from tasks.backbones.positions import InputPositions
 from tasks.base import Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
 from tasks.base import Options as BaseOptions
 from tasks.data.epochs import Epochs
@@ -47,7 +47,7 @@ class Options(BaseOptions):
     split: SplitKind = "fractions"
     period: int | None = Field(None, ge=1)
     """Steps of the seasonal naive forecast; None = a day."""
-    positions: PositionKind = "sinusoidal"
+    positions: InputPositions = "sinusoidal"
     validation_windows: int | None = Field(256, ge=1)
     """None = a window at every step, as published."""
     test_windows: int | None = Field(None, ge=1)

@@ -48,7 +48,7 @@ SHOWN_CHARACTERS = 400
 
 class Options(BaseOptions):
     vocabulary: Vocabulary = 2048
-    positions: PositionKind = "sinusoidal"
+    positions: PositionKind = "rotary"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """In training."""
     least_length: int = Field(0, ge=0)

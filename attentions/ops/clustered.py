@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from attentions.ops.decayed_linear import no_autocast, widened
+from attentions.ops.precision import no_autocast, widened
 
 BLOCK, WIDE_BLOCK = 16, 64
 """Approximate length of blocks on a CPU, where fewer masked scores matter, and on a GPU, where large products do."""

@@ -15,13 +15,14 @@ Every factor is exp of something <= 0, relative to a block or to a group of the 
 underflows is far away. All sums are in float32 or wider. Time O(N d (C + d)), memory O(N d (1 + d / C)).
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from attentions.ops.precision import no_autocast, widened
 
 GROUP = 16
 """Blocks in a group of the scan: one small matrix within each group, one sum of each group for the next level."""
@@ -237,12 +238,3 @@ def _unflat(x: Tensor, blocks: Tensor) -> Tensor:
 def _tokens(y: Tensor, blocks: Tensor, x: Tensor) -> Tensor:
     """(BHn, C, d) to (B, H, N, d), N as in x."""
     return _unflat(y, blocks).flatten(2, 3)[:, :, : x.shape[2]]
-
-
-def widened(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def no_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

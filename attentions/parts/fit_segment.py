@@ -4,12 +4,13 @@ Here tokens are (B T, n, D), a group a row, and latents are (B, G, m, D), where 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape, State, no_loss, zero_padding
+from attentions.parts.fit_local import LocalLayers, LocalState
 from attentions.residual import MakeFeedForward, ResidualLayer
 from attentions.vanilla import Softmax, Vanilla
 
@@ -29,11 +30,16 @@ class ChunkSoftmax(Softmax):
 
 
 class LatentAttention(Vanilla):
-    """Self attention over all latents, causal over groups in causal patterns."""
+    """Self attention over all latents, causal over groups in causal patterns. Their place is in what they start as."""
+
+    positions = "none"
 
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, latents: int) -> None:
         super().__init__(shape, pattern, layer, layers)
         self.mixer = ChunkSoftmax(shape, pattern, latents)
+
+    def make_positions(self) -> None:
+        return None
 
 
 class FewQueries(Vanilla):
@@ -108,7 +114,7 @@ class SegmentState:
     before: State = None
     """(B, m, D): the latents that the open group reads; None once `spread` has their keys and values."""
     spread: State = None
-    local: list[State] = field(default_factory=list)
+    local: LocalState = field(default_factory=LocalState)
     seen: list[Tensor] = field(default_factory=list)
     """Tokens of the open group after the local layers, (B, j, D) each, for the latents to read at its end."""
     memory: State = None
@@ -123,7 +129,8 @@ class Segment(nn.Module):
     ) -> None:
         super().__init__()
         own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
-        self.local = local_layers(shape, pattern, feedforward, local)
+        self.local = LocalLayers(shape, pattern, feedforward, local)
+        shape = replace(shape, conv=0)
         thinkers = [LatentAttention(shape, own, i, latent, latents) for i in range(latent)]
         self.latent: Sequence[ResidualLayer] = nn.ModuleList(  # type: ignore[assignment]
             ResidualLayer(shape, attention, None, feedforward) for attention in thinkers
@@ -133,11 +140,12 @@ class Segment(nn.Module):
         self.spread = Read(FewKeys(shape, cross, 0, 1), norm_source=True)
         self.recall = Read(Vanilla(shape, cross, 0, 1), norm_source=False) if pattern.cross else None
 
-    def look(self, x: Tensor, z: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+    def look(
+        self, x: Tensor, z: Tensor, real: Tensor | None, kept: SegmentState | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Local layers, and latents that read them. real (B T, n): tokens that are not padding."""
-        for layer in self.local:
-            x, _ = layer(x, None, real, None)
         batch, groups = z.shape[:2]
+        x = self.local(x, batch, real, None if kept is None else kept.local)
         count = x.shape[0] // batch
         ahead, own = z.split([groups - count, count], 1)
         own = self.gather(own.flatten(0, 1), x, real).unflatten(0, (batch, count))
@@ -172,7 +180,7 @@ class Segment(nn.Module):
 
     def step(self, x: Tensor, kept: SegmentState) -> Tensor:
         """Further tokens (B, j, D) of the open group: one, or several that begin it."""
-        x, kept.local = further(self.local, x, kept.local)
+        x = self.local.step(x, kept.local)
         kept.seen.append(x)
         if kept.spread is None:
             x, kept.spread = self.spread.prefill(x, kept.before)
@@ -187,15 +195,8 @@ class Segment(nn.Module):
         if self.recall is not None:
             z, kept.memory = self.recall.step(z, kept.memory)
         z, kept.latent = further(self.latent, z, kept.latent)
-        kept.local, kept.seen, kept.before, kept.spread = [], [], z, None
+        kept.local.layers, kept.seen, kept.before, kept.spread = [], [], z, None
         return z
-
-
-def local_layers(shape: Shape, pattern: Pattern, feedforward: MakeFeedForward, count: int) -> Sequence[ResidualLayer]:
-    own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
-    return nn.ModuleList(  # type: ignore[return-value]
-        ResidualLayer(shape, Vanilla(shape, own, i, count), None, feedforward) for i in range(count)
-    )
 
 
 def further(layers: Sequence[ResidualLayer], x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:

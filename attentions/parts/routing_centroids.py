@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from attentions.base import no_loss
 from attentions.ops.clustered import as_rows, from_rows
-from attentions.ops.decayed_linear import no_autocast, widened
+from attentions.ops.precision import no_autocast, widened
 
 SMOOTHING = 1e-5
 APART = 0.1

@@ -9,8 +9,10 @@ The layer is the family alone, if it is not a whole stack.
 
 Parameters are randomized because their initial values hide faults: a projection or gate that starts at zero hides every
 dependence. Matrices get the standard deviation 1 / sqrt(fan-in). Vectors get 0.3 around 0, or around 1 if they are all
-ones (weights of norms). So activations keep their scale. Every second model has had two calls of `after_step`, so that
-running statistics and sampling counters are no longer at their initial values.
+ones (weights of norms). So activations keep their scale.
+
+Every second model has rotary positions, norms on q and k and a short convolution. It has had two calls of `after_step`,
+so that running statistics and sampling counters are no longer at their initial values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, State, Unsupported, after_step
 from attentions.slots import Family, Slots, is_stack
 
-DIM, HEADS, HIDDEN, DEPTH = 32, 4, 256, 2
+DIM, HEADS, HIDDEN, DEPTH, CONV = 32, 4, 256, 2, 4
 """The feed-forward is wide, so that a family with more parameters than vanilla can still meet the equal budget."""
 MAX_DESIGN_LENGTH = 2**16
 MODES = ("eval", "train")
@@ -153,7 +155,7 @@ def models_under_test(family: Family, pattern: Pattern, setting: Setting) -> lis
         for level in levels:
             for seed in range(setting.seeds):
                 torch.default_generator.manual_seed(seed)
-                module = _build(family, pattern, setting, level).double().eval()
+                module = _build(family, pattern, setting, level, plain=seed % 2 == 0).double().eval()
                 model = ModelUnderTest(module, pattern, setting, level, seed)
                 _randomize_parameters(module, model.generator("parameters"))
                 if seed % 2:
@@ -162,9 +164,11 @@ def models_under_test(family: Family, pattern: Pattern, setting: Setting) -> lis
     return models
 
 
-def _build(family: Family, pattern: Pattern, setting: Setting, level: str) -> nn.Module:
+def _build(family: Family, pattern: Pattern, setting: Setting, level: str, plain: bool) -> nn.Module:
     depth = max(DEPTH, family.func.min_depth) if is_stack(family) else DEPTH  # type: ignore[attr-defined]
     shape = Shape(DIM, HEADS, depth, HIDDEN, setting.length, setting.memory if pattern.cross else 0)
+    if not plain:
+        shape = replace(shape, rotary=True, qk_norm=True, conv=CONV)
     if level == "layer":
         return Slots(family, pattern).layer("check", pattern, replace(shape, hidden=0), 0, depth)
     self_pattern = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF

@@ -186,7 +186,10 @@ def _build(family: Family, pattern: Pattern, level: str, shape: Shape) -> tuple[
         self_pattern = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
         stack = slots.stack("stack", shape, self_pattern, pattern if pattern.cross else None)
         return stack, stack
-    layer: Attention = slots.layer("layer", pattern, replace(shape, hidden=0), 0, shape.depth)
+    shape = replace(shape, hidden=0, conv=0)
+    if level == "mixer":
+        shape = replace(shape, rotary=False, qk_norm=False)  # its inputs have them
+    layer: Attention = slots.layer("layer", pattern, shape, 0, shape.depth)
     if level == "attention":
         return layer, layer
     mixer = cast(Mixer | None, getattr(layer, "mixer", None))

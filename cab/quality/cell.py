@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from attentions.base import Unsupported, core_parameters
-from attentions.slots import Slots
+from attentions.ops.short_convolution import ShortConvolution
+from attentions.slots import Slots, is_stack
 from cab.check.gate import gate
 from cab.config import Request, user_errors
 from cab.errors import UserError
@@ -126,6 +127,10 @@ def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]
     torch.manual_seed(request.seed)
     with user_errors():
         model = task.build(slots)
+    if request.shape.conv and not any(isinstance(module, ShortConvolution) for module in model.modules()):
+        raise UserError(
+            f"model.conv={request.shape.conv}: the backbone of task={request.task} has no place for it: use 0"
+        )
     core = core_parameters(model)
     if slots.excess > EXCESS_LIMIT * (core - slots.excess):
         share = slots.excess / (core - slots.excess)
@@ -136,8 +141,17 @@ def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]
         "slots": slots.took,
         "hidden": slots.hidden,
         "excess": slots.excess,
+        "positions": positions(request),
     }
     return model, facts
+
+
+def positions(request: Request) -> str:
+    """How positions are told apart: what the family under test does, or what the task adds to the input."""
+    if not request.shape.rotary:
+        return f"input: {request.resolved['task'].get('positions', 'of the backbone')}"
+    family = request.family.func
+    return "none" if request.pattern.cross and not is_stack(request.family) else family.positions
 
 
 def _train_together(

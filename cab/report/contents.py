@@ -211,6 +211,7 @@ def _efficiency_figures(records: Iterable[Record]) -> list[doc.Figure]:
         if lengths.measured_rows(record):
             cell = record.cell
             shape = f"d{cell['dim']}_h{cell['heads']}_l{cell['depth']}_f{cell['hidden']}"
+            shape += "".join(f"_{key}{int(cell[key])}" for key in ("conv", "qk_norm", "rotary") if cell.get(key))
             name = f"efficiency_{cell['pattern']}_{cell['level']}_{shape}"
             family = canonical([cell["attention"], record.config.get("attention")])
             found.setdefault((name, machine(record)), {})[family] = record
@@ -222,7 +223,8 @@ def _efficiency_figures(records: Iterable[Record]) -> list[doc.Figure]:
         if names.count(name) > 1:
             name = f"{name}_{next(iter(by_family.values())).hash[:6]}"
         title = f"{cell['pattern'].replace('_', ' ')}, {cell['level']}: {cell['depth']} x D={cell['dim']}, "
-        title += f"{cell['heads']} heads, {cell['device']}, {cell['precision']}"
+        title += f"{cell['heads']} heads, " + (f"convolution of {cell['conv']}, " if cell.get("conv") else "")
+        title += f"{cell['device']}, {cell['precision']}"
         figures.append(doc.Figure(name, "Time and memory against length", lengths.draw, (chosen, title)))
     return figures
 

@@ -16,7 +16,7 @@ from cab.store.record import Record
 
 BASELINES = ("vanilla", "eager")
 """Measured in every efficiency record, round by round beside the family."""
-SHAPE = ("dim", "heads", "depth", "hidden")
+SHAPE = ("dim", "heads", "depth", "hidden", "conv", "qk_norm", "rotary")
 Measurement = Mapping[str, Any]
 Key = tuple[str, str, int, int]
 """Subject, phase, length, batch."""

@@ -68,6 +68,9 @@ def efficiency_key(request: Request, device: torch.device, allocator: str) -> Ce
         "heads": request.shape.heads,
         "depth": request.shape.depth,
         "hidden": request.shape.hidden,
+        "conv": request.shape.conv,
+        "qk_norm": request.shape.qk_norm,
+        "rotary": request.shape.rotary,
         "device": device_name(device),
         "precision": chosen_precision(request.device.precision, device),
     }

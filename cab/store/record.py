@@ -9,7 +9,8 @@ Fields, schema 1:
   status           ok | unsupported | failed_check | out_of_memory | diverged | timeout | error
   reason           one line; empty when ok
   cell             what people filter by: attention, pattern, task, size, seed (quality);
-                   attention, pattern, level, dim, heads, depth, hidden, device, precision (efficiency)
+                   attention, pattern, level, dim, heads, depth, hidden, conv, qk_norm, rotary, device, precision
+                   (efficiency)
                    attention, pattern (checks)
   identity         what the hash is taken of
   config           the whole resolved configuration
@@ -32,7 +33,7 @@ from typing import Any, Literal, get_args
 
 SCHEMA = 1
 RECORD = "result.json"
-SCIENCE_VERSION = 2
+SCIENCE_VERSION = 3
 """Raised by hand whenever a change to the code changes what the numbers mean. Tables never mix versions."""
 
 Kind = Literal["quality", "efficiency", "checks"]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from attentions.base import Pattern, Shape, zero_padding
 from attentions.residual import FeedForward
 from attentions.slots import Slots
-from tasks.backbones.positions import PositionKind, Positions
+from tasks.backbones.positions import InputPositions, Positions
 
 KERNEL, PREDICTOR_KERNEL = 9, 3
 BINS, WIDEST = 256, 4.0
@@ -51,7 +51,7 @@ class Spectrogram(NamedTuple):
 
 
 class FastSpeech2(nn.Module):
-    def __init__(self, slots: Slots, shape: Shape, symbols: int, bands: int, positions: PositionKind) -> None:
+    def __init__(self, slots: Slots, shape: Shape, symbols: int, bands: int, positions: InputPositions) -> None:
         super().__init__()
         dim, self.longest = shape.dim, shape.length
         self.embedding = nn.Embedding(symbols, dim)

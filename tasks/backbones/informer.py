@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from attentions.base import Pattern, Shape, no_loss
 from attentions.residual import MLP, ResidualLayer
 from attentions.slots import Slots
-from tasks.backbones.positions import PositionKind, Positions
+from tasks.backbones.positions import InputPositions, Positions
 
 
 class Informer(nn.Module):
@@ -39,7 +39,7 @@ class Informer(nn.Module):
         label: int,
         horizon: int,
         decoder_layers: int,
-        positions: PositionKind,
+        positions: InputPositions,
     ) -> None:
         super().__init__()
         self.label, self.horizon = label, horizon
@@ -65,7 +65,7 @@ class Informer(nn.Module):
 class Embedding(nn.Module):
     """Values (B, N, C) and time features (B, N, F) to (B, N, D), positions added."""
 
-    def __init__(self, channels: int, time_features: int, dim: int, length: int, positions: PositionKind) -> None:
+    def __init__(self, channels: int, time_features: int, dim: int, length: int, positions: InputPositions) -> None:
         super().__init__()
         self.value = nn.Conv1d(channels, dim, 3, padding=1, padding_mode="circular", bias=False)
         nn.init.normal_(self.value.weight, std=(3 * channels) ** -0.5)

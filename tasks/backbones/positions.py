@@ -1,7 +1,8 @@
-"""Position embeddings of the front-end, the same for every family.
+"""Positions: added to the embeddings, the same for every family, or left to the attention.
 
+`rotary` adds nothing: self attentions tell positions apart in their own way, softmax attention by rotary embedding.
 `sinusoidal` (Vaswani et al. 2017, arXiv 1706.03762, section 3.5) has no parameters and no maximum length; `learned` is
-a table of the design length, which starts as the sinusoids; `none` leaves order to the attention. Both are made for
+a table of the design length, which starts as the sinusoids; `none` are no positions at all. Both are made for
 embeddings whose entries are of size 1, as in section 3.4 of that paper.
 """
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from attentions.base import mark_position
 
-PositionKind = Literal["sinusoidal", "learned", "none"]
+InputPositions = Literal["sinusoidal", "learned", "none"]
+"""For networks whose papers add them to the input."""
+PositionKind = Literal["rotary", "sinusoidal", "learned", "none"]
 
 
 def sinusoidal(start: int, count: int, dim: int, device: torch.device | None = None) -> Tensor:

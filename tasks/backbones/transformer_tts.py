@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape, State, mark_position, zero_padding
 from attentions.slots import Slots
-from tasks.backbones.positions import PositionKind, Positions
+from tasks.backbones.positions import InputPositions, Positions
 
 PRENET_LAYERS = 2
 ENCODER_CONVOLUTIONS, POSTNET_CONVOLUTIONS = 3, 5
@@ -46,7 +46,7 @@ class TransformerTTS(nn.Module):
         prenet: int,
         postnet: int,
         dropout: float,
-        positions: PositionKind,
+        positions: InputPositions,
     ) -> None:
         super().__init__()
         dim = shape.dim
@@ -111,7 +111,7 @@ class TransformerTTS(nn.Module):
 class ScaledPositions(nn.Module):
     """Adds positions times a learned number to x (B, N, D): text and speech differ in scale."""
 
-    def __init__(self, kind: PositionKind, length: int, dim: int) -> None:
+    def __init__(self, kind: InputPositions, length: int, dim: int) -> None:
         super().__init__()
         self.positions = Positions(kind, length, dim)
         self.scale = mark_position(nn.Parameter(torch.ones(1)))

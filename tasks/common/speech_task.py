@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from tasks.backbones.positions import PositionKind
+from tasks.backbones.positions import InputPositions
 from tasks.base import Evaluation, Metric, Options, Row, Source, Split, Task, TaskContext, Trivial
 from tasks.data.epochs import Epochs, of_similar_length
 from tasks.data.letter_spectrograms import LetterSpectrograms, letter_spectrograms
@@ -35,7 +35,7 @@ Predictor = Callable[[Clip], np.ndarray]
 
 
 class SpeechOptions(Options):
-    positions: PositionKind = "sinusoidal"
+    positions: InputPositions = "sinusoidal"
     validation_clips: int = Field(32, ge=1)
     test_clips: int = Field(128, ge=1)
 

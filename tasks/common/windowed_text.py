@@ -19,7 +19,7 @@ TOKENS_PER_BATCH = 2**14
 
 class WindowedTextOptions(Options):
     vocabulary: Vocabulary = "bytes"
-    positions: PositionKind = "sinusoidal"
+    positions: PositionKind = "rotary"
     validation_windows: int = Field(64, ge=1)
     test_windows: int = Field(256, ge=1)
     column: str = "text"
