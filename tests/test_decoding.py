@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from attentions.base import Attention, Mixer, Pattern, ProjectedAttention, Shape, Stack, no_loss, zero_padding
+from attentions.base import Attention, Mixer, Pattern, Shape, Stack, no_loss, zero_padding
 from attentions.block_transformer import BlockTransformer
 from attentions.fit import FIT
 from attentions.lightning import Lightning
 from attentions.none import NoAttention
+from attentions.projected import ProjectedAttention
 from attentions.residual import MLP
 from attentions.routing import Routing
 from attentions.slots import Slots
