@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.block_transformer import block_transformer
-from reference.common import some_valid
+from reference.common import PLACES, some_valid
 from test_slots import Conv, EncoderDecoder, UNet
 
 from attentions.base import Pattern, Shape, Unsupported, core_parameters
@@ -23,10 +23,10 @@ CHANGE = torch.linspace(-1, 2, DIM, dtype=torch.float64)  # a norm does not see 
 TIGHT = {"atol": 1e-10, "rtol": 1e-9}
 
 
-def build(pattern, heads=3, block=BLOCK, prefixes=2, depth=4, feedforward=MLP):
+def build(pattern, heads=3, block=BLOCK, prefixes=2, depth=4, feedforward=MLP, places=PLACES[0]):
     """Every parameter is moved: zeros and small values at the start would hide what depends on what."""
     torch.manual_seed(0)
-    shape = Shape(DIM, heads, depth, 20, length=N, memory=M if pattern.cross else 0)
+    shape = Shape(DIM, heads, depth, 20, length=N, memory=M if pattern.cross else 0, **places)
     stack = BlockTransformer(shape, pattern, feedforward, block=block, prefixes=prefixes).double()
     with torch.no_grad():
         for parameter in stack.parameters():
@@ -52,6 +52,7 @@ def test_equals_the_definition(pattern, data):
         block=data.draw(st.sampled_from([1, 2, 3, 4, 6, 12])),
         prefixes=data.draw(st.integers(1, 3)),
         depth=data.draw(st.integers(2, 5)),
+        places=data.draw(st.sampled_from(PLACES)),
     )
     x, memory = tensors(pattern, 2, n, m)
     valid = some_valid(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2)), n)

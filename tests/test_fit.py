@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.common import some_valid
+from reference.common import PLACES, some_valid
 from reference.fit import fit, layers_of
 from test_slots import LAYERED, Conv
 from torch import Tensor
@@ -26,11 +26,13 @@ DIM, N, M, GROUP = 12, 14, 5, 4  # three whole groups and half a group
 TIGHT = {"atol": 1e-11, "rtol": 1e-9}
 
 
-def build(pattern, layout="(1)1(1)", group=GROUP, latents=2, heads=3, dim=DIM, length=N, feedforward=MLP):
+def build(
+    pattern, layout="(1)1(1)", group=GROUP, latents=2, heads=3, dim=DIM, length=N, feedforward=MLP, places=PLACES[0]
+):
     """With all parameters random: norms that start at 1 and 0 hide what they do."""
     torch.manual_seed(0)
     depth = sum(map(sum, layers_of(layout)))
-    shape = Shape(dim, heads, depth, 16, length=length, memory=M if pattern.cross else 0)
+    shape = Shape(dim, heads, depth, 16, length=length, memory=M if pattern.cross else 0, **places)
     stack = FIT(shape, pattern, feedforward, layout=layout, group=group, latents=latents).double()
     with torch.no_grad():
         for parameter in stack.parameters():
@@ -58,6 +60,7 @@ def test_equals_the_formulas(pattern, data):
         group=data.draw(st.integers(1, 7)),
         latents=data.draw(st.integers(1, 4)),
         heads=data.draw(st.sampled_from([1, 2, 3])),
+        places=data.draw(st.sampled_from(PLACES)),
     )
     x, memory = tensors(pattern, 2, n, m)
     valid = some_valid(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2)), n)

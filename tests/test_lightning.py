@@ -18,9 +18,9 @@ DIM, N, M, BLOCK = 12, 23, 7, 4  # six blocks, the last one short
 TIGHT = {"atol": 1e-12, "rtol": 1e-10}
 
 
-def build(pattern, heads=3, block=BLOCK, layer=1, layers=3, dim=DIM, length=N):
+def build(pattern, heads=3, block=BLOCK, layer=1, layers=3, dim=DIM, length=N, rotary=False):
     torch.manual_seed(0)
-    shape = Shape(dim, heads, 2, 24, length=length, memory=M if pattern.cross else 0)
+    shape = Shape(dim, heads, 2, 24, length=length, memory=M if pattern.cross else 0, rotary=rotary)
     return Lightning(shape, pattern, layer, layers, block=block).double()
 
 
@@ -153,7 +153,9 @@ def test_equals_the_formula(pattern, data):
         heads=data.draw(st.sampled_from([1, 2, 3, 4, 6])),
         block=data.draw(st.integers(1, 9)),
         layer=data.draw(st.integers(0, 2)),
+        rotary=data.draw(st.booleans()),
     )
+    assert (layer.place is not None) == (layer.shape.rotary and layer.layer == 0 and not pattern.cross)
     x, memory = tensors(pattern, 2, n, m)
     valid = some_valid(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2)), n)
     memory_valid = some_valid(data.draw(st.lists(st.integers(0, m), min_size=2, max_size=2)), m)
@@ -244,7 +246,7 @@ def test_prefill_and_steps_equal_forward(pattern):
             y, state = layer.step(x[:, t : t + 1], state)
             outputs.append(y)
         torch.testing.assert_close(torch.cat(outputs, 1), expected, **TIGHT)
-        assert layer.state_size(N, M) == state[0].numel()
+        assert layer.state_size(N, M) == state[1][0].numel()
 
 
 @torch.no_grad()

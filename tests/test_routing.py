@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.common import some_valid
+from reference.common import PLACES, some_valid
 from reference.routing import grouped, nearest, norm, routing_layer, windowed
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,9 +19,9 @@ WAYS = [(pattern, 0) for pattern in Pattern] + [(NS, 1), (CS, 1)]  # with the nu
 BOTH = pytest.mark.parametrize(("pattern", "local"), WAYS)
 
 
-def build(pattern, local_heads=0, heads=3, clusters=4, window=5, **options):
+def build(pattern, local_heads=0, heads=3, clusters=4, window=5, places=PLACES[0], **options):
     torch.manual_seed(0)
-    shape = Shape(DIM, heads, 2, 24, length=N, memory=M if pattern.cross else 0)
+    shape = Shape(DIM, heads, 2, 24, length=N, memory=M if pattern.cross else 0, **places)
     options = {"local_window": 4} | options
     layer = Routing(shape, pattern, 0, 2, clusters=clusters, window=window, local_heads=local_heads, **options)
     return layer.double()
@@ -125,7 +125,11 @@ def test_equals_the_definition(pattern, local, data):
         window=data.draw(st.integers(1, M)),
         local_window=data.draw(st.integers(1, 9)),
         membership=data.draw(st.sampled_from(["strict", "balanced"])) if pattern is not CC else "strict",
+        places=data.draw(st.sampled_from(PLACES)),
     )
+    for scale in (layer.query_norm, layer.key_norm):
+        if scale is not None:
+            scale.weight.data.add_(torch.randn_like(scale.weight), alpha=0.3)
     table = layer.mixer.centroids.centroids
     table.mul_(torch.linspace(0.4, 1.6, table.shape[1]).unsqueeze(-1))  # only directions count
     x, memory = tensors(pattern, 2, n, m)
@@ -258,7 +262,7 @@ def test_prefill_and_steps_equal_forward(pattern, local):
     expected, _ = layer(x, memory, None, memory_valid)
     for split in range(1, N):
         y, state = layer.prefill(x[:, :split], memory, memory_valid)
-        groups, ring = state
+        _, (groups, ring, _) = state
         held = [*groups, *(() if ring is None else (ring.k, ring.v))]
         assert layer.state_size(split, M) == sum(t.numel() for t in held) / len(x)
         outputs = [y]

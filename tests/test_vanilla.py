@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.common import some_valid
+from reference.common import PLACES, some_valid
 from reference.vanilla import softmax_layer
 
 from attentions.base import Pattern, Shape
@@ -19,10 +19,14 @@ FAMILIES = [*SOFTMAX, NoAttention]
 DIM, N, M = 12, 9, 7
 
 
-def build(family, pattern, heads=3):
+def build(family, pattern, heads=3, **places):
     torch.manual_seed(0)
-    shape = Shape(DIM, heads, 2, 24, length=N, memory=M if pattern.cross else 0)
-    return family(shape, pattern, 0, 2).double()
+    shape = Shape(DIM, heads, 2, 24, length=N, memory=M if pattern.cross else 0, **places)
+    layer = family(shape, pattern, 0, 2).double()
+    for parameter in layer.parameters():
+        if parameter.ndim == 1:  # weights of norms, which start at 1
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+    return layer
 
 
 def tensors(pattern, batch=3, n=N, m=M):
@@ -37,7 +41,7 @@ def tensors(pattern, batch=3, n=N, m=M):
 @given(data=st.data())
 def test_equals_the_formula(family, pattern, data):
     n, m = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))
-    layer = build(family, pattern, heads=data.draw(st.sampled_from([1, 2, 3, 4])))
+    layer = build(family, pattern, heads=data.draw(st.sampled_from([1, 2, 3, 4])), **data.draw(st.sampled_from(PLACES)))
     x, memory = tensors(pattern, 2, n, m)
     valid = some_valid(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2)), n)
     memory_valid = some_valid(data.draw(st.lists(st.integers(0, m), min_size=2, max_size=2)), m)
@@ -103,9 +107,10 @@ def test_rows_of_a_batch_are_independent(family, pattern):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pattern", [CS, CC])
 @pytest.mark.parametrize("split", range(1, N))
+@pytest.mark.parametrize("places", PLACES)
 @torch.no_grad()
-def test_prefill_and_steps_equal_forward(family, pattern, split):
-    layer = build(family, pattern)
+def test_prefill_and_steps_equal_forward(family, pattern, split, places):
+    layer = build(family, pattern, **places)
     x, memory = tensors(pattern)
     memory_valid = some_valid([M, 2, 0], M) if pattern.cross else None
     expected, _ = layer(x, memory, None, memory_valid)
@@ -130,7 +135,8 @@ def test_decoding_needs_a_causal_pattern_and_memory_needs_cross(family):
 
 def test_state_size_is_what_the_cache_holds():
     layer = build(Vanilla, CS)
-    _, (cache, _) = layer.prefill(tensors(CS)[0])
+    _, (seen, (cache, _)) = layer.prefill(tensors(CS)[0])
+    assert seen == N
     assert layer.state_size(N) == (cache.k.numel() + cache.v.numel()) / 3
     assert build(Vanilla, CC).state_size(N, M) == 2 * M * DIM
     assert build(NoAttention, CS).state_size(N) == 0

@@ -6,6 +6,7 @@ A row of a batch is cut to its real tokens first, so padding does not exist here
 import math
 
 import torch
+from reference.positions import convolved, head_normed, rotated
 from torch import Tensor
 
 
@@ -30,13 +31,23 @@ def _row(stack, tokens: list[Tensor], memory: list[Tensor] | None) -> list[Tenso
     if causal:  # block b reads what comes out at unit b - 1; unit -1 is the start vector
         shifted = [stack.start] + [embedded(stack, block) for block in blocks[:-1]]
         contexts = transformer(stack.blocks, shifted, memory, causal=True)
-    outputs = []
+    windows = []
     for context, block in zip(contexts, blocks, strict=True):
         wide = stack.prefix.weight @ context + stack.prefix.bias
         window = [*wide.chunk(count), *block]
-        window = [vector + stack.places[place] for place, vector in enumerate(window)]
-        outputs += transformer(stack.tokens, window, None, causal)[count:]
-    return outputs
+        if stack.places is not None:
+            window = [vector + stack.places[place] for place, vector in enumerate(window)]
+        windows.append(window)
+    for index, layer in enumerate(stack.tokens.layers):
+        if len(stack.tokens.convs):  # over the tokens of all blocks
+            tokens = torch.stack([token for window in windows for token in window[count:]])
+            flat = convolved(stack.tokens.convs[index], tokens, causal)
+            ends = [sum(len(w) - count for w in windows[: b + 1]) for b in range(len(windows))]
+            windows = [
+                w[:count] + list(flat[end - (len(w) - count) : end]) for w, end in zip(windows, ends, strict=True)
+            ]
+        windows = [layered(layer, window, None, causal) for window in windows]
+    return [normalised(stack.tokens.norm, vector) for window in windows for vector in window[count:]]
 
 
 def embedded(stack, block: list[Tensor]) -> Tensor:
@@ -48,26 +59,39 @@ def embedded(stack, block: list[Tensor]) -> Tensor:
 
 def transformer(stack, vectors: list[Tensor], memory: list[Tensor] | None, causal: bool) -> list[Tensor]:
     for layer in stack.layers:
-        normed = [normalised(layer.self_norm, vector) for vector in vectors]
-        vectors = [
-            vector + attention(layer.self_attention, normed[t], normed[: t + 1] if causal else normed)
-            for t, vector in enumerate(vectors)
-        ]
-        if memory is not None:
-            vectors = [
-                vector + attention(layer.cross_attention, normalised(layer.cross_norm, vector), memory)
-                for vector in vectors
-            ]
-        vectors = [vector + mlp(layer.feedforward.net, normalised(layer.norm, vector)) for vector in vectors]
+        vectors = layered(layer, vectors, memory, causal)
     return [normalised(stack.norm, vector) for vector in vectors]
 
 
-def attention(layer, asking: Tensor, sources: list[Tensor]) -> Tensor:
+def layered(layer, vectors: list[Tensor], memory: list[Tensor] | None, causal: bool) -> list[Tensor]:
+    normed = [normalised(layer.self_norm, vector) for vector in vectors]
+    vectors = [
+        vector + attention(layer.self_attention, normed[t], normed[: t + 1] if causal else normed, t)
+        for t, vector in enumerate(vectors)
+    ]
+    if memory is not None:
+        vectors = [
+            vector + attention(layer.cross_attention, normalised(layer.cross_norm, vector), memory, 0)
+            for vector in vectors
+        ]
+    return [vector + mlp(layer.feedforward.net, normalised(layer.norm, vector)) for vector in vectors]
+
+
+def attention(layer, asking: Tensor, sources: list[Tensor], place: int) -> Tensor:
+    """`place` is that of the query among the sources."""
     heads = layer.shape.heads
     width = layer.shape.dim // heads
     query = layer.query.weight @ asking
     keys = [layer.key.weight @ source for source in sources]
     values = [layer.value.weight @ source for source in sources]
+    if layer.query_norm is not None:
+        query, *keys = (
+            head_normed(norm, vector.view(1, heads, 1, width)).flatten()
+            for norm, vector in [(layer.query_norm, query), *((layer.key_norm, key) for key in keys)]
+        )
+    if layer.place is not None:
+        query = rotated(query.view(heads, 1, width), start=place).flatten()
+        keys = [rotated(key.view(heads, 1, width), start=s).flatten() for s, key in enumerate(keys)]
     mixed = torch.zeros_like(asking)
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)

@@ -18,3 +18,7 @@ def heads(x: Tensor, linear: nn.Linear, count: int) -> Tensor:
 def merged(o: Tensor) -> Tensor:
     """(B, H, N, d) to (B, N, D)."""
     return torch.cat(o.unbind(1), dim=-1)
+
+
+PLACES = ({}, {"rotary": True}, {"rotary": True, "qk_norm": True, "conv": 4})
+"""Parts of a Shape: positions in the input; left to the attention; with a norm on q and k and a convolution too."""

@@ -7,6 +7,7 @@ import math
 import re
 
 import torch
+from reference.positions import convolved, rotated
 from torch import Tensor
 
 
@@ -18,18 +19,29 @@ def normed(norm, x: Tensor) -> Tensor:
 
 def attended(attention, x: Tensor, sources: list[Tensor]) -> Tensor:
     """Row i of x (a, D) attends to all of sources[i] (s, D); 0 where that is empty."""
-    heads, outputs = attention.shape.heads, []
-    for query, source in zip(x, sources, strict=True):
+    heads, outputs, rotary = attention.shape.heads, [], attention.place is not None
+    for place, (query, source) in enumerate(zip(x, sources, strict=True)):
         if not len(source):
             outputs.append(torch.zeros_like(query))
             continue
         mixed = []
         linears = attention.query, attention.key, attention.value
-        for wq, wk, wv in zip(*(linear.weight.chunk(heads) for linear in linears), strict=True):
-            weight = torch.exp((source @ wk.T) @ (wq @ query) / math.sqrt(len(wq)))
+        for h, (wq, wk, wv) in enumerate(zip(*(linear.weight.chunk(heads) for linear in linears), strict=True)):
+            q = scaled(attention.query_norm, h, heads, wq @ query)
+            k = scaled(attention.key_norm, h, heads, source @ wk.T)
+            if rotary:
+                q, k = rotated(q.unsqueeze(0), start=place)[0], rotated(k)
+            weight = torch.exp(k @ q / math.sqrt(len(wq)))
             mixed.append(weight @ (source @ wv.T) / weight.sum())
         outputs.append(attention.out.weight @ torch.cat(mixed))
     return torch.stack(outputs)
+
+
+def scaled(norm, head: int, heads: int, x: Tensor) -> Tensor:
+    """The norm on q and k for one head: x (..., d)."""
+    if norm is None:
+        return x
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight.chunk(heads)[head]
 
 
 def read(sublayer, x: Tensor, source: Tensor) -> Tensor:
@@ -69,10 +81,8 @@ def fit_row(stack, x: Tensor, memory: Tensor | None) -> Tensor:
     if causal and cross:
         latents = {-1: start(stack.first, -1)} | latents
     for segment in stack.segments:
+        tokens = locally(segment.local, tokens, causal)
         for g, part in enumerate(tokens):
-            for layer in segment.local:
-                part = transformed(layer, part, [i + 1 if causal else len(part) for i in range(len(part))])
-            tokens[g] = part
             latents[g] = read(segment.gather, latents[g], part)
         if cross:
             latents = {g: read(segment.recall, z, memory) for g, z in latents.items()}
@@ -83,11 +93,19 @@ def fit_row(stack, x: Tensor, memory: Tensor | None) -> Tensor:
         for g, part in enumerate(tokens):
             given = latents.get(g - 1, torch.zeros(m, x.shape[1], dtype=x.dtype)) if causal else latents[g]
             tokens[g] = read(segment.spread, part, given)
-    for layer in stack.last:
+    return normed(stack.norm, torch.cat(locally(stack.last, tokens, causal)))
+
+
+def locally(local, tokens: list[Tensor], causal: bool) -> list[Tensor]:
+    """Local layers on every group; a convolution before a layer runs over the tokens of all groups."""
+    for index, layer in enumerate(local.layers):
+        if len(local.convs):
+            sizes = [len(part) for part in tokens]
+            tokens = list(convolved(local.convs[index], torch.cat(tokens), causal).split(sizes))
         tokens = [
             transformed(layer, part, [i + 1 if causal else len(part) for i in range(len(part))]) for part in tokens
         ]
-    return normed(stack.norm, torch.cat(tokens))
+    return tokens
 
 
 def fit(stack, x, memory=None, valid=None, memory_valid=None):

@@ -5,14 +5,27 @@ from reference.common import heads, merged
 from torch import Tensor
 
 
-def decayed(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, causal: bool, k_valid: Tensor | None = None) -> Tensor:
-    """o_t = sum_s lam^|t-s| (q_t . k_s) v_s over s <= t if causal, lam = exp(-slope) per head."""
+def decayed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slope: Tensor,
+    causal: bool,
+    k_valid: Tensor | None = None,
+    angles: Tensor | None = None,
+) -> Tensor:
+    """o_t = sum_s lam^|t-s| (q_t . k_s) v_s over s <= t if causal, lam = exp(-slope) per head. With LRPE's angles
+    (H, 1, d), q_t . k_s is sum_i q_ti k_si cos(th_i (t - s))."""
     t, s = torch.arange(q.shape[2]), torch.arange(k.shape[2])
     distance = t[:, None] - s[None, :]
     weight = torch.exp(-slope)[:, None, None] ** distance.abs()  # (H, N, M)
     if causal:
         weight = weight * (distance >= 0)
-    weight = weight * torch.einsum("bhtd,bhsd->bhts", q, k)
+    if angles is None:
+        weight = weight * torch.einsum("bhtd,bhsd->bhts", q, k)
+    else:
+        turn = torch.cos(distance[None, :, :, None] * angles.unsqueeze(1))  # (H, N, M, d)
+        weight = weight * torch.einsum("bhtd,bhsd,htsd->bhts", q, k, turn)
     if k_valid is not None:
         weight = weight * k_valid[:, None, None, :]
     return torch.einsum("bhts,bhse->bhte", weight, v)
@@ -39,7 +52,8 @@ def lightning_layer(layer, x, memory=None, valid=None, memory_valid=None):
     slope = torch.tensor(alibi(count)) * (1 - layer.layer / layer.layers)  # float32, as the layer keeps it
     if memory is not None:
         slope = torch.zeros(count)
-    o = merged(decayed(q, k, v, slope.double(), layer.pattern == "causal_self", k_valid))
+    angles = None if layer.place is None else layer.place.angles
+    o = merged(decayed(q, k, v, slope.double(), layer.pattern == "causal_self", k_valid, angles))
     o = o / (o.square().sum(-1, keepdim=True) / dim + 1e-6).sqrt()
     down, up = layer.gate
     y = (o * torch.sigmoid(x @ down.weight.T @ up.weight.T)) @ layer.out.weight.T

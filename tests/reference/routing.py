@@ -2,6 +2,7 @@
 
 import torch
 from reference.common import heads, merged
+from reference.positions import head_normed, rotated
 from torch import Tensor
 
 
@@ -64,13 +65,20 @@ def local(q: Tensor, k: Tensor, v: Tensor, block: int, causal: bool) -> Tensor:
     return torch.stack(rows)
 
 
-def route(pattern: str, q: Tensor, k: Tensor, v: Tensor, centroids: Tensor, window: int, balanced: bool) -> Tensor:
-    """One routing head of one sequence: q (n, d), k, v (m, d), centroids (C, d)."""
+def route(
+    pattern: str, q: Tensor, k: Tensor, v: Tensor, centroids: Tensor, window: int, balanced: bool, rotary: bool
+) -> Tensor:
+    """One routing head of one sequence: q (n, d), k, v (m, d), centroids (C, d). Clusters are of content, before any
+    rotation."""
+
+    def turn(x: Tensor) -> Tensor:
+        return rotated(x) if rotary else x
+
     if pattern == "causal_self":
         if balanced:
             members = groups(q, centroids, window)
-            return grouped(q, norm(q), v, members, members, causal=True)
-        return windowed(q, norm(q), v, nearest(q, centroids), window)
+            return grouped(turn(q), turn(norm(q)), v, members, members, causal=True)
+        return windowed(turn(q), turn(norm(q)), v, nearest(q, centroids), window)
     served = groups(k, centroids, window)
     if pattern == "causal_cross":
         return torch.stack(
@@ -79,7 +87,7 @@ def route(pattern: str, q: Tensor, k: Tensor, v: Tensor, centroids: Tensor, wind
                 for one, c in zip(q, nearest(q, centroids) if len(q) else [], strict=True)
             ]
         )
-    return grouped(q, k, v, groups(q, centroids, window), served)
+    return grouped(turn(q), turn(k), v, groups(q, centroids, window), served)
 
 
 def routing_layer(layer, x, memory=None, valid=None, memory_valid=None):
@@ -89,7 +97,8 @@ def routing_layer(layer, x, memory=None, valid=None, memory_valid=None):
     few = mixer.local_heads
     q, v = heads(x, layer.query, count), heads(source, layer.value, count)
     own_keys = few if layer.pattern == "causal_self" else count
-    k = heads(source, layer.key, own_keys) if own_keys else None
+    k = head_normed(layer.key_norm, heads(source, layer.key, own_keys)) if own_keys else None
+    q, rotary = head_normed(layer.query_norm, q), mixer.rotary is not None
     y = torch.zeros_like(q)
     for b in range(len(x)):
         n = x.shape[1] if valid is None else int(valid[b].sum())
@@ -99,10 +108,11 @@ def routing_layer(layer, x, memory=None, valid=None, memory_valid=None):
                 continue
             key = k[b, h, :m] if h < own_keys else None
             if h < few:
-                out = local(q[b, h, :n], key, v[b, h, :m], mixer.local_window, layer.pattern == "causal_self")
+                query, key = (rotated(part) if rotary else part for part in (q[b, h, :n], key))
+                out = local(query, key, v[b, h, :m], mixer.local_window, layer.pattern == "causal_self")
             else:
                 mu = mixer.centroids.centroids[h - few]
                 balanced = mixer.membership == "balanced"
-                out = route(layer.pattern, q[b, h, :n], key, v[b, h, :m], mu, mixer.window, balanced)
+                out = route(layer.pattern, q[b, h, :n], key, v[b, h, :m], mu, mixer.window, balanced, rotary)
             y[b, h, :n] = out
     return merged(y) @ layer.out.weight.T

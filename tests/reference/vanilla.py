@@ -2,6 +2,7 @@
 
 import torch
 from reference.common import heads, merged
+from reference.positions import placed
 from torch import Tensor
 
 
@@ -23,6 +24,7 @@ def softmax_layer(layer, x, memory=None, valid=None, memory_valid=None):
         heads(inputs, linear, layer.shape.heads)
         for inputs, linear in ((x, layer.query), (source, layer.key), (source, layer.value))
     )
+    q, k = placed(layer, q, layer.query_norm), placed(layer, k, layer.key_norm)
     causal = layer.pattern == "causal_self"
     y = merged(softmax(q, k, v, causal, k_valid)) @ layer.out.weight.T
     return y if valid is None else y * valid.unsqueeze(-1)
