@@ -35,6 +35,7 @@ CHECK = "check"
 """Key in a family's YAML: options so small that a few tokens cross several blocks. Not part of any result."""
 
 OmegaConf.register_new_resolver("cab.root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("cab.share", lambda share, whole: max(1, round(share * whole)), replace=True)
 
 
 @dataclass(frozen=True, config=STRICT)
