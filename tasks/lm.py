@@ -7,8 +7,9 @@ A window (`tasks.data.windows`) has length + 1 tokens: the labels are the inputs
 an epoch share one token, so that no label occurs twice. There is no state between windows.
 
 The trained model is also tested at shorter and longer contexts on the same number of tokens (CAB's interpolation and
-extrapolation): the table `loss_by_context`. It includes how well positions extrapolate, which are the same for all
-families.
+extrapolation): the table `loss_by_context`. It includes how well a family's positions extrapolate. The tables
+`loss_by_position` and `loss_by_repetition` show what the context is worth: a token that ends a repetition of something
+earlier in the window can be copied.
 """
 
 import math
@@ -29,9 +30,12 @@ from tasks.base import Batch, Evaluation, Metric, Move, Row, Split, TaskContext,
 from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
 from tasks.data.tokens import vocabulary_size
 from tasks.data.windows import Windows
+from tasks.metrics.repetition import LONGEST, repetition_lengths
 
 BUCKET_GROWTH = 4
 """Ratio between the ends of the position buckets."""
+REPETITIONS = ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, LONGEST + 1))
+"""Buckets of the length of a repetition, in tokens, the predicted one included."""
 
 
 class Options(WindowedTextOptions):
@@ -61,15 +65,21 @@ class LanguageModelling(WindowedText):
         return batch["tokens"][:, 1:].numel()
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
-        bits, labels = self._bits(model, self.windows, split, move)
-        sizes = self.tokens.bytes_of[labels].sum(0)  # (N,)
-        rows: list[Row] = []
+        bits, tokens = self._bits(model, self.windows, split, move)
+        labels = tokens[:, 1:]
+        sizes = self.tokens.bytes_of[labels]  # (windows, N)
+        tables: dict[str, list[Row]] = {"loss_by_position": []}
         for start, end in buckets(self.shape.length):
-            here = slice(start, end)
-            count = labels[:, here].size
-            per_byte = float(bits[here].sum() / max(1, sizes[here].sum()))
-            rows.append({"from": start, "to": end, "tokens": count, "bits_per_byte": per_byte})
-        tables = {"loss_by_position": rows}
+            here = np.zeros(bits.shape, bool)
+            here[:, start:end] = True
+            tables["loss_by_position"].append({"from": start, "to": end, **_part(bits, sizes, here)})
+        if split == "test":
+            lengths = repetition_lengths(tokens)
+            tables["loss_by_repetition"] = [
+                {"from": least, "to": most, **_part(bits, sizes, (lengths >= least) & (lengths < most))}
+                for least, most in REPETITIONS
+                if ((lengths >= least) & (lengths < most)).any()
+            ]
         if split == "test" and self.contexts:
             tables["loss_by_context"] = [self._at_context(context, model, move) for context in self.contexts]
         return Evaluation(_scores(float(bits.sum()), int(sizes.sum()), labels.size), tables)
@@ -89,14 +99,14 @@ class LanguageModelling(WindowedText):
         return losses.view(labels.shape), auxiliary
 
     def _bits(self, model: nn.Module, windows: Windows, split: Split, move: Move) -> tuple[np.ndarray, np.ndarray]:
-        """Bits by position, summed over windows, (N,), and the labels (windows, N)."""
-        length, count = windows.stride, windows.examples(split)
-        size = max(1, TOKENS_PER_BATCH // length)
-        bits = torch.zeros(length, dtype=torch.float64)
-        for start in range(0, count, size):
-            batch = {"tokens": torch.from_numpy(windows(split, range(start, min(start + size, count))))}
-            bits += self.losses(model, move(batch))[0].cpu().double().sum(0)
-        return bits.numpy() / math.log(2), windows(split, range(count))[:, 1:]
+        """Bits of every label (windows, N), and the tokens (windows, N + 1)."""
+        tokens = windows(split, range(windows.examples(split)))
+        size = max(1, TOKENS_PER_BATCH // windows.stride)
+        parts = []
+        for start in range(0, len(tokens), size):
+            batch = {"tokens": torch.from_numpy(tokens[start : start + size])}
+            parts.append(self.losses(model, move(batch))[0].cpu().double().numpy())
+        return np.concatenate(parts) / math.log(2), tokens
 
     def _at_context(self, context: int, model: nn.Module, move: Move) -> Row:
         """The test loss at another context, or the reason why there is none."""
@@ -107,7 +117,8 @@ class LanguageModelling(WindowedText):
             windows = Windows({"test": self.tokens.streams["test"]}, context + 1, context, {"test": count}, self.seed)
         except ValueError as error:
             return {"context": context, "reason": str(error)}
-        bits, labels = self._bits(model, windows, "test", move)
+        bits, tokens = self._bits(model, windows, "test", move)
+        labels = tokens[:, 1:]
         size = int(self.tokens.bytes_of[labels].sum())
         return {"context": context, "tokens": labels.size, **_scores(float(bits.sum()), size, labels.size)}
 
@@ -122,6 +133,13 @@ def buckets(length: int) -> list[tuple[int, int]]:
     while ends[-1] < length:
         ends.append(min(length, BUCKET_GROWTH * ends[-1]))
     return list(pairwise(ends))
+
+
+def _part(bits: np.ndarray, sizes: np.ndarray, here: np.ndarray) -> Row:
+    """The loss of some tokens; `share` is theirs of the bytes."""
+    size = int(sizes[here].sum())
+    share = size / max(1, int(sizes.sum()))
+    return {"tokens": int(here.sum()), "share": share, "bits_per_byte": float(bits[here].sum()) / max(1, size)}
 
 
 def _scores(bits: float, size: int, count: int) -> dict[str, float]:

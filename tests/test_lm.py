@@ -12,6 +12,7 @@ from attentions.base import Pattern, Shape, no_loss
 from tasks.base import Data, TaskContext
 from tasks.data.windows import Windows
 from tasks.lm import LanguageModelling, Options, buckets
+from tasks.metrics.repetition import repetition_lengths
 
 WORDS = ["alpha", "bêta", "gamma", "δέλτα", "epsilon", "zeta", "été", "theta"]
 
@@ -216,3 +217,30 @@ def test_buckets_cover_every_position_once() -> None:
 def test_text_shorter_than_a_window(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"length=100000: the train text has \d+ tokens, a window needs 100001: use"):
         make(folder, length=100_000)
+
+
+def test_repetition_lengths_by_hand(folder: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 3, (4, 30))
+    rows[0] = 1
+    found = repetition_lengths(rows)
+    for row, lengths in zip(rows.tolist(), found.tolist(), strict=True):
+        for t in range(1, len(row)):
+            fits = [n for n in range(1, t + 1) for s in range(n, t + 1) if row[s - n : s] == row[t + 1 - n : t + 1]]
+            assert lengths[t - 1] == max(fits, default=0)
+    text = b"the cat sat on the cat"
+    assert repetition_lengths(np.frombuffer(text, np.uint8)[None])[0, -8:].tolist() == [1, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_loss_by_repetition_covers_the_test(folder: Path) -> None:
+    task = make(folder, test_windows=1000)
+    evaluation = task.evaluate(Constant(torch.linspace(-2, 3, 257)), "test", lambda batch: batch)
+    rows = evaluation.tables["loss_by_repetition"]
+    assert (
+        sum(row["tokens"] for row in rows) == task.batch("test", range(task.examples("test")))["tokens"][:, 1:].numel()
+    )
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    mean = sum(row["share"] * row["bits_per_byte"] for row in rows)
+    assert mean == pytest.approx(evaluation.metrics["bits_per_byte"])
+    assert (
+        "loss_by_repetition" not in task.evaluate(Constant(torch.zeros(257)), "validation", lambda batch: batch).tables
+    )
