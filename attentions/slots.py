@@ -39,6 +39,7 @@ class Slots:
     took     names of the slots that got the family under test
     hidden   feed-forward width solved for each of them
     excess   core parameters above vanilla's in slots without feed-forward
+    state    numbers that these slots keep per sequence while decoding, at the design lengths; 0 in noncausal patterns
     """
 
     def __init__(self, family: Family, pattern: Pattern) -> None:
@@ -46,6 +47,7 @@ class Slots:
         self.took: list[str] = []
         self.hidden: dict[str, int] = {}
         self.excess = 0
+        self.state = 0
 
     def layer(
         self, name: str, pattern: Pattern, shape: Shape, index: int, count: int, feedforward: MakeFeedForward = MLP
@@ -67,7 +69,7 @@ class Slots:
 
         shape = self._sized(name, shape, build)
         self._take(name, shape)
-        return self.family(shape, pattern, index, count)
+        return self._counted(self.family(shape, pattern, index, count))
 
     def stack(
         self,
@@ -109,7 +111,7 @@ class Slots:
         shape = self._sized(name, shape, build)
         for slot in taken:
             self._take(slot, shape)
-        return build(self.family, shape.hidden)
+        return self._counted(build(self.family, shape.hidden))
 
     def _sized(self, name: str, shape: Shape, build: Callable[[Any, int], nn.Module]) -> Shape:
         """The shape with the feed-forward width that meets the budget; without feed-forward, adds to `excess`."""
@@ -117,6 +119,11 @@ class Slots:
             return replace(shape, hidden=self._solve(name, shape, build))
         self.excess += _core(lambda: build(self.family, 0)) - _core(lambda: build(Vanilla, 0))
         return shape
+
+    def _counted(self, module: Any) -> Any:
+        if self.pattern.causal:
+            self.state += module.state_size(module.shape.length, module.shape.memory)
+        return module
 
     def _take(self, name: str, shape: Shape) -> None:
         if name not in self.took:

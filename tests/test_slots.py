@@ -252,3 +252,14 @@ def test_impossible_shapes_are_refused(change, message):
     good = {"dim": 32, "heads": 4, "depth": 2, "hidden": 64, "length": 16}
     with pytest.raises(ValueError, match=message):
         Shape(**(good | change))
+
+
+@pytest.mark.parametrize("pattern", Pattern)
+def test_state_of_the_slots_at_the_design_lengths(pattern):
+    """Keys and values of self and of cross attention, and the last inputs of a convolution in each layer."""
+    shape = Shape(8, 2, 3, 16, length=10, memory=7 if pattern.cross else 0, conv=4)
+    slots = Slots(partial(Vanilla), pattern)
+    own = Pattern.CAUSAL_SELF if pattern.causal else Pattern.NONCAUSAL_SELF
+    slots.stack("decoder", shape, own, pattern if pattern.cross else None)
+    expected = 3 * (2 * 10 * 8 + (2 * 7 * 8 if pattern.cross else 0) + 3 * 8)
+    assert slots.state == (expected if pattern.causal else 0)

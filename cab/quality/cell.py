@@ -142,6 +142,7 @@ def build_model(request: Request, task: Task) -> tuple[nn.Module, dict[str, Any]
         "hidden": slots.hidden,
         "excess": slots.excess,
         "positions": positions(request),
+        "state": slots.state,
     }
     return model, facts
 
