@@ -24,7 +24,7 @@ from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.informer import Informer
 from tasks.backbones.positions import PositionKind
-from tasks.base import Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Row, Source, Split, Task, TaskContext
 from tasks.base import Options as BaseOptions
 from tasks.data.epochs import Epochs
 from tasks.data.series import DAY, Series, SplitKind, series, split_parts, standardised, time_features
@@ -131,8 +131,8 @@ class Forecasting(Task):
         tables = {"error_by_distance": self._by_distance(mse, mae), "error_by_channel": self._by_channel(mse, mae)}
         return Evaluation(_scores(mse, mae), tables)
 
-    def trivial(self) -> Trivial:
-        """The better of two: the last known value, or the last known period, repeated."""
+    def predictors(self) -> list[Predictor]:
+        """The last known value, and the last known period, repeated."""
         length, period = self.shape.length, self.options.period or max(1, DAY // self._series.step)
         ahead = np.arange(self.options.horizon)
         sources = {"last value": np.full(self.options.horizon, length - 1)}
@@ -143,9 +143,10 @@ class Forecasting(Task):
             for name, steps in sources.items():
                 error = (batch["past"][:, steps] - batch["future"]).double()
                 sums[name] += [(error**2).mean((1, 2)).sum().item(), error.abs().mean((1, 2)).sum().item()]
-        name = min(sums, key=lambda name: sums[name][0])
-        mse, mae = sums[name] / self.examples("test")
-        return Trivial(name, {"mse": float(mse), "mae": float(mae)})
+        count = self.examples("test")
+        return [
+            Predictor(name, {"mse": float(mse / count), "mae": float(mae / count)}) for name, (mse, mae) in sums.items()
+        ]
 
     def _select_channels(self, found: Series) -> Series:
         """The series with the channels to forecast."""

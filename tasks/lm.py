@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.gpt import GPT
-from tasks.base import Batch, Evaluation, Metric, Move, Row, Split, TaskContext, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Row, Split, TaskContext
 from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
 from tasks.data.tokens import vocabulary_size
 from tasks.data.windows import Windows
@@ -74,13 +74,13 @@ class LanguageModelling(WindowedText):
             tables["loss_by_context"] = [self._at_context(context, model, move) for context in self.contexts]
         return Evaluation(_scores(float(bits.sum()), int(sizes.sum()), labels.size), tables)
 
-    def trivial(self) -> Trivial:
+    def predictors(self) -> list[Predictor]:
         """Token frequencies of the train text, one added to every count."""
         counts = self.unigram_counts()
         bits = -np.log2(counts / counts.sum())
         labels = self._labels("test")
         scores = _scores(float(bits[labels].sum()), int(self.tokens.bytes_of[labels].sum()), labels.size)
-        return Trivial("unigram", scores)
+        return [Predictor("unigram", scores)]
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, auxiliary = model(batch["tokens"][:, :-1])

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.roberta import RoBERTa
-from tasks.base import Batch, Evaluation, Metric, Move, Split, TaskContext, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Split, TaskContext
 from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
 from tasks.data.tokens import vocabulary_size
 
@@ -74,13 +74,13 @@ class MaskedLanguageModelling(WindowedText):
             count += self.targets(batch)
         return Evaluation({"masked_perplexity": math.exp(loss / count), "masked_accuracy": right / count})
 
-    def trivial(self) -> Trivial:
+    def predictors(self) -> list[Predictor]:
         """Token frequencies of the train text, one added to every count."""
         counts = self.unigram_counts()
         labels = self.batch("test", range(self.examples("test")))["labels"].numpy()
         nats = -np.log(counts[labels] / counts.sum()).mean()
         accuracy = float((labels == counts.argmax()).mean())
-        return Trivial("unigram", {"masked_perplexity": math.exp(nats), "masked_accuracy": accuracy})
+        return [Predictor("unigram", {"masked_perplexity": math.exp(nats), "masked_accuracy": accuracy})]
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B, K, V) and (B, K) to (B, K)."""
