@@ -26,10 +26,14 @@ from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.gpt import GPT
 from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Row, Split, TaskContext
+from tasks.common.stored_predictors import stored_predictors
+from tasks.common.text_predictors import XZ_BYTES, counted, ngram_probabilities, xz_bits
 from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
 from tasks.data.tokens import vocabulary_size
 from tasks.data.windows import Windows
 
+ORDERS = (2, 5)
+"""Of the n-gram models that are predictors."""
 BUCKET_GROWTH = 4
 """Ratio between the ends of the position buckets."""
 
@@ -75,12 +79,23 @@ class LanguageModelling(WindowedText):
         return Evaluation(_scores(float(bits.sum()), int(sizes.sum()), labels.size), tables)
 
     def predictors(self) -> list[Predictor]:
-        """Token frequencies of the train text, one added to every count."""
-        counts = self.unigram_counts()
-        bits = -np.log2(counts / counts.sum())
-        labels = self._labels("test")
-        scores = _scores(float(bits[labels].sum()), int(self.tokens.bytes_of[labels].sum()), labels.size)
-        return [Predictor("unigram", scores)]
+        """Token frequencies of the train text (one added to every count), n-grams, and xz. Cached."""
+        train, _ = counted(self.tokens.streams["train"])
+        data = [train, self.windows("test", range(self.examples("test"))), self.tokens.bytes_of]
+        return stored_predictors(self.cache, self.name, data, self._predictors)
+
+    def _predictors(self) -> list[Predictor]:
+        windows, stream = self.windows("test", range(self.examples("test"))), self.tokens.streams["train"]
+        labels, (train, part) = windows[:, 1:], counted(stream)
+        size, frequencies = int(self.tokens.bytes_of[labels].sum()), self.unigram_counts()
+        found = {"unigram": (frequencies / frequencies.sum())[labels]}
+        by_order = ngram_probabilities(train, windows, self.tokens.size, max(ORDERS))
+        for order in ORDERS:
+            found["bigram" + part if order == 2 else f"{order}-gram{part}"] = by_order[order - 1]
+        predictors = [Predictor(name, _scores(-float(np.log2(p).sum()), size, p.size)) for name, p in found.items()]
+        text, test = self.tokens.decode(stream[-XZ_BYTES:])[-XZ_BYTES:], self.tokens.decode(labels.ravel())
+        name = "xz" if len(stream) <= XZ_BYTES else f"xz after {XZ_BYTES // 2**20} MiB"
+        return [*predictors, Predictor(name, {"bits_per_byte": xz_bits(text, test) / max(1, size)})]
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, auxiliary = model(batch["tokens"][:, :-1])
@@ -110,10 +125,6 @@ class LanguageModelling(WindowedText):
         bits, labels = self._bits(model, windows, "test", move)
         size = int(self.tokens.bytes_of[labels].sum())
         return {"context": context, "tokens": labels.size, **_scores(float(bits.sum()), size, labels.size)}
-
-    def _labels(self, split: Split) -> np.ndarray:
-        """All labels of an evaluation, (windows, N)."""
-        return self.windows(split, range(self.examples(split)))[:, 1:]
 
 
 def buckets(length: int) -> list[tuple[int, int]]:

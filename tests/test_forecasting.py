@@ -15,6 +15,7 @@ from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.backbones.informer import Distil, distilled
 from tasks.base import Data, TaskContext
+from tasks.common import ridge_forecast
 from tasks.forecasting import Forecasting, Options
 
 NS, CS, NC, CC = Pattern
@@ -161,6 +162,52 @@ def test_last_value_and_seasonal_naive(tmp_path: Path) -> None:
     assert scores(off)["seasonal naive (7 steps)"] == pytest.approx(expected)
     short = make(tmp_path, variables="univariate", length=20)
     assert not any(name.startswith("seasonal") for name in scores(short))  # a day is not known
+
+
+def test_ridge_regression(tmp_path: Path) -> None:
+    """Least squares with rows for the penalty; of these strengths the one that does best on validation."""
+    task = make(tmp_path, table=frame().drop(columns="count"))
+    past = {split: [] for split in PARTS}
+    future = {split: [] for split in PARTS}
+    for split, (start, end) in PARTS.items():
+        first = start + LENGTH if split == "train" else start
+        for channel in task.values.T.astype(np.float64):
+            for now in range(first, end - HORIZON + 1):
+                past[split].append(
+                    np.append(channel[now - LENGTH : now], 1) - np.append([channel[now - 1]] * LENGTH, 0)
+                )
+                future[split].append(channel[now : now + HORIZON] - channel[now - 1])
+    rows = len(past["train"])
+    found = []
+    for strength in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1):
+        penalty = np.sqrt(strength * rows) * np.eye(LENGTH + 1)[:LENGTH]
+        targets = np.concatenate([future["train"], np.zeros((LENGTH, HORIZON))])
+        weights = np.linalg.lstsq(np.concatenate([past["train"], penalty]), targets, rcond=None)[0]
+        errors = {split: np.array(past[split]) @ weights - future[split] for split in ("validation", "test")}
+        test = {"mse": (errors["test"] ** 2).mean(), "mae": np.abs(errors["test"]).mean()}
+        found.append(((errors["validation"] ** 2).mean(), test))
+    best = min(found, key=lambda each: each[0])[1]
+    assert scores(task)["ridge regression"] == pytest.approx(best)
+    assert best != max((test for _, test in found), key=lambda test: test["mse"])
+
+
+def test_ridge_regression_does_not_see_the_test_part(tmp_path: Path) -> None:
+    task, table = make(tmp_path), frame()
+    table.loc[PARTS["test"][0] :, ["count", "noisy", "OT"]] *= -3
+    other = make(tmp_path, table=table)
+    assert (task._ridge_weights() == other._ridge_weights()).all()
+    table.loc[PARTS["validation"][0] :, ["count", "noisy", "OT"]] = np.random.default_rng(0).normal(0, 9, (120, 3))
+    assert (task._ridge_weights() != make(tmp_path, table=table)._ridge_weights()).any()
+
+
+def test_ridge_regression_uses_windows_all_over_a_long_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ridge_forecast, "MOST_ROWS", 6)
+    values = np.random.default_rng(0).normal(size=(50, 2))
+    found = ridge_forecast.moments(values, 4, 3)
+    rows = np.array([values[start : start + 7, channel] for start in (0, 21, 43) for channel in (0, 1)])
+    x = np.concatenate([rows[:, :4] - rows[:, 3:4], np.ones((6, 1))], 1)
+    np.testing.assert_allclose(found.inputs, x.T @ x / 6, atol=1e-12)
+    np.testing.assert_allclose(found.targets, x.T @ (rows[:, 4:] - rows[:, 3:4]) / 6, atol=1e-12)
 
 
 def test_univariate_is_one_column(tmp_path: Path) -> None:
