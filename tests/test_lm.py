@@ -178,10 +178,10 @@ def test_unigram_is_what_its_counts_say(folder: Path) -> None:
 
 def test_predictors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """n-grams score the labels of the test windows, from the tokens of their windows; xz their text after train's."""
-    task = make(folder, test_windows=5)
+    task = make(folder, length=5, test_windows=80)
     found = {each.name: each.metrics for each in task.predictors()}
     assert list(found) == ["unigram", "bigram", "5-gram", "xz"]
-    windows = task.batch("test", range(5))["tokens"].numpy()
+    windows = task.batch("test", range(80))["tokens"].numpy()
     size = int((windows[:, 1:] < 256).sum())
     by_order = ngram_probabilities(task.tokens.streams["train"], windows, 257, 5)
     for name, order in (("bigram", 2), ("5-gram", 5)):
@@ -193,7 +193,7 @@ def test_predictors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["xz"] == {"bits_per_byte": pytest.approx(xz_bits(train, test) / size)}
     assert found["bigram"]["bits_per_byte"] < found["unigram"]["bits_per_byte"]
     monkeypatch.setattr(LanguageModelling, "_predictors", lambda self: pytest.fail("computed twice"))
-    assert make(folder, seed=1, test_windows=5).predictors() == task.predictors()
+    assert make(folder, length=5, seed=1, test_windows=80).predictors() == task.predictors()
 
 
 def test_the_model_is_tested_at_other_contexts(folder: Path) -> None:

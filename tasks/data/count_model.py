@@ -30,11 +30,11 @@ def probabilities(
     """Of `wanted` (Q,), whose neighbours are `given`, a (Q,) each, from the counts of `tokens` (T,) with theirs,
     `contexts`, a (T,) each. The k-th of the results, (Q,), is from the k - 1 nearest neighbours at most."""
     context, grams = _ranked(np.zeros(len(tokens), np.int64)), _ranked(tokens.astype(np.int64))
-    asked = np.zeros(len(wanted), np.int64)  # the rank of each given context, -1 where it does not occur
+    asked = np.zeros(len(wanted), np.int64)  # the rank of each given context; -1 gives numbers that do not occur
     lower, reached = np.full(len(wanted), 1 / size), np.ones(len(wanted), bool)
     found: list[np.ndarray] = []
     for k in range(len(contexts) + 1):
-        place = np.where(asked >= 0, _places(grams.distinct, asked * size + wanted), -1)
+        place = _places(grams.distinct, asked * size + wanted)
         owner = grams.distinct // size
         whole = _interpolated(grams.counts, owner, place, asked, lower)
         found.append(np.where(reached, whole, found[-1]) if found else whole)
@@ -45,9 +45,8 @@ def probabilities(
             nearer[farther_grams.rank] = grams.rank
             continuations = np.bincount(nearer, minlength=len(grams.distinct))
             lower = _interpolated(continuations, owner, place, asked, lower)
-            known = given[k] != UNKNOWN
-            reached &= known
-            asked = np.where(known & (asked >= 0), _places(farther.distinct, asked * size + given[k]), -1)
+            reached &= given[k] != UNKNOWN
+            asked = _places(farther.distinct, asked * size + given[k])
             context, grams = farther, farther_grams
     return found
 
