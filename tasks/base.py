@@ -69,11 +69,12 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Trivial:
-    """A predictor without learning and its scores on the test split: what a trained model has to beat."""
+class Predictor:
+    """A predictor without attention or a network, and its scores on the test split: what a model has to beat."""
 
     name: str
     metrics: dict[str, float]
+    """The headline, and those of the others that it has."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ class Task(ABC):
         """Metrics over the split's examples. The model is in eval mode and gradients are off."""
 
     @abstractmethod
-    def trivial(self) -> Trivial:
-        """The trivial predictor's score on the test split."""
+    def predictors(self) -> list[Predictor]:
+        """Predictors without attention or a network, scored on the test split: what a trained model has to beat."""
 
     def batches(self, split: Split, size: int, move: Move) -> Iterator[Batch]:
         """All examples of a split in order, `size` at a time."""

@@ -10,7 +10,8 @@ start at every step of the train part, in a random order in every epoch. The for
 in its own part; its known steps may reach back into the part before, as published.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -24,8 +25,9 @@ from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.informer import Informer
 from tasks.backbones.positions import InputPositions
-from tasks.base import Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Row, Source, Split, Task, TaskContext
 from tasks.base import Options as BaseOptions
+from tasks.common.ridge_forecast import STRENGTHS, fitted, forecast, moments
 from tasks.data.epochs import Epochs
 from tasks.data.series import DAY, Series, SplitKind, series, split_parts, standardised, time_features
 
@@ -33,6 +35,9 @@ TOKENS_PER_BATCH = 2**14
 """Of an evaluation batch."""
 HORIZON_PARTS = 4
 """Rows of the table of errors by distance."""
+
+Forecast = Callable[[np.ndarray], np.ndarray]
+"""Known steps (B, L, C) to steps to forecast (B, H, C)."""
 
 
 class Options(BaseOptions):
@@ -131,21 +136,33 @@ class Forecasting(Task):
         tables = {"error_by_distance": self._by_distance(mse, mae), "error_by_channel": self._by_channel(mse, mae)}
         return Evaluation(_scores(mse, mae), tables)
 
-    def trivial(self) -> Trivial:
-        """The better of two: the last known value, or the last known period, repeated."""
+    def predictors(self) -> list[Predictor]:
+        """The last known value, the last known period, repeated, and ridge regression, its strength from validation."""
         length, period = self.shape.length, self.options.period or max(1, DAY // self._series.step)
         ahead = np.arange(self.options.horizon)
-        sources = {"last value": np.full(self.options.horizon, length - 1)}
+        forecasts: dict[str, Forecast] = {"last value": lambda past: past[:, np.full_like(ahead, length - 1)]}
         if period <= length:
-            sources[f"seasonal naive ({period} steps)"] = length - period + ahead % period
-        sums = {name: np.zeros(2) for name in sources}
-        for batch in self.batches("test", self.windows_per_batch, lambda batch: batch):
-            for name, steps in sources.items():
-                error = (batch["past"][:, steps] - batch["future"]).double()
-                sums[name] += [(error**2).mean((1, 2)).sum().item(), error.abs().mean((1, 2)).sum().item()]
-        name = min(sums, key=lambda name: sums[name][0])
-        mse, mae = sums[name] / self.examples("test")
-        return Trivial(name, {"mse": float(mse), "mae": float(mae)})
+            steps = length - period + ahead % period
+            forecasts[f"seasonal naive ({period} steps)"] = lambda past: past[:, steps]
+        forecasts["ridge regression"] = partial(forecast, self._ridge_weights())
+        return [Predictor(name, scores) for name, scores in self._scores_of(forecasts, "test").items()]
+
+    def _ridge_weights(self) -> np.ndarray:
+        start, end = self._parts["train"]
+        found = moments(self.values[start:end], self.shape.length, self.options.horizon)
+        candidates = {str(strength): fitted(found, strength) for strength in STRENGTHS}
+        scores = self._scores_of({name: partial(forecast, own) for name, own in candidates.items()}, "validation")
+        return candidates[min(scores, key=lambda name: scores[name]["mse"])]
+
+    def _scores_of(self, forecasts: Mapping[str, Forecast], split: Split) -> dict[str, dict[str, float]]:
+        sums = {name: np.zeros(2) for name in forecasts}
+        for batch in self.batches(split, self.windows_per_batch, lambda batch: batch):
+            past, future = batch["past"].numpy(), batch["future"].numpy()
+            for name, own in forecasts.items():
+                error = own(past) - future.astype(np.float64)
+                sums[name] += [(error**2).mean((1, 2)).sum(), np.abs(error).mean((1, 2)).sum()]
+        count = self.examples(split)
+        return {name: {"mse": float(mse / count), "mae": float(mae / count)} for name, (mse, mae) in sums.items()}
 
     def _select_channels(self, found: Series) -> Series:
         """The series with the channels to forecast."""

@@ -26,12 +26,16 @@ from torch.nn import functional as F
 from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.gpt import GPT
-from tasks.base import Batch, Evaluation, Metric, Move, Row, Split, TaskContext, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Row, Split, TaskContext
+from tasks.common.stored_predictors import stored_predictors
+from tasks.common.text_predictors import XZ_BYTES, counted, ngram_probabilities, xz_bits
 from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
 from tasks.data.tokens import vocabulary_size
 from tasks.data.windows import Windows
 from tasks.metrics.repetition import LONGEST, repetition_lengths
 
+ORDERS = (2, 5)
+"""Of the n-gram models that are predictors."""
 BUCKET_GROWTH = 4
 """Ratio between the ends of the position buckets."""
 REPETITIONS = ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, LONGEST + 1))
@@ -84,13 +88,24 @@ class LanguageModelling(WindowedText):
             tables["loss_by_context"] = [self._at_context(context, model, move) for context in self.contexts]
         return Evaluation(_scores(float(bits.sum()), int(sizes.sum()), labels.size), tables)
 
-    def trivial(self) -> Trivial:
-        """Token frequencies of the train text, one added to every count."""
-        counts = self.unigram_counts()
-        bits = -np.log2(counts / counts.sum())
-        labels = self._labels("test")
-        scores = _scores(float(bits[labels].sum()), int(self.tokens.bytes_of[labels].sum()), labels.size)
-        return Trivial("unigram", scores)
+    def predictors(self) -> list[Predictor]:
+        """Token frequencies of the train text (one added to every count), n-grams, and xz. Cached."""
+        train, _ = counted(self.tokens.streams["train"])
+        data = [train, self.windows("test", range(self.examples("test"))), self.tokens.bytes_of]
+        return stored_predictors(self.cache, self.name, data, self._predictors)
+
+    def _predictors(self) -> list[Predictor]:
+        windows, stream = self.windows("test", range(self.examples("test"))), self.tokens.streams["train"]
+        labels, (train, part) = windows[:, 1:], counted(stream)
+        size, frequencies = int(self.tokens.bytes_of[labels].sum()), self.unigram_counts()
+        found = {"unigram": (frequencies / frequencies.sum())[labels]}
+        by_order = ngram_probabilities(train, windows, self.tokens.size, max(ORDERS))
+        for order in ORDERS:
+            found["bigram" + part if order == 2 else f"{order}-gram{part}"] = by_order[order - 1]
+        predictors = [Predictor(name, _scores(-float(np.log2(p).sum()), size, p.size)) for name, p in found.items()]
+        text, test = self.tokens.decode(stream[-XZ_BYTES:])[-XZ_BYTES:], self.tokens.decode(labels.ravel())
+        name = "xz" if len(stream) <= XZ_BYTES else f"xz after {XZ_BYTES // 2**20} MiB"
+        return [*predictors, Predictor(name, {"bits_per_byte": xz_bits(text, test) / max(1, size)})]
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, auxiliary = model(batch["tokens"][:, :-1])
@@ -121,10 +136,6 @@ class LanguageModelling(WindowedText):
         labels = tokens[:, 1:]
         size = int(self.tokens.bytes_of[labels].sum())
         return {"context": context, "tokens": labels.size, **_scores(float(bits.sum()), size, labels.size)}
-
-    def _labels(self, split: Split) -> np.ndarray:
-        """All labels of an evaluation, (windows, N)."""
-        return self.windows(split, range(self.examples(split)))[:, 1:]
 
 
 def buckets(length: int) -> list[tuple[int, int]]:

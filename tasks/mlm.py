@@ -19,12 +19,17 @@ from torch.nn import functional as F
 from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.roberta import RoBERTa
-from tasks.base import Batch, Evaluation, Metric, Move, Split, TaskContext, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Split, TaskContext
+from tasks.common.stored_predictors import stored_predictors
+from tasks.common.text_predictors import counted, neighbour_probabilities
 from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
 from tasks.data.tokens import vocabulary_size
 
 MASKED, RANDOM = 0.8, 0.1
 """Probabilities of a mask token and of a random token at a position to predict; else the token stays."""
+
+NEIGHBOURS = (1, -1, 2, -2)
+"""Places from which a count model predicts a token, the nearest first."""
 
 
 class Options(WindowedTextOptions):
@@ -74,13 +79,32 @@ class MaskedLanguageModelling(WindowedText):
             count += self.targets(batch)
         return Evaluation({"masked_perplexity": math.exp(loss / count), "masked_accuracy": right / count})
 
-    def trivial(self) -> Trivial:
-        """Token frequencies of the train text, one added to every count."""
-        counts = self.unigram_counts()
-        labels = self.batch("test", range(self.examples("test")))["labels"].numpy()
-        nats = -np.log(counts[labels] / counts.sum()).mean()
-        accuracy = float((labels == counts.argmax()).mean())
-        return Trivial("unigram", {"masked_perplexity": math.exp(nats), "masked_accuracy": accuracy})
+    def predictors(self) -> list[Predictor]:
+        """Token frequencies of the train text (one added to every count), and the nearest tokens. Cached."""
+        train, _ = counted(self.tokens.streams["train"])
+        batch = self.batch("test", range(self.examples("test")))
+        return stored_predictors(self.cache, self.name, [train, *(x.numpy() for x in batch.values())], self._predictors)
+
+    def _predictors(self) -> list[Predictor]:
+        batch = self.batch("test", range(self.examples("test")))
+        tokens, places, labels = (batch[name].numpy() for name in ("tokens", "places", "labels"))
+        frequencies = self.unigram_counts()
+        share = frequencies / frequencies.sum()
+        accuracy = float((labels == frequencies.argmax()).mean())
+        unigram = {"masked_perplexity": _perplexity(share[labels]), "masked_accuracy": accuracy}
+        train, part = counted(self.tokens.streams["train"])
+        shown = np.take_along_axis(tokens, places, 1)
+        hidden = shown == self.mask
+        size = self.tokens.size
+        both = np.concatenate([labels, np.where(hidden, 0, shown)], 1)
+        found = neighbour_probabilities(train, tokens, np.concatenate([places, places], 1), both, size, NEIGHBOURS)[-1]
+        of_label, of_shown = np.split(found, 2, 1)
+        # A token that is shown is the right one or, as often as is known, a random one: Bayes' rule.
+        kept, random = 1 - MASKED - RANDOM, RANDOM / size
+        informed = of_label * (random + kept * (shown == labels)) / (random + kept * of_shown)
+        name = f"{len(NEIGHBOURS)} nearest tokens{part}"
+        counts = {"masked_perplexity": _perplexity(np.where(hidden, of_label, informed))}
+        return [Predictor("unigram", unigram), Predictor(name, counts)]
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(B, K, V) and (B, K) to (B, K)."""
@@ -92,3 +116,7 @@ class MaskedLanguageModelling(WindowedText):
         rng = self.random(split, id)
         places = np.sort(rng.permutation(self.shape.length)[: self.places])
         return places, rng.random(self.places), rng.integers(self.tokens.size, size=self.places)
+
+
+def _perplexity(probabilities: np.ndarray) -> float:
+    return math.exp(-float(np.log(probabilities).mean()))

@@ -24,7 +24,7 @@ from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.pointops import NEIGHBOURS
 from tasks.backbones.pointr import PoinTr
-from tasks.base import SPLITS, Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import SPLITS, Batch, Evaluation, Metric, Move, Predictor, Row, Source, Split, Task, TaskContext
 from tasks.base import Options as BaseOptions
 from tasks.common.completion_baselines import CompletionBaselines
 from tasks.data.cloud_views import Sizes
@@ -35,8 +35,6 @@ from tasks.metrics.chamfer import chamfer_l1, scores
 
 POINTS_PER_BATCH = 2**15
 """Of completed clouds in an evaluation batch."""
-BASELINE_CLOUDS = 128
-"""Test clouds by which the best baseline is chosen."""
 SHOWN_CLOUDS = 4
 """Rows of the table `clouds`, evenly spread over the clouds."""
 MOST_GROUPS = 32
@@ -144,28 +142,16 @@ class PointCloud(Task):
         metrics = {name: float(value.mean()) for name, value in values.items()}
         return Evaluation(metrics, {"by_group": self._by_group(split, values), "clouds": shown})
 
-    def trivial(self) -> Trivial:
-        """The best completion baseline on some evenly spread test clouds, with its score on all of them."""
+    def predictors(self) -> list[Predictor]:
+        """All completion baselines."""
         baselines = CompletionBaselines(self.clouds.splits["train"].complete, self.completed_points)
-        count = self.examples("test")
-        some = np.unique(np.linspace(0, count - 1, min(BASELINE_CLOUDS, count)).round().astype(int))
-        tried = self._baseline_scores(baselines, some.tolist())
-        name = min(tried, key=lambda name: tried[name]["cd_l1"])
-        return Trivial(name, self._baseline_scores(baselines, range(count), name)[name])
-
-    def _baseline_scores(
-        self, baselines: CompletionBaselines, ids: Sequence[int], only: str = ""
-    ) -> dict[str, dict[str, float]]:
-        """Mean scores on test clouds by baseline; `only` of one, if given."""
-        sums: dict[str, dict[str, float]] = {}
-        for start in range(0, len(ids), self.clouds_per_batch):
-            batch = self.batch("test", ids[start : start + self.clouds_per_batch])
+        means: dict[str, dict[str, float]] = {}
+        for batch in self.batches("test", self.clouds_per_batch, lambda batch: batch):
             for name, completed in baselines(batch["partial"]).items():
-                if only in ("", name):
-                    own = sums.setdefault(name, dict.fromkeys((metric.name for metric in self.metrics), 0.0))
-                    for metric, values in scores(completed, batch["complete"]).items():
-                        own[metric] += values.sum().item() / len(ids)
-        return sums
+                own = means.setdefault(name, dict.fromkeys((metric.name for metric in self.metrics), 0.0))
+                for metric, values in scores(completed, batch["complete"]).items():
+                    own[metric] += values.sum().item() / self.examples("test")
+        return [Predictor(name, own) for name, own in means.items()]
 
     def _indices(self, split: Split, ids: Sequence[int]) -> np.ndarray:
         """The indices of the partial clouds of these ids."""

@@ -24,7 +24,7 @@ from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind
 from tasks.backbones.recall import RecallNet
-from tasks.base import NO_LABEL, Batch, Evaluation, Move, Row, Source, Split, TaskContext, Trivial, synthetic
+from tasks.base import NO_LABEL, Batch, Evaluation, Move, Predictor, Row, Source, Split, TaskContext, synthetic
 from tasks.base import Options as BaseOptions
 from tasks.common.token_prediction import TOKENS_PER_BATCH, TokenPrediction
 from tasks.data.recall_examples import VERSION, Examples, Sizes
@@ -94,14 +94,14 @@ class Recall(TokenPrediction):
         }
         return Evaluation({"accuracy": float(correct.mean()), "loss": loss}, tables)
 
-    def trivial(self) -> Trivial:
+    def predictors(self) -> list[Predictor]:
         """Always the most frequent answer of the test split, and the same probability for every value."""
         labels = self.batch("test", range(self.examples("test")))["labels"].numpy()
         answers = labels[labels != NO_LABEL]
         chance = 1 / self.sizes.values
         best = np.bincount(answers).max() / len(answers)
         scores = {"accuracy": float(best), "loss": -math.log(chance), "chance": chance}
-        return Trivial("best constant answer", scores)
+        return [Predictor("best constant answer", scores)]
 
     def _batch(self, sizes: Sizes, split: Split, ids: Sequence[int]) -> Batch:
         blocks, rows = np.divmod(np.asarray(ids), BLOCK)

@@ -29,7 +29,20 @@ from attentions.base import Pattern
 from attentions.slots import Slots
 from tasks.backbones.positions import PositionKind
 from tasks.backbones.seq2seq import Seq2Seq, greedy
-from tasks.base import NO_LABEL, SPLITS, Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import (
+    NO_LABEL,
+    SPLITS,
+    Batch,
+    Evaluation,
+    Metric,
+    Move,
+    Predictor,
+    Row,
+    Source,
+    Split,
+    Task,
+    TaskContext,
+)
 from tasks.base import Options as BaseOptions
 from tasks.data.epochs import Epochs, in_complete_groups, of_similar_length
 from tasks.data.padding import padded
@@ -161,20 +174,19 @@ class Summarization(Task):
         metrics = {**scores, "perplexity": math.exp(nats / targets)}
         return Evaluation(metrics, {"texts": self._shown(split, texts)})
 
-    def trivial(self) -> Trivial:
-        """The better of two, by ROUGE-L: the first words of each document, as many as train references have on average,
-        and one train reference for all documents, the most typical one."""
+    def predictors(self) -> list[Predictor]:
+        """The first words of each document, as many as train references have on average, and one train reference for
+        all documents, the most typical one."""
         train = self._collections["train"]
         references = [self._text(train.summary(index)) for index in range(len(train.summaries))]
         words = [[word.group().lower() for word in _words(reference)] for reference in references]
         count = max(1, round(sum(map(len, words)) / len(words)))
         documents = [self._text(self._collections["test"].document(i)) for i in range(self._evaluated("test"))]
         leads = [_lead(document, count) for document in documents]
-        candidates = [
-            Trivial(f"first {count} words", self.rouge("test", leads)),
-            Trivial("one summary for all", self.rouge("test", [references[most_typical(words)]] * len(documents))),
+        return [
+            Predictor(f"first {count} words", self.rouge("test", leads)),
+            Predictor("one summary for all", self.rouge("test", [references[most_typical(words)]] * len(documents))),
         ]
-        return max(candidates, key=lambda trivial: trivial.metrics["rouge_l"])
 
     def _evaluated(self, split: Split) -> int:
         return min(self.counts[split], len(self._collections[split].documents))

@@ -36,7 +36,7 @@ from attentions.slots import Slots
 from tasks.backbones import diffusion
 from tasks.backbones.diffusion import Prediction
 from tasks.backbones.unet import COLOURS, UNet, resolutions
-from tasks.base import Batch, Evaluation, Metric, Move, Row, Source, Split, Task, TaskContext, Trivial
+from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Row, Source, Split, Task, TaskContext
 from tasks.base import Options as BaseOptions
 from tasks.data.epochs import Epochs
 from tasks.data.image_sources import collection
@@ -151,11 +151,11 @@ class SuperResolution(Task):
                 found.append(score)
         return Evaluation(_means(found), {"images": shown} if shown else {})
 
-    def trivial(self) -> Trivial:
+    def predictors(self) -> list[Predictor]:
         found: list[Score] = []
         for batch in self.batches("test", self.images_per_batch, lambda batch: batch):
             found += scores(batch["condition"], batch["image"])
-        return Trivial("bicubic", _means(found))
+        return [Predictor("bicubic", _means(found))]
 
     def _image(self, split: Split, index: int) -> np.ndarray:
         """Evaluated squares are evenly spread over all of the split."""

@@ -11,3 +11,12 @@ def own_device_locks(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CAB_LOCK_FOLDER", str(tmp_path_factory.mktemp("machine")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def little_text_for_predictors():
+    """Counting and compressing all of the embedded text takes half a minute in every fresh results folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.common.text_predictors.COUNTED_TOKENS", 2**16)
+        patch.setattr("tasks.lm.XZ_BYTES", 2**16)
+        yield

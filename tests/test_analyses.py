@@ -31,13 +31,13 @@ def seeds(name: str, *scores: float, **about) -> list[Record]:
     return [synthetic.quality(name, seed, score=score, **about) for seed, score in enumerate(scores)]
 
 
-def scored(record: Record, metric: str, better: str, score: float, trivial: float) -> Record:
+def scored(record: Record, metric: str, better: str, score: float, predictor: float) -> Record:
     """The record with another headline."""
     record.result.update(
         metrics={metric: score},
         headline=metric,
         better={metric: better},
-        trivial={"name": "trivial", "metrics": {metric: trivial}},
+        predictors=[{"name": "constant", "metrics": {metric: predictor}}],
     )
     return record
 
@@ -50,7 +50,7 @@ def one(lines: list[Line], **wanted) -> Line:
 # Benefit
 
 
-def test_benefit_is_a_share_of_what_vanilla_gains_over_the_trivial_predictor():
+def test_benefit_is_a_share_of_what_vanilla_gains_over_the_best_predictor():
     own, theirs = (2.1, 2.2), (2.6, 2.64)
     records = [*seeds("vanilla", 2.0, 2.02), *seeds("none", *theirs), *seeds("lightning", *own)]
     line = one(benefit.lines(material(*records)), attention="lightning")

@@ -44,7 +44,7 @@ def test_the_task_runs(folder: Path) -> None:
     assert record["status"] == "ok"
     assert record["cell"]["task"] == "copying"
     assert record["result"]["headline"] == "accuracy"
-    assert set(record["result"]["metrics"]) == set(record["result"]["trivial"]["metrics"]) == {"accuracy", "loss"}
+    assert set(record["result"]["metrics"]) == set(record["result"]["predictors"][0]["metrics"]) == {"accuracy", "loss"}
     assert not record["result"]["data"]["real"]
 
 

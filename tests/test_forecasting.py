@@ -15,6 +15,7 @@ from attentions.slots import Slots
 from attentions.vanilla import Vanilla
 from tasks.backbones.informer import Distil, distilled
 from tasks.base import Data, TaskContext
+from tasks.common import ridge_forecast
 from tasks.forecasting import Forecasting, Options
 
 NS, CS, NC, CC = Pattern
@@ -143,25 +144,70 @@ def test_errors_by_hand(tmp_path: Path) -> None:
     assert auxiliary == 0
 
 
-def test_trivial_is_the_better_of_two(tmp_path: Path) -> None:
-    """A day repeats, so that yesterday wins; a count goes on, so that the last value does."""
+def scores(task: Forecasting) -> dict[str, dict[str, float]]:
+    return {each.name: each.metrics for each in task.predictors()}
+
+
+def test_last_value_and_seasonal_naive(tmp_path: Path) -> None:
     last = make(tmp_path, variables="univariate", target="count")
-    assert last.trivial().name == "last value"
     repeated = last.evaluate(Repeats(HORIZON), "test", lambda batch: batch).metrics
-    assert last.trivial().metrics == pytest.approx(repeated)
+    assert scores(last)["last value"] == pytest.approx(repeated)
     daily = make(tmp_path, variables="univariate")
-    assert daily.trivial().name == "seasonal naive (24 steps)"
-    assert daily.trivial().metrics["mse"] < 1e-6
+    assert scores(daily)["seasonal naive (24 steps)"]["mse"] < 1e-6
     off = make(tmp_path, variables="univariate", period=7)
     batch = off.batch("test", range(off.examples("test")))
     naive = torch.cat([batch["past"][:, -7:], batch["past"][:, -7:-4]], 1)
-    plain = (batch["past"][:, -1:] - batch["future"]).square().mean().item()
-    expected = min(
-        ((naive - batch["future"]).square().mean().item(), "seasonal naive (7 steps)"), (plain, "last value")
-    )
-    assert (off.trivial().metrics["mse"], off.trivial().name) == (pytest.approx(expected[0]), expected[1])
+    error = naive - batch["future"]
+    expected = {"mse": error.square().mean().item(), "mae": error.abs().mean().item()}
+    assert scores(off)["seasonal naive (7 steps)"] == pytest.approx(expected)
     short = make(tmp_path, variables="univariate", length=20)
-    assert short.trivial().name == "last value"  # a day is not known
+    assert not any(name.startswith("seasonal") for name in scores(short))  # a day is not known
+
+
+def test_ridge_regression(tmp_path: Path) -> None:
+    """Least squares with rows for the penalty; of these strengths the one that does best on validation."""
+    task = make(tmp_path, table=frame().drop(columns="count"))
+    past = {split: [] for split in PARTS}
+    future = {split: [] for split in PARTS}
+    for split, (start, end) in PARTS.items():
+        first = start + LENGTH if split == "train" else start
+        for channel in task.values.T.astype(np.float64):
+            for now in range(first, end - HORIZON + 1):
+                past[split].append(
+                    np.append(channel[now - LENGTH : now], 1) - np.append([channel[now - 1]] * LENGTH, 0)
+                )
+                future[split].append(channel[now : now + HORIZON] - channel[now - 1])
+    rows = len(past["train"])
+    found = []
+    for strength in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1):
+        penalty = np.sqrt(strength * rows) * np.eye(LENGTH + 1)[:LENGTH]
+        targets = np.concatenate([future["train"], np.zeros((LENGTH, HORIZON))])
+        weights = np.linalg.lstsq(np.concatenate([past["train"], penalty]), targets, rcond=None)[0]
+        errors = {split: np.array(past[split]) @ weights - future[split] for split in ("validation", "test")}
+        test = {"mse": (errors["test"] ** 2).mean(), "mae": np.abs(errors["test"]).mean()}
+        found.append(((errors["validation"] ** 2).mean(), test))
+    best = min(found, key=lambda each: each[0])[1]
+    assert scores(task)["ridge regression"] == pytest.approx(best)
+    assert best != max((test for _, test in found), key=lambda test: test["mse"])
+
+
+def test_ridge_regression_does_not_see_the_test_part(tmp_path: Path) -> None:
+    task, table = make(tmp_path), frame()
+    table.loc[PARTS["test"][0] :, ["count", "noisy", "OT"]] *= -3
+    other = make(tmp_path, table=table)
+    assert (task._ridge_weights() == other._ridge_weights()).all()
+    table.loc[PARTS["validation"][0] :, ["count", "noisy", "OT"]] = np.random.default_rng(0).normal(0, 9, (120, 3))
+    assert (task._ridge_weights() != make(tmp_path, table=table)._ridge_weights()).any()
+
+
+def test_ridge_regression_uses_windows_all_over_a_long_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ridge_forecast, "MOST_ROWS", 6)
+    values = np.random.default_rng(0).normal(size=(50, 2))
+    found = ridge_forecast.moments(values, 4, 3)
+    rows = np.array([values[start : start + 7, channel] for start in (0, 21, 43) for channel in (0, 1)])
+    x = np.concatenate([rows[:, :4] - rows[:, 3:4], np.ones((6, 1))], 1)
+    np.testing.assert_allclose(found.inputs, x.T @ x / 6, atol=1e-12)
+    np.testing.assert_allclose(found.targets, x.T @ (rows[:, 4:] - rows[:, 3:4]) / 6, atol=1e-12)
 
 
 def test_univariate_is_one_column(tmp_path: Path) -> None:
@@ -271,4 +317,4 @@ def test_it_learns(tmp_path: Path) -> None:
         optimizer.zero_grad()
     with torch.no_grad():
         found = task.evaluate(model, "test", lambda batch: batch)
-    assert found.metrics["mse"] < 0.8 * task.trivial().metrics["mse"]
+    assert found.metrics["mse"] < 0.8 * scores(task)["seasonal naive (24 steps)"]["mse"]

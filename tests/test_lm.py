@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape, no_loss
 from tasks.base import Data, TaskContext
+from tasks.common.text_predictors import ngram_probabilities, xz_bits
 from tasks.data.windows import Windows
 from tasks.lm import LanguageModelling, Options, buckets
 from tasks.metrics.repetition import repetition_lengths
@@ -84,7 +85,7 @@ def test_batch_is_the_text(folder: Path) -> None:
     task = make(folder)
     text = task.tokens.decode(task.tokens.streams["train"])
     for row in task.batch("train", range(50))["tokens"]:
-        assert task.tokens.decode(row.tolist()) in text
+        assert task.tokens.decode(row.numpy()) in text
 
 
 def test_splits_do_not_meet(folder: Path) -> None:
@@ -94,7 +95,7 @@ def test_splits_do_not_meet(folder: Path) -> None:
         assert mark in texts[split]
         assert mark not in texts["train"]
         windows = task.batch(split, range(task.examples(split)))["tokens"]
-        assert all(task.tokens.decode(row.tolist()) in texts[split] for row in windows)
+        assert all(task.tokens.decode(row.numpy()) in texts[split] for row in windows)
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 7, 10_000])
@@ -132,7 +133,7 @@ def test_bits_per_byte_compares_across_vocabularies(folder: Path) -> None:
     size = task.tokens.size
     evaluation = task.evaluate(Constant(torch.zeros(size)), "test", lambda batch: batch)
     windows = task.batch("test", range(task.examples("test")))["tokens"][:, 1:]
-    text = sum(len(task.tokens.decode(row.tolist())) for row in windows)
+    text = sum(len(task.tokens.decode(row.numpy())) for row in windows)
     assert evaluation.metrics["bits_per_byte"] == pytest.approx(windows.numel() * math.log2(size) / text, rel=1e-5)
     assert evaluation.metrics["perplexity"] == pytest.approx(size, rel=1e-5)
 
@@ -171,9 +172,29 @@ def test_unigram_is_what_its_counts_say(folder: Path) -> None:
         counts[token] += 1
     labels = task.batch("test", range(5))["tokens"][:, 1:].flatten().tolist()
     bits = -sum(math.log2(counts[t] / sum(counts)) for t in labels)
-    trivial = task.trivial()
-    assert trivial.metrics["bits_per_byte"] == pytest.approx(bits / sum(t < 256 for t in labels))
-    assert set(trivial.metrics) == {metric.name for metric in task.metrics}
+    unigram = task.predictors()[0]
+    assert unigram.metrics["bits_per_byte"] == pytest.approx(bits / sum(t < 256 for t in labels))
+    assert set(unigram.metrics) == {metric.name for metric in task.metrics}
+
+
+def test_predictors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """n-grams score the labels of the test windows, from the tokens of their windows; xz their text after train's."""
+    task = make(folder, length=5, test_windows=80)
+    found = {each.name: each.metrics for each in task.predictors()}
+    assert list(found) == ["unigram", "bigram", "5-gram", "xz"]
+    windows = task.batch("test", range(80))["tokens"].numpy()
+    size = int((windows[:, 1:] < 256).sum())
+    by_order = ngram_probabilities(task.tokens.streams["train"], windows, 257, 5)
+    for name, order in (("bigram", 2), ("5-gram", 5)):
+        bits = -np.log2(by_order[order - 1]).sum()
+        assert found[name]["bits_per_byte"] == pytest.approx(bits / size)
+        assert found[name]["perplexity"] == pytest.approx(2 ** (bits / windows[:, 1:].size))
+    train = b"".join((folder / "train" / f"{file}.txt").read_bytes() for file in range(3))
+    test = bytes(windows[:, 1:][windows[:, 1:] < 256].astype(np.uint8))
+    assert found["xz"] == {"bits_per_byte": pytest.approx(xz_bits(train, test) / size)}
+    assert found["bigram"]["bits_per_byte"] < found["unigram"]["bits_per_byte"]
+    monkeypatch.setattr(LanguageModelling, "_predictors", lambda self: pytest.fail("computed twice"))
+    assert make(folder, length=5, seed=1, test_windows=80).predictors() == task.predictors()
 
 
 def test_the_model_is_tested_at_other_contexts(folder: Path) -> None:

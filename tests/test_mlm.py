@@ -14,7 +14,8 @@ from attentions.none import NoAttention
 from attentions.slots import Family, Slots
 from attentions.vanilla import Vanilla
 from tasks.base import Data, TaskContext
-from tasks.mlm import MaskedLanguageModelling, Options
+from tasks.common.text_predictors import neighbour_probabilities
+from tasks.mlm import NEIGHBOURS, MaskedLanguageModelling, Options
 
 NS = Pattern.NONCAUSAL_SELF
 
@@ -77,7 +78,7 @@ def test_what_is_hidden(folder: Path) -> None:
     assert ((seen == labels).double().mean() - 0.1).abs() < 0.03
     rest = tokens.scatter(1, places, labels)
     text = task.tokens.decode(task.tokens.streams["train"])
-    assert all(task.tokens.decode(row.tolist()) in text for row in rest)
+    assert all(task.tokens.decode(row.numpy()) in text for row in rest)
     assert (tokens != rest).double().mean() == pytest.approx(0.15 * 0.9, abs=0.01)
 
 
@@ -125,10 +126,32 @@ def test_unigram(folder: Path) -> None:
     np.add.at(counts, task.tokens.streams["train"], 1)
     labels = task.batch("test", range(5))["labels"].flatten().tolist()
     nats = -sum(math.log(counts[t] / counts.sum()) for t in labels) / len(labels)
-    trivial = task.trivial()
-    assert trivial.metrics["masked_perplexity"] == pytest.approx(math.exp(nats))
-    assert trivial.metrics["masked_accuracy"] == pytest.approx(labels.count(counts.argmax()) / len(labels))
-    assert set(trivial.metrics) == {metric.name for metric in task.metrics}
+    unigram = task.predictors()[0]
+    assert unigram.metrics["masked_perplexity"] == pytest.approx(math.exp(nats))
+    assert unigram.metrics["masked_accuracy"] == pytest.approx(labels.count(counts.argmax()) / len(labels))
+    assert set(unigram.metrics) == {metric.name for metric in task.metrics}
+
+
+def test_nearest_tokens(folder: Path) -> None:
+    """A token that is shown in a place to predict counts as evidence, by Bayes' rule over all tokens."""
+    task = make(folder, test_windows=5)
+    batch = {name: value.numpy() for name, value in task.batch("test", range(5)).items()}
+    tokens, places, labels = batch["tokens"], batch["places"], batch["labels"]
+    train, shown = task.tokens.streams["train"], np.take_along_axis(tokens, places, 1)
+    every = np.stack(
+        [
+            neighbour_probabilities(train, tokens, places, np.full(places.shape, token), 257, NEIGHBOURS)[-1]
+            for token in range(257)
+        ]
+    )  # (V, B, K)
+    right = shown == np.arange(257)[:, None, None]
+    posterior = every * np.where(shown == task.mask, 1, 0.1 / 257 + 0.1 * right)
+    posterior /= posterior.sum(0)
+    expected = np.log(np.take_along_axis(posterior, labels[None], 0)).mean()
+    unigram, nearest = task.predictors()
+    assert nearest.name == "4 nearest tokens"
+    assert nearest.metrics == {"masked_perplexity": pytest.approx(math.exp(-expected))}
+    assert nearest.metrics["masked_perplexity"] < unigram.metrics["masked_perplexity"] / 2
 
 
 def test_text_shorter_than_a_window(folder: Path) -> None:

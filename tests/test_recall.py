@@ -250,14 +250,14 @@ def test_tables_of_cross_patterns(pattern: Pattern) -> None:
     assert [row["pairs"] for row in tables["accuracy_by_pairs"]] == [4, 8, 16]
 
 
-def test_trivial_is_the_best_constant() -> None:
+def test_predictor_is_the_best_constant() -> None:
     task = make(CS)
     labels = task.batch("test", range(task.examples("test")))["labels"]
     answers = labels[labels != NO_LABEL]
-    trivial = task.trivial()
-    assert trivial.metrics["accuracy"] == max((answers == v).double().mean().item() for v in VALUES)
-    assert trivial.metrics["chance"] == 1 / 31
-    assert trivial.metrics["loss"] == pytest.approx(math.log(31))
+    (constant,) = task.predictors()
+    assert constant.metrics["accuracy"] == max((answers == v).double().mean().item() for v in VALUES)
+    assert constant.metrics["chance"] == 1 / 31
+    assert constant.metrics["loss"] == pytest.approx(math.log(31))
 
 
 @pytest.mark.parametrize("pattern", Pattern)

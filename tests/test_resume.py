@@ -76,7 +76,7 @@ def numbers(results: Path) -> dict[str, Any]:
     """All numbers of the cell except times."""
     [record] = [r for p, r in all_records(results) if p.parent.parent.name == "quality"]
     assert isinstance(record, Record)
-    found = {name: record.result[name] for name in ("metrics", "tables", "trivial", "model", "data")}
+    found = {name: record.result[name] for name in ("metrics", "tables", "predictors", "model", "data")}
     curve = [{key: value for key, value in point.items() if key != "seconds"} for point in record.result["curve"]]
     return found | {"curve": curve, "hash": record.hash, "steps": record.result["training"]["steps"]}
 

@@ -234,7 +234,7 @@ def test_tokens_give_the_text_back_with_exact_byte_counts(tmp_path: Path, vocabu
         documents = np.split(stream, np.flatnonzero(stream == found.size - 1) + 1)
         assert [found.decode(d) for d in documents[:-1]] == TEXTS[split]
         for token in set(stream.tolist()):
-            assert found.bytes_of[token] == len(found.decode([token]))
+            assert found.bytes_of[token] == len(found.decode(np.array([token])))
 
 
 def test_bpe_compresses_and_learns_from_train_only(tmp_path: Path) -> None:

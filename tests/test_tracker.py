@@ -79,6 +79,7 @@ def test_an_offline_run_holds_summary_and_table(mirrored):
     assert run.summary["metrics/bits_per_byte"] == pytest.approx(record.result["metrics"]["bits_per_byte"])
     assert run.summary["status"] == "ok"
     assert run.summary["data/content"] == synthetic.DATA
+    assert run.summary["predictors/5-gram/bits_per_byte"] == 4.6
     (table,) = (folder / "files/media/table").rglob("*.table.json")
     made = json.loads(table.read_text())
     rows = record.result["tables"]["by_length"]

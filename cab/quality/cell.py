@@ -93,7 +93,7 @@ def _run(
             "metrics": test.metrics,
             "headline": task.metrics[0].name,
             "better": {metric.name: metric.better for metric in task.metrics},
-            "trivial": asdict(task.trivial()),
+            "predictors": [asdict(predictor) for predictor in task.predictors()],
             "tables": test.tables,
         }
         return "ok", "", result

@@ -142,8 +142,10 @@ class Tracker:
 
 def _summary(record: Record) -> dict[str, Any]:
     """All single numbers and strings of the record's result, with status and reason."""
-    parts = ("metrics", "trivial", "model", "training", "data", "headline", "gemm_gflops", "allocator")
+    parts = ("metrics", "model", "training", "data", "headline", "gemm_gflops", "allocator")
+    predictors = {each["name"]: each["metrics"] for each in record.result.get("predictors") or []}
     values = _flatten({name: record.result[name] for name in parts if name in record.result})
+    values |= _flatten({"predictors": predictors})
     plain = {key: value for key, value in values.items() if isinstance(value, str | bool) or _is_number(value)}
     return plain | {"status": record.status, "reason": record.reason}
 

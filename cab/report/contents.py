@@ -137,8 +137,9 @@ def _data_name(data: dict[str, Any]) -> str:
 
 
 def _summary(group: Group) -> str:
-    name, score = group.trivial
-    sentences = [f"Trivial predictor: {name}, {words(group.headline)} {number(score)}."] if name else []
+    strongest, sentences = group.strongest_predictor, []
+    if strongest:
+        sentences.append(f"Best predictor: {strongest.name}, {words(group.headline)} {number(strongest.score)}.")
     if group.attention_helps is False:
         sentences.append("Attention does not help here: no row is better than `none` beyond the noise over seeds.")
     return " ".join(sentences)

@@ -54,7 +54,7 @@ def estimate_columns(name: str, estimate: Estimate | None) -> dict[str, float | 
 def leaderboard_rows(group: Group) -> list[dict[str, Any]]:
     """One per variant: its scores, how they compare, and its efficiency."""
     rows = []
-    trivial, trivial_score = group.trivial
+    strongest = group.strongest_predictor
     for variant in group.variants:
         record = variant.first
         data = record.result.get("data") or group.first.result.get("data") or {}
@@ -72,8 +72,8 @@ def leaderboard_rows(group: Group) -> list[dict[str, Any]]:
         row["std"] = variant.std
         row |= estimate_columns("benefit", variant.benefit)
         row |= {
-            "trivial": trivial,
-            "trivial_score": trivial_score,
+            "predictor": strongest.name if strongest else None,
+            "predictor_score": strongest.score if strongest else None,
             "status": variant.status,
             "reason": variant.reason,
             "core_parameters": variant.core_parameters,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cab.report.efficiency_table import EfficiencyTable
+from cab.report.predictors import Scored, strongest_predictor
 from cab.report.settings import canonical, differences, labels, options, settings, settings_name
 from cab.report.stats import Interval, difference
 from cab.report.text import is_logarithmic
@@ -37,7 +38,7 @@ class Group:
 
     @property
     def first(self) -> Record:
-        """The record that stands for the group: headline, data and trivial predictor are the same in all."""
+        """The record that stands for the group: headline, data and predictors are the same in all."""
         records = [variant.first for variant in self.variants]
         ended = [record for record in records if record.status == "ok"]
         return next(iter(ended or [record for record in records if record.result.get("data")]), records[0])
@@ -73,10 +74,8 @@ class Group:
         return 1.0 if self.better == "higher" else -1.0
 
     @property
-    def trivial(self) -> tuple[str | None, float | None]:
-        """Name and score of the trivial predictor."""
-        trivial = self.first.result.get("trivial") or {}
-        return trivial.get("name"), (trivial.get("metrics") or {}).get(self.headline)
+    def strongest_predictor(self) -> Scored | None:
+        return strongest_predictor(self.first.result)
 
     def missing_seeds(self, variant: Variant) -> list[int]:
         """The seeds that only other variants have."""

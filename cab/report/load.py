@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cab.report.predictors import predictors
 from cab.report.settings import options_text, settings_name
 from cab.store.record import SCIENCE_VERSION, DamagedRecord, Record, all_records
 
@@ -58,16 +59,23 @@ def _problem(path: Path, record: Record) -> str:
     missing = [name for name in CELL[record.kind] if record.cell.get(name) is None]
     if missing:
         return f"its cell has no {', '.join(missing)}"
-    for name in ("metrics", "better", "trivial", "data", "model", "training"):
+    for name in ("metrics", "better", "data", "model", "training"):
         if not isinstance(record.result.get(name) or {}, Mapping):
             return f"its {name} is no mapping"
+    listed = record.result.get("predictors") or []
+    if not isinstance(listed, list) or not all(_is_predictor(each) for each in listed):
+        return "its predictors are no list of names and metrics"
     return ""
 
 
+def _is_predictor(value: Any) -> bool:
+    return isinstance(value, Mapping) and "name" in value and isinstance(value.get("metrics"), Mapping)
+
+
 def quality_row(record: Record) -> dict[str, Any]:
-    """A row of quality.csv; `trivial.<name>` is the trivial predictor's metric."""
+    """A row of quality.csv; `predictor` is the strongest, `predictor.<name>` the score of each."""
     result, cell = record.result, record.cell
-    trivial, headline = result.get("trivial") or {}, result.get("headline")
+    headline, scored = result.get("headline"), predictors(result)
     data, model, training = (result.get(name) or {} for name in ("data", "model", "training"))
     row = {name: cell.get(name) for name in ("task", "pattern", "size", "attention", "seed")}
     row |= {
@@ -76,8 +84,8 @@ def quality_row(record: Record) -> dict[str, Any]:
         "headline": headline,
         "better": (result.get("better") or {}).get(headline),
         "score": (result.get("metrics") or {}).get(headline),
-        "trivial": trivial.get("name"),
-        "trivial_score": (trivial.get("metrics") or {}).get(headline),
+        "predictor": scored[0].name if scored else None,
+        "predictor_score": scored[0].score if scored else None,
         "data_source": data.get("source") or (record.config.get("data") or {}).get("source"),
         "data": data_kind(data),
         "data_description": data.get("description"),
@@ -90,7 +98,7 @@ def quality_row(record: Record) -> dict[str, Any]:
         "examples_per_second": training.get("examples_per_second"),
     }
     row |= {f"metric.{name}": value for name, value in (result.get("metrics") or {}).items()}
-    row |= {f"trivial.{name}": value for name, value in (trivial.get("metrics") or {}).items()}
+    row |= {f"predictor.{name}": score for name, score in scored}
     shape = record.config.get("model") or {}
     row |= {name: shape.get(name) for name in ("dim", "heads", "depth", "hidden", "length")}
     row |= {"settings": settings_name(record), "options": options_text(record.identity.get("attention"))}

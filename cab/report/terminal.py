@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from cab.efficiency.efficiency_length import EfficiencyLength, Row, middle, ratios, time_efficiency_length
+from cab.report.predictors import strongest_predictor
 from cab.report.text import number, words
 from cab.store.record import Record
 
@@ -15,11 +16,12 @@ def quality_lines(record: Record, done: bool) -> list[str]:
         return [_line("quality", f"{record.status}: {record.reason}", done)]
     result = record.result
     metrics = ", ".join(f"{words(name)} {number(value)}" for name, value in result["metrics"].items())
-    trivial, training, model = result["trivial"], result["training"], result["model"]
-    score = number(trivial["metrics"][result["headline"]])
+    training, model = result["training"], result["model"]
+    strongest = strongest_predictor(result)
+    beside = f"; best predictor: {strongest.name} {number(strongest.score)}" if strongest else ""
     real = "real" if result["data"]["real"] else "synthetic"
     return [
-        _line("quality", f"{metrics}; {trivial['name']} scores {score}", done),
+        _line("quality", metrics + beside, done),
         _line(
             "training",
             f"{training['steps']:,} steps in {training['seconds']:.0f} s on {real} data, "

@@ -14,7 +14,7 @@ Fields, schema 1:
                    attention, pattern (checks)
   identity         what the hash is taken of
   config           the whole resolved configuration
-  result           quality: metrics, headline, better, trivial, tables, curve, model, training, data
+  result           quality: metrics, headline, better, predictors, tables, curve, model, training, data
                    efficiency: measurements (see cab.efficiency.plan), gemm_gflops, allocator
                    checks: declared, control, checks (see cab.check.gate)
                    {} where the status is not ok and nothing was measured

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.base import NO_LABEL, Batch, Evaluation, Metric, Move, Split, Task, Trivial
+from tasks.base import NO_LABEL, Batch, Evaluation, Metric, Move, Predictor, Split, Task
 
 TOKENS_PER_BATCH = 2**14
 """Of an evaluation batch, to bound its memory."""
@@ -36,13 +36,13 @@ class TokenPrediction(Task):
         correct, loss = self.score(model, self.batches(split, size, move))
         return Evaluation({"accuracy": float(correct.mean()), "loss": loss})
 
-    def trivial(self) -> Trivial:
+    def predictors(self) -> list[Predictor]:
         """Always the most frequent label of the test split; the loss is that of the labels' frequencies."""
         labels = self.batch("test", range(self.examples("test")))["labels"]
         counts = np.unique(labels[labels != NO_LABEL].numpy(), return_counts=True)[1]
         shares = counts / counts.sum()
         scores = {"accuracy": float(shares.max()), "loss": -float(shares @ np.log(shares))}
-        return Trivial("most frequent label", scores)
+        return [Predictor("most frequent label", scores)]
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[np.ndarray, float]:
         """Whether each prediction is right, in order, and the mean loss."""

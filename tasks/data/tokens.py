@@ -56,14 +56,16 @@ class Tokens:
     """(size,) int64: the number of bytes of text behind each id."""
     tokenizer: "Tokenizer | None" = None
 
-    def decode(self, ids: Iterable[int]) -> bytes:
-        """The text of the ids, without separators."""
-        kept = [int(i) for i in ids if i != self.size - 1]
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The text of the ids (T,), without separators."""
+        kept = ids[ids != self.size - 1]
         if self.tokenizer is None:
-            return bytes(kept)
+            return kept.astype(np.uint8).tobytes()
+        different, places = np.unique(kept, return_inverse=True)
         letters = _bytes_of_letters()
-        pieces = (self.tokenizer.id_to_token(i) or "" for i in kept)
-        return bytes(letters[letter] for piece in pieces for letter in piece)
+        pieces = [self.tokenizer.id_to_token(int(i)) or "" for i in different]
+        texts = [bytes(letters[letter] for letter in piece) for piece in pieces]
+        return b"".join(texts[place] for place in places)
 
 
 def vocabulary_size(vocabulary: Vocabulary) -> int:

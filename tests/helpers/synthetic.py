@@ -73,7 +73,11 @@ def quality(
             "metrics": {"bits_per_byte": score, "perplexity": 2**score},
             "headline": "bits_per_byte",
             "better": {"bits_per_byte": "lower", "perplexity": "lower"},
-            "trivial": {"name": "unigram", "metrics": {"bits_per_byte": 4.6, "perplexity": 2**4.6}},
+            "predictors": [
+                {"name": "xz", "metrics": {"bits_per_byte": 4.7}},
+                {"name": "5-gram", "metrics": {"bits_per_byte": 4.6, "perplexity": 2**4.6}},
+                {"name": "unigram", "metrics": {"bits_per_byte": 4.9, "perplexity": 2**4.9}},
+            ],
             "tables": {"by_length": [{"length": n, "bits_per_byte": score + 10 / n} for n in (64, 128, 256)]},
             "curve": curve(attention, seed, score, steps),
             "model": {

@@ -1,12 +1,12 @@
 """How much attention helps on a task: a family's score minus that of `none`, the same network without token mixing.
 
-    share = (score - none) / (vanilla - trivial), more is better, perplexities by their logarithm
+    share = (score - none) / (vanilla - best predictor), more is better, perplexities by their logarithm
 
-The unit is what `vanilla` gains over the trivial predictor: it depends on the task and one baseline, and not, as a
-z-score does, on which other families were run. 1 is as much as all of that gain, 0 nothing; below 0 token mixing harms.
-The interval is Welch's over the seeds of both, divided by the unit, which is held fixed. Where vanilla is not better
-than the trivial predictor beyond the noise there is no unit, and only the benefit in the metric itself is given. CAB's
-figure of this kind has a z-score without intervals (its section 5).
+The unit is what `vanilla` gains over the best predictor without attention or a network: it depends on the task and its
+baselines, and not, as a z-score does, on which other families were run. 1 is as much as all of that gain, 0 nothing;
+below 0 token mixing harms. The interval is Welch's over the seeds of both, divided by the unit, which is held fixed.
+Where vanilla is not better than that predictor beyond the noise there is no unit, and only the benefit in the metric
+itself is given. CAB's figure of this kind has a z-score without intervals (its section 5).
 """
 
 import statistics
@@ -70,20 +70,20 @@ def _of_group(group: Group) -> Iterator[Line]:
 
 
 def unit(group: Group) -> tuple[float | None, str]:
-    """What vanilla gains over the trivial predictor, or why that is no unit."""
+    """What vanilla gains over the best predictor, or why that is no unit."""
     vanilla = [variant for variant in one_per_family(group) if variant.attention == "vanilla"]
     own = gains(group, vanilla[0]) if vanilla else None
-    name, score = group.trivial
-    trivial = scaled(group.headline, score)
+    predictor = group.strongest_predictor
+    score = scaled(group.headline, predictor.score) if predictor else None
     if own is None:
         return None, "vanilla has no score"
-    if trivial is None:
-        return None, "the trivial predictor has no score"
+    if predictor is None or score is None:
+        return None, "no predictor has a score"
     interval = t_interval(own)
     least = interval.low if interval else own[0]
-    if least <= group.sign * trivial:
-        return None, f"vanilla is not better than the trivial predictor ({name})"
-    return statistics.fmean(own) - group.sign * trivial, ""
+    if least <= group.sign * score:
+        return None, f"vanilla is not better than the best predictor ({predictor.name})"
+    return statistics.fmean(own) - group.sign * score, ""
 
 
 def draw(found: Sequence[Line]) -> Figure:
@@ -92,7 +92,7 @@ def draw(found: Sequence[Line]) -> Figure:
     columns = in_order(line.attention for line in shown)
     cells = {(name, line.attention): _cell(line) for name, line in zip(names, shown, strict=True)}
     size = found[0].group.size
-    title = f"Benefit of attention, {size}: score minus that of none, 1 = vanilla minus trivial predictor"
+    title = f"Benefit of attention, {size}: score minus that of none, 1 = vanilla minus best predictor"
     title += "\ngrey: the interval includes 0, or one seed only"
     return grid(list(dict.fromkeys(names)), columns, cells, title)
 
@@ -109,7 +109,7 @@ QUESTION = Question(
     name="benefit",
     title="Benefit of attention",
     explanation="How much better a family is than the same network without token mixing, as a share of what vanilla"
-    " gains over the trivial predictor: 1 is as much as all of that gain, 0 means that attention does not help."
+    " gains over the best predictor: 1 is as much as all of that gain, 0 means that attention does not help."
     " Intervals are 95% (Welch) over seeds.",
     needs="a score of `none` and of another family in one table",
     lines=lines,
