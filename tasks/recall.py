@@ -53,8 +53,8 @@ class Options(BaseOptions):
     vocabulary: int = Field(512, ge=8)
     settings: list[Setting] = Field([[64, 4], [128, 8], [256, 16], [256, 32], [256, 64]], min_length=1)
     """Length and pairs of the examples in training."""
-    lengths: list[Count] = [64, 128, 256, 512]
-    pairs: list[Count] = [4, 8, 16, 32, 64]
+    lengths: list[Count] = Field([64, 128, 256, 512])
+    pairs: list[Count] = Field([4, 8, 16, 32, 64])
     """Of further settings in the tables."""
     gap_power: float = Field(0.01, ge=0)
     """Self patterns: queries come g tokens after their pairs in proportion to g^(gap_power - 1)."""
@@ -84,7 +84,7 @@ class Recall(TokenPrediction):
             raise ValueError(f"memory={self.shape.memory} holds no {pairs} pairs: use at least model.memory={pairs}")
         self.mixture = [self._sizes(length, pairs) for length, pairs in options.settings]
         self.trained = list(dict.fromkeys(self.mixture))
-        self.further = [sizes for sizes in self._grid() if sizes not in self.trained]
+        self.further = list(dict.fromkeys(sizes for sizes in self._grid() if sizes not in self.trained))
         self._groups: dict[tuple[Split, int], Examples] = {}
 
     def prepare(self) -> Source:
@@ -126,25 +126,25 @@ class Recall(TokenPrediction):
         for number, sizes in enumerate(self._settings(split)):
             right, loss = self.score(model, self._batches(split, number, move))
             row: Row = {"length": sizes.length, "pairs": sizes.pairs, "memory": sizes.memory}
-            rows.append(row | {"answers": len(right), "accuracy": float(right.mean()), "loss": loss})
+            row |= {"answers": len(right), "accuracy": float(right.mean()), "loss": loss}
+            rows.append(row | {"trained": sizes in self.trained})
             if sizes in self.trained:
                 correct.append(right)
                 distance.append(self._distances(split, number))
-        trained = rows[: len(self.trained)]
-        metrics = {name: float(np.mean([row[name] for row in trained])) for name in ("accuracy", "loss")}
-        far = self._by_distance(np.concatenate(correct), np.concatenate(distance))
+        by_distance = self._by_distance(np.concatenate(correct), np.concatenate(distance))
         tables = {
-            "accuracy_by_setting": [row | {"trained": row in trained} for row in rows],
-            "accuracy_by_item" if self.pattern.cross else "accuracy_by_distance": far,
+            "accuracy_by_setting": rows,
+            "accuracy_by_item" if self.pattern.cross else "accuracy_by_distance": by_distance,
             **_slices(rows, self.shape.length),
         }
+        metrics = {metric.name: _mean(rows, metric.name) for metric in self.metrics}
         return Evaluation(metrics, tables)
 
     def trivial(self) -> Trivial:
         """Always the answer that is the most frequent one of the test split, as the headline counts, and the same
         probability for every value."""
         shares = []
-        for number, _ in enumerate(self.trained):
+        for number in range(len(self.trained)):
             labels = answers(self.batch("test", self._ids("test", number))).numpy()
             shares.append(np.bincount(labels, minlength=self.options.vocabulary) / len(labels))
         chance = 1 / self.mixture[0].values
@@ -216,8 +216,13 @@ class Recall(TokenPrediction):
         return rows
 
 
+def _mean(rows: Sequence[Row], name: str) -> float:
+    """Over the settings of the training."""
+    return float(np.mean([row[name] for row in rows if row["trained"]]))
+
+
 def _slices(rows: Sequence[Row], length: int) -> dict[str, list[Row]]:
-    """By pairs at this length, and by length at the number of pairs that has the most lengths, of several the largest."""
+    """By pairs at this length, and by length at the number of pairs with the most lengths, of several the largest."""
     every = [int(row["pairs"]) for row in rows]
     pairs = max(every, key=lambda number: (every.count(number), number))
     return {

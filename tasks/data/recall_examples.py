@@ -1,26 +1,27 @@
 """Synthetic examples of associative recall: keys with values, and a query for each key, in all four patterns.
 
-Ids of a vocabulary of V: 0 nothing (padding, or nothing carried), 1 the mask, V/8 fillers, and the rest keys and values,
-half each. All tokens that are not spoken of below are fillers, drawn at random. Keys of an example are different; values
-are drawn independently, so that no answer tells anything about another.
+Ids of a vocabulary of V: 0 nothing (padding, or nothing carried), 1 the mask, V/8 fillers, and the rest keys and
+values, half each. Every token that is not described below is a filler, drawn at random. Keys of an example are
+different; values are drawn independently, so that no answer tells anything about another.
 
-causal_self       Multi-query associative recall (MQAR; Arora et al. 2023, "Zoology", arXiv 2312.04927): pairs key, value
-                  first, then queries; the answer is predicted `delay` tokens after its query. Queries are placed one
-                  after another at a free place, g tokens after the last pair with a probability in proportion to
-                  g^(gap_power - 1), as in Zoology: 0.01, their default, is close to 1/g, 1 is uniform.
+causal_self       Multi-query associative recall (MQAR; Arora et al. 2023, "Zoology", arXiv 2312.04927): pairs of key
+                  and value first, then queries; the answer is predicted `delay` tokens after its query. Queries are
+                  placed one after another at a free place, g tokens after the last pair with a probability in
+                  proportion to g^(gap_power - 1), as in Zoology: 0.01, their default, is close to 1/g, 1 is uniform.
 noncausal_self    Masked recall: an item is one token that shows a key and its value; each key comes again with a masked
                   value, and the answer is predicted there. g is the distance to the complete item, on either side.
-noncausal_cross   Look-up: queries, and a memory whose items hold a key and a value each, with distractors of other keys;
-                  the answer is predicted at the query. Nothing is near or far in a set: places are uniform.
-causal_cross      The same with the answer `delay` tokens after its query; each token also carries the answer before it,
-                  as in teacher forcing. A family that lets a later query through reads the answer from the next token.
-                  Carrying a query over the delay is the work of the self attention, which is vanilla in this pattern.
+noncausal_cross   Look-up: queries, and a memory whose items hold a key and a value each, with distractors of other
+                  keys; the answer is predicted at the query. Nothing is near or far in a set: places are uniform.
+causal_cross      The same with the answer `delay` tokens after its query; each token also carries the answer before
+                  it, as in teacher forcing. A family that lets a later query through reads the answer from the next
+                  token. Carrying a query over the delay is the work of the self attention, which is vanilla in this
+                  pattern.
 
 The delay admits families that read the past, or the memory, through the previous block or group only.
 
 Deviations from the authors' code: theirs draws the fillers from the whole vocabulary (`random_non_queries`), so that a
-filler may be a key with another value after it; fillers have their own ids here. Theirs tends to ask for the first pairs
-first and keeps every second token free for the answer, which is not shown; here any pair may be asked anywhere.
+filler may be a key with another value after it; fillers have their own ids here. Theirs tends to ask for the first
+pairs first and keeps every second token free for an answer that is not shown; here any pair may be asked anywhere.
 """
 
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ class Sizes:
         return own * self.pairs + self.delay
 
     def generate(self, count: int, rng: np.random.Generator) -> Examples:
-        """`count` examples, int64: tokens (B, N), labels (B, N) or NO_LABEL, distance (B, N): how far the answer is from
-        its pair, or which item of the memory that is; in cross patterns memory (B, M, 2): keys and values; carried
+        """`count` examples, int64: tokens (B, N), labels (B, N) or NO_LABEL, distance (B, N): how far the answer is
+        from its pair, or which item of the memory that is; in cross patterns memory (B, M, 2): keys and values; carried
         (B, N): in noncausal_self the value or mask of each item, in causal_cross the answer before each token."""
         order = rng.random((count, self.keys)).argsort(1)  # (B, K)
         keys = self.first_key + order[:, : self.pairs]  # (B, P), all different
