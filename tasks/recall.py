@@ -8,11 +8,10 @@ pairs: from few pairs a model learns to look up at all, many times sooner. `sett
 twice is trained on twice as often. The longest is the design length, `model.length`; `model.memory` is the memory at
 the most pairs, and in proportion with fewer.
 
-The headline `accuracy` is the mean over the settings of the training. The test also has every length of `lengths` with
-every number of `pairs`, where they fit; these are in the table `accuracy_by_setting` alone and tell how far a family
-goes beyond what it was trained on. `accuracy_by_pairs` is its part at the design length, `accuracy_by_length` that at
-the number of pairs with the most lengths; `accuracy_by_distance` (in cross patterns `accuracy_by_item`) is over all
-answers of the headline.
+The headline `accuracy` is at the design length, the mean over the numbers of `pairs` that fit: what each of these is,
+is in the table `accuracy_by_pairs`. The test also has every length of `lengths` with every number of pairs, where they
+fit, in `accuracy_by_setting`, which says what was trained on; `accuracy_by_length` is its part at the number of pairs
+with the most lengths. `accuracy_by_distance` (in cross patterns `accuracy_by_item`) is of the answers of the headline.
 
 Train examples come in groups of one setting, so that a batch has little padding. Test and validation examples do not
 depend on the seed: all seeds are evaluated on the same ones. Every training id is a new example.
@@ -22,7 +21,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -50,19 +49,20 @@ Setting = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
 class Options(BaseOptions):
-    vocabulary: int = Field(512, ge=8)
-    settings: list[Setting] = Field([[64, 4], [128, 8], [256, 16], [256, 32], [256, 64]], min_length=1)
+    vocabulary: int = Field(128, ge=8)
+    settings: list[Setting] = Field([[32, 2], [32, 4], [64, 8], [64, 16]], min_length=1)
     """Length and pairs of the examples in training."""
-    lengths: list[Count] = Field([64, 128, 256, 512])
-    pairs: list[Count] = Field([4, 8, 16, 32, 64])
-    """Of further settings in the tables."""
+    pairs: list[Count] = Field([4, 8, 16], min_length=1)
+    """In validation and test, at the design length."""
+    lengths: list[Count] = Field([32, 128])
+    """Further ones in the test, with the same pairs."""
     gap_power: float = Field(0.01, ge=0)
     """Self patterns: queries come g tokens after their pairs in proportion to g^(gap_power - 1)."""
     delay: int | None = Field(None, ge=0)
     """Causal patterns: tokens between a query and its answer; null: 0 in causal_self, 16 in causal_cross."""
     positions: PositionKind = "sinusoidal"
     validation_examples: int = Field(48, ge=1)
-    """Of each setting of the training."""
+    """Of each number of pairs."""
     test_examples: int = Field(256, ge=1)
     """Of each setting."""
 
@@ -83,19 +83,18 @@ class Recall(TokenPrediction):
             pairs = self.most_pairs
             raise ValueError(f"memory={self.shape.memory} holds no {pairs} pairs: use at least model.memory={pairs}")
         self.mixture = [self._sizes(length, pairs) for length, pairs in options.settings]
-        self.trained = list(dict.fromkeys(self.mixture))
-        self.further = list(dict.fromkeys(sizes for sizes in self._grid() if sizes not in self.trained))
+        self.headline = self._fitting(self.shape.length)
+        if not self.headline:
+            raise ValueError(f"pairs={options.pairs}: none fit in model.length={longest}: use fewer")
+        further = [sizes for length in options.lengths for sizes in self._fitting(length)]
+        self.tested = list(dict.fromkeys(self.headline + further))
         self._groups: dict[tuple[Split, int], Examples] = {}
 
     def prepare(self) -> Source:
         sizes = self.mixture[0]
-        parameters = {
-            "version": VERSION,
-            "mixture": [asdict(one) for one in self.mixture],
-            "further": [asdict(one) for one in self.further],
-        }
+        parameters = {name: [asdict(one) for one in getattr(self, name)] for name in ("mixture", "headline", "tested")}
         facts: dict[str, int | float | str] = {"chance": 1 / sizes.values, "test_examples": self.examples("test")}
-        return synthetic("associative recall, synthetic", parameters, facts)
+        return synthetic("associative recall, synthetic", {"version": VERSION, **parameters}, facts)
 
     def build(self, slots: Slots) -> nn.Module:
         return RecallNet(slots, self.pattern, self.shape, self.options.vocabulary, self.options.positions)
@@ -127,24 +126,26 @@ class Recall(TokenPrediction):
             right, loss = self.score(model, self._batches(split, number, move))
             row: Row = {"length": sizes.length, "pairs": sizes.pairs, "memory": sizes.memory}
             row |= {"answers": len(right), "accuracy": float(right.mean()), "loss": loss}
-            rows.append(row | {"trained": sizes in self.trained})
-            if sizes in self.trained:
+            rows.append(row | {"trained": sizes in self.mixture})
+            if sizes in self.headline:
                 correct.append(right)
                 distance.append(self._distances(split, number))
+        by_pairs = _slice(rows, "pairs", "length", self.shape.length)
         by_distance = self._by_distance(np.concatenate(correct), np.concatenate(distance))
         tables = {
             "accuracy_by_setting": rows,
             "accuracy_by_item" if self.pattern.cross else "accuracy_by_distance": by_distance,
-            **_slices(rows, self.shape.length),
+            "accuracy_by_pairs": by_pairs,
+            "accuracy_by_length": _by_length(rows),
         }
-        metrics = {metric.name: _mean(rows, metric.name) for metric in self.metrics}
+        metrics = {metric.name: float(np.mean([row[metric.name] for row in by_pairs])) for metric in self.metrics}
         return Evaluation(metrics, tables)
 
     def trivial(self) -> Trivial:
         """Always the answer that is the most frequent one of the test split, as the headline counts, and the same
         probability for every value."""
         shares = []
-        for number in range(len(self.trained)):
+        for number in range(len(self.headline)):
             labels = answers(self.batch("test", self._ids("test", number))).numpy()
             shares.append(np.bincount(labels, minlength=self.options.vocabulary) / len(labels))
         chance = 1 / self.mixture[0].values
@@ -160,16 +161,18 @@ class Recall(TokenPrediction):
         delay = given if self.pattern.causal else 0
         return Sizes(self.pattern, length, memory, options.vocabulary, pairs, delay, options.gap_power)
 
-    def _grid(self) -> Iterator[Sizes]:
-        """Every length with every number of pairs, where they fit and positions go so far."""
-        for length, pairs in product(self.options.lengths, self.options.pairs):
-            if length <= self.shape.length or self.options.positions != "learned":
+    def _fitting(self, length: int) -> list[Sizes]:
+        """The numbers of pairs that fit in a length, none beyond the positions."""
+        fitting: list[Sizes] = []
+        if length <= self.shape.length or self.options.positions != "learned":
+            for pairs in sorted(set(self.options.pairs)):
                 with contextlib.suppress(ValueError):
-                    yield self._sizes(length, pairs)
+                    fitting.append(self._sizes(length, pairs))
+        return fitting
 
     def _settings(self, split: Split) -> list[Sizes]:
         """Those of the groups of a split, by number; in training they come again and again."""
-        return {"train": self.mixture, "validation": self.trained, "test": self.trained + self.further}[split]
+        return {"train": self.mixture, "validation": self.headline, "test": self.tested}[split]
 
     def _group_size(self, split: Split) -> int:
         options = self.options
@@ -216,19 +219,10 @@ class Recall(TokenPrediction):
         return rows
 
 
-def _mean(rows: Sequence[Row], name: str) -> float:
-    """Over the settings of the training."""
-    return float(np.mean([row[name] for row in rows if row["trained"]]))
-
-
-def _slices(rows: Sequence[Row], length: int) -> dict[str, list[Row]]:
-    """By pairs at this length, and by length at the number of pairs with the most lengths, of several the largest."""
+def _by_length(rows: Sequence[Row]) -> list[Row]:
+    """At the number of pairs with the most lengths, of several the largest."""
     every = [int(row["pairs"]) for row in rows]
-    pairs = max(every, key=lambda number: (every.count(number), number))
-    return {
-        "accuracy_by_pairs": _slice(rows, "pairs", "length", length),
-        "accuracy_by_length": _slice(rows, "length", "pairs", pairs),
-    }
+    return _slice(rows, "length", "pairs", max(every, key=lambda pairs: (every.count(pairs), pairs)))
 
 
 def _slice(rows: Sequence[Row], name: str, other: str, value: int) -> list[Row]:
