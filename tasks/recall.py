@@ -1,22 +1,30 @@
 """Associative recall: the control that needs attention, on synthetic data, in all four patterns.
 
 `tasks.data.recall_examples` describes the examples. Without token mixing only chance is possible, and vanilla solves
-every pattern, so that a cell shows whether a family remembers, how far back and how much. Tables break accuracy down by
-distance, number of pairs and length.
+every pattern, so that a cell shows whether a family remembers, how far back and how much.
 
-Test and validation examples do not depend on the seed: all seeds are evaluated on the same ones. Every training id is a
-new example.
+As in Zoology (Arora et al. 2023, arXiv 2312.04927) one training mixes several settings, each a length and a number of
+pairs: from few pairs a model learns to look up at all, many times sooner. `settings` lists them; one that is there
+twice is trained on twice as often. The longest is the design length, `model.length`; `model.memory` is the memory at
+the most pairs, and in proportion with fewer.
+
+The headline `accuracy` is at the design length, the mean over the numbers of `pairs` that fit: what each of these is,
+is in the table `accuracy_by_pairs`. The test also has every length of `lengths` with every number of pairs, where they
+fit, in `accuracy_by_setting`, which says what was trained on; `accuracy_by_length` is its part at the number of pairs
+with the most lengths. `accuracy_by_distance` (in cross patterns `accuracy_by_item`) is of the answers of the headline.
+
+Train examples come in groups of one setting, so that a batch has little padding. Test and validation examples do not
+depend on the seed: all seeds are evaluated on the same ones. Every training id is a new example.
 """
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import pairwise
-from typing import Any
+from typing import Annotated
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -26,27 +34,37 @@ from tasks.backbones.positions import PositionKind
 from tasks.backbones.recall import RecallNet
 from tasks.base import NO_LABEL, Batch, Evaluation, Move, Predictor, Row, Source, Split, TaskContext, synthetic
 from tasks.base import Options as BaseOptions
-from tasks.common.token_prediction import TOKENS_PER_BATCH, TokenPrediction
-from tasks.data.recall_examples import VERSION, Examples, Sizes
+from tasks.common.token_prediction import TOKENS_PER_BATCH, TokenPrediction, answers
+from tasks.data.padding import padded
+from tasks.data.recall_examples import NOTHING, VERSION, Examples, Sizes
 
-BLOCK = 1024
-"""Examples that are generated at once."""
-KEPT_BLOCKS = 4
-PAIR_FACTORS, LENGTH_FACTORS = (0.5, 1, 2), (1, 2, 4)
+GROUP = 32
+"""Consecutive train examples of one setting."""
+KEPT_GROUPS = 4
+CROSS_DELAY = 16
+"""The delay in causal_cross where none is given."""
+
+Count = Annotated[int, Field(ge=1)]
+Setting = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
 class Options(BaseOptions):
-    vocabulary: int = Field(64, ge=4)
-    pairs: int = Field(8, ge=1)
-    queries: int = Field(24, ge=1)
-    """Answers in an example; in causal_cross at most one per pair."""
-    delay: int = Field(16, ge=0)
-    """causal_cross: tokens between a query and its answer."""
-    positions: PositionKind = "sinusoidal"
-    validation_examples: int = Field(256, ge=1)
-    test_examples: int = Field(1024, ge=1)
-    table_examples: int = Field(256, ge=1)
-    """Examples for each row of the tables by pairs and by length."""
+    vocabulary: int = Field(128, ge=8)
+    settings: list[Setting] = Field([[32, 2], [32, 4], [64, 8], [64, 16]], min_length=1)
+    """Length and pairs of the examples in training."""
+    pairs: list[Count] = Field([4, 8, 16], min_length=1)
+    """In validation and test, at the design length."""
+    lengths: list[Count] = Field([32, 128])
+    """Further ones in the test, with the same pairs."""
+    gap_power: float = Field(0.01, ge=0)
+    """Self patterns: queries come g tokens after their pairs in proportion to g^(gap_power - 1)."""
+    delay: int | None = Field(None, ge=0)
+    """Causal patterns: tokens between a query and its answer; null: 0 in causal_self, 16 in causal_cross."""
+    positions: PositionKind = "rotary"
+    validation_examples: int = Field(48, ge=1)
+    """Of each number of pairs."""
+    test_examples: int = Field(256, ge=1)
+    """Of each setting."""
 
 
 class Recall(TokenPrediction):
@@ -58,84 +76,140 @@ class Recall(TokenPrediction):
         super().__init__(context, options)
         if self.data.source != "embedded":
             raise ValueError(f"data.source={self.data.source}: recall is synthetic: use data.source=embedded")
-        memory = self.shape.memory if self.pattern.cross else 0
-        sizes = options.vocabulary, options.pairs, options.queries, options.delay
-        self.sizes = Sizes(self.pattern, self.shape.length, memory, *sizes)
-        self._blocks: dict[tuple[Sizes, Split, int], Examples] = {}
+        longest, self.most_pairs = (max(values) for values in zip(*options.settings, strict=True))
+        if longest != self.shape.length:
+            raise ValueError(f"settings: the longest has {longest} tokens: set model.length={longest}")
+        if self.pattern.cross and self.shape.memory < self.most_pairs:
+            pairs = self.most_pairs
+            raise ValueError(f"memory={self.shape.memory} holds no {pairs} pairs: use at least model.memory={pairs}")
+        self.mixture = [self._sizes(length, pairs) for length, pairs in options.settings]
+        self.headline = self._fitting(self.shape.length)
+        if not self.headline:
+            raise ValueError(f"pairs={options.pairs}: none fit in model.length={longest}: use fewer")
+        further = [sizes for length in options.lengths for sizes in self._fitting(length)]
+        self.tested = list(dict.fromkeys(self.headline + further))
+        self._groups: dict[tuple[Split, int], Examples] = {}
 
     def prepare(self) -> Source:
-        facts: dict[str, int | float | str] = {"chance": 1 / self.sizes.values, "test_examples": self.examples("test")}
-        return synthetic("associative recall, synthetic", {**asdict(self.sizes), "version": VERSION}, facts)
+        sizes = self.mixture[0]
+        parameters = {name: [asdict(one) for one in getattr(self, name)] for name in ("mixture", "headline", "tested")}
+        facts: dict[str, int | float | str] = {"chance": 1 / sizes.values, "test_examples": self.examples("test")}
+        return synthetic("associative recall, synthetic", {"version": VERSION, **parameters}, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        return RecallNet(slots, self.pattern, self.shape, self.sizes.vocabulary, self.options.positions)
+        return RecallNet(slots, self.pattern, self.shape, self.options.vocabulary, self.options.positions)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
-        """`tokens`, `labels`, `distance` (B, N), in cross patterns `memory` (B, M, 2), in causal_cross `carried`."""
-        return self._batch(self.sizes, split, ids)
+        """`tokens`, `labels`, `distance` (B, N), in cross patterns `memory` (B, M, 2), in causal_cross and
+        noncausal_self `carried` (B, N); `valid` and `memory_valid` where there is padding."""
+        size = self._group_size(split)
+        groups = {number: self._group(split, number) for number in {id // size for id in ids}}
+        batch: Batch = {}
+        for name in groups[ids[0] // size]:
+            filler = NO_LABEL if name in ("labels", "distance") else NOTHING
+            batch[name], valid = padded([groups[id // size][name][id % size] for id in ids], filler)
+            if name in ("tokens", "memory") and not valid.all():
+                batch["valid" if name == "tokens" else "memory_valid"] = valid
+        return batch
 
     def examples(self, split: Split) -> int:
-        if split == "train":
-            return BLOCK
-        return self.options.test_examples if split == "test" else self.options.validation_examples
+        return self._group_size(split) * len(self._settings(split))
 
     def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return model(batch["tokens"], batch.get("memory"), batch.get("carried"))
+        others = (batch.get(name) for name in ("memory", "carried", "valid", "memory_valid"))
+        return model(batch["tokens"], batch["labels"] != NO_LABEL, *others)
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
-        count = self.examples(split)
-        correct, loss = self.score(model, self._batches(self.sizes, split, count, move))
-        labelled = self._batch(self.sizes, split, range(count))
-        distance = labelled["distance"][labelled["labels"] != NO_LABEL].numpy()
+        rows: list[Row] = []
+        correct, distance = [], []
+        for number, sizes in enumerate(self._settings(split)):
+            right, loss = self.score(model, self._batches(split, number, move))
+            row: Row = {"length": sizes.length, "pairs": sizes.pairs, "memory": sizes.memory}
+            row |= {"answers": len(right), "accuracy": float(right.mean()), "loss": loss}
+            rows.append(row | {"trained": sizes in self.mixture})
+            if sizes in self.headline:
+                correct.append(right)
+                distance.append(self._distances(split, number))
+        by_pairs = _slice(rows, "pairs", "length", self.shape.length)
+        by_distance = self._by_distance(np.concatenate(correct), np.concatenate(distance))
         tables = {
-            "accuracy_by_item" if self.pattern.cross else "accuracy_by_distance": self._by_distance(correct, distance),
-            "accuracy_by_pairs": self._by(model, split, move, "pairs", self._other_pairs()),
-            "accuracy_by_length": self._by(model, split, move, "length", self._other_lengths()),
+            "accuracy_by_setting": rows,
+            "accuracy_by_item" if self.pattern.cross else "accuracy_by_distance": by_distance,
+            "accuracy_by_pairs": by_pairs,
+            "accuracy_by_length": _by_length(rows),
         }
-        return Evaluation({"accuracy": float(correct.mean()), "loss": loss}, tables)
+        metrics = {metric.name: float(np.mean([row[metric.name] for row in by_pairs])) for metric in self.metrics}
+        return Evaluation(metrics, tables)
 
     def predictors(self) -> list[Predictor]:
-        """Always the most frequent answer of the test split, and the same probability for every value."""
-        labels = self.batch("test", range(self.examples("test")))["labels"].numpy()
-        answers = labels[labels != NO_LABEL]
-        chance = 1 / self.sizes.values
-        best = np.bincount(answers).max() / len(answers)
+        """Always the answer that is the most frequent one of the test split, as the headline counts, and the same
+        probability for every value."""
+        shares = []
+        for number in range(len(self.headline)):
+            labels = answers(self.batch("test", self._ids("test", number))).numpy()
+            shares.append(np.bincount(labels, minlength=self.options.vocabulary) / len(labels))
+        chance = 1 / self.mixture[0].values
+        best = np.mean(shares, 0).max()
         scores = {"accuracy": float(best), "loss": -math.log(chance), "chance": chance}
         return [Predictor("best constant answer", scores)]
 
-    def _batch(self, sizes: Sizes, split: Split, ids: Sequence[int]) -> Batch:
-        blocks, rows = np.divmod(np.asarray(ids), BLOCK)
-        parts = [(self._block(sizes, split, int(block)), rows[blocks == block]) for block in np.unique(blocks)]
-        order = np.argsort(np.argsort(blocks, kind="stable"), kind="stable")  # back to the order of ids
-        return {
-            name: torch.from_numpy(np.concatenate([part[name][chosen] for part, chosen in parts])[order])
-            for name in parts[0][0]
-        }
+    def _sizes(self, length: int, pairs: int) -> Sizes:
+        options = self.options
+        memory = math.ceil(self.shape.memory * pairs / self.most_pairs) if self.pattern.cross else 0
+        default = CROSS_DELAY if self.pattern.cross else 0
+        given = default if options.delay is None else options.delay
+        delay = given if self.pattern.causal else 0
+        return Sizes(self.pattern, length, memory, options.vocabulary, pairs, delay, options.gap_power)
 
-    def _block(self, sizes: Sizes, split: Split, block: int) -> Examples:
-        key = (sizes, split, block)
-        if key not in self._blocks:
-            if len(self._blocks) >= KEPT_BLOCKS:
-                del self._blocks[next(iter(self._blocks))]
-            rng = self.random(split, block)
-            if split == "train" and not self.pattern.cross:
-                self._blocks[key] = _of_all_sizes(sizes, BLOCK, rng)
-            else:
-                self._blocks[key] = sizes.generate(BLOCK, rng)
-        return self._blocks[key]
+    def _fitting(self, length: int) -> list[Sizes]:
+        """The numbers of pairs that fit in a length, none beyond the positions."""
+        fitting: list[Sizes] = []
+        if length <= self.shape.length or self.options.positions != "learned":
+            for pairs in sorted(set(self.options.pairs)):
+                with contextlib.suppress(ValueError):
+                    fitting.append(self._sizes(length, pairs))
+        return fitting
 
-    def _batches(self, sizes: Sizes, split: Split, count: int, move: Move) -> Iterator[Batch]:
-        """The first `count` examples of these sizes."""
+    def _settings(self, split: Split) -> list[Sizes]:
+        """Those of the groups of a split, by number; in training they come again and again."""
+        return {"train": self.mixture, "validation": self.headline, "test": self.tested}[split]
+
+    def _group_size(self, split: Split) -> int:
+        options = self.options
+        return {"train": GROUP, "validation": options.validation_examples, "test": options.test_examples}[split]
+
+    def _group(self, split: Split, number: int) -> Examples:
+        if (split, number) not in self._groups:
+            if len(self._groups) >= KEPT_GROUPS:
+                del self._groups[next(iter(self._groups))]
+            settings = self._settings(split)
+            sizes = settings[number % len(settings)]
+            self._groups[split, number] = sizes.generate(self._group_size(split), self.random(split, number))
+        return self._groups[split, number]
+
+    def _ids(self, split: Split, number: int) -> range:
+        """The ids of a group."""
+        size = self._group_size(split)
+        return range(number * size, (number + 1) * size)
+
+    def _batches(self, split: Split, number: int, move: Move) -> Iterator[Batch]:
+        """The examples of a group."""
+        ids, sizes = self._ids(split, number), self._settings(split)[number]
         at_once = max(1, TOKENS_PER_BATCH // (sizes.length + sizes.memory))
-        for start in range(0, count, at_once):
-            yield move(self._batch(sizes, split, range(start, min(start + at_once, count))))
+        for start in range(0, len(ids), at_once):
+            yield move(self.batch(split, ids[start : start + at_once]))
+
+    def _distances(self, split: Split, number: int) -> np.ndarray:
+        """Of the answers of a group in order, in cross patterns as a fraction of the memory."""
+        found = self._group(split, number)["distance"]
+        return found[found != NO_LABEL] / (self._settings(split)[number].memory or 1)
 
     def _by_distance(self, correct: np.ndarray, distance: np.ndarray) -> list[Row]:
         """Between pair and answer in doubling bins; which item of the memory in quarters of it."""
+        edges: list[float] = [0, 4]
         if self.pattern.cross:
-            edges = sorted({round(quarter * self.sizes.memory / 4) for quarter in range(5)})
-        else:
-            edges = [0, *(2**power for power in range(2, 2 + math.ceil(math.log2(max(5, self.sizes.length) / 4))))]
+            edges = [0, 0.25, 0.5, 0.75, 1]
+        while edges[-1] <= distance.max():
             edges.append(2 * edges[-1])
         rows: list[Row] = []
         for start, end in pairwise(edges):
@@ -144,36 +218,14 @@ class Recall(TokenPrediction):
                 rows.append({"from": start, "to": end, "answers": len(here), "accuracy": float(here.mean())})
         return rows
 
-    def _by(self, model: nn.Module, split: Split, move: Move, name: str, others: Sequence[Sizes]) -> list[Row]:
-        rows: list[Row] = []
-        for sizes in others:
-            batches = self._batches(sizes, split, self.options.table_examples, move)
-            correct, loss = self.score(model, batches)
-            row: Row = {name: getattr(sizes, name), "memory": sizes.memory}
-            rows.append({**row, "answers": len(correct), "accuracy": float(correct.mean()), "loss": loss})
-        return rows
 
-    def _other_pairs(self) -> list[Sizes]:
-        """Half and twice as many pairs, where they fit."""
-        return self._fitting({"pairs": int(factor * self.sizes.pairs)} for factor in PAIR_FACTORS)
-
-    def _other_lengths(self) -> list[Sizes]:
-        """Twice and four times as long, memory included, where positions go so far."""
-        factors = LENGTH_FACTORS[:1] if self.options.positions == "learned" else LENGTH_FACTORS
-        return self._fitting({"length": f * self.sizes.length, "memory": f * self.sizes.memory} for f in factors)
-
-    def _fitting(self, changes: Iterable[dict[str, Any]]) -> list[Sizes]:
-        """The task's sizes with each of the changes, without those that are impossible."""
-        fitting = []
-        for change in changes:
-            with contextlib.suppress(ValueError):
-                fitting.append(replace(self.sizes, **change))
-        return fitting
+def _by_length(rows: Sequence[Row]) -> list[Row]:
+    """At the number of pairs with the most lengths, of several the largest."""
+    every = [int(row["pairs"]) for row in rows]
+    return _slice(rows, "length", "pairs", max(every, key=lambda pairs: (every.count(pairs), pairs)))
 
 
-def _of_all_sizes(sizes: Sizes, count: int, rng: np.random.Generator) -> Examples:
-    """Examples with 1 to `pairs` pairs, mixed: from few pairs a model learns to look up at all, many times sooner."""
-    each = -(-count // sizes.pairs)
-    parts = [replace(sizes, pairs=pairs).generate(each, rng) for pairs in range(1, sizes.pairs + 1)]
-    order = rng.permutation(each * sizes.pairs)[:count]
-    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+def _slice(rows: Sequence[Row], name: str, other: str, value: int) -> list[Row]:
+    """The rows in which `other` is the value, without it, sorted by `name`."""
+    chosen = [{key: row[key] for key in row if key != other} for row in rows if row[other] == value]
+    return sorted(chosen, key=lambda row: row[name])

@@ -40,7 +40,7 @@ TINY_TASK = {
     "lm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
     "mlm": ["model.length=64", "task.test_windows=2", "task.validation_windows=2"],
     "point_cloud": ["model.length=64", "model.memory=64", "task.points=64", "task.truth=64", "task.test_clouds=3"],
-    "recall": ["task.test_examples=8", "task.validation_examples=8", "task.table_examples=8"],
+    "recall": ["task.test_examples=8", "task.validation_examples=8"],
     "summarization": ["model.length=64", "model.memory=64", "task.test_documents=3", "task.validation_documents=2"],
     "super_resolution": [
         "model.hidden=0",
@@ -66,7 +66,7 @@ def test_all_tasks_are_here():
     assert sorted(TASKS) == sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml"))
     for task in TASKS:
         sizes = {size for name, size in RECIPES if name == task}
-        assert sizes == {"smoke", "base"} if task == "recall" else {"smoke", "base", "paper"}
+        assert sizes == {"smoke", "small", "base"} if task == "recall" else {"smoke", "base", "paper"}
 
 
 @pytest.mark.parametrize(("task", "size"), RECIPES)

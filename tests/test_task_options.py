@@ -23,7 +23,7 @@ COUNTS = {
     "point_cloud": [
         *("points", "truth", "decoder_layers", "fold", "views", "solids", "validation_clouds", "test_clouds"),
     ],
-    "recall": ["pairs", "queries", "validation_examples", "test_examples", "table_examples"],
+    "recall": ["validation_examples", "test_examples"],
     "summarization": ["validation_documents", "test_documents"],
     "super_resolution": ["sampling_steps", "validation_images", "test_images"],
     "tts": ["frames_per_step", "prenet", "postnet", "validation_clips", "test_clips"],
@@ -65,13 +65,16 @@ def test_counts_are_whole_and_at_least_one(task: str, option: str) -> None:
         ("lm", "vocabulary", 100, VOCABULARY),
         ("lm", "vocabulary", "words", VOCABULARY),
         ("lm", "vocabulary", True, VOCABULARY),
-        ("lm", "positions", "rotary", POSITIONS),
+        ("forecasting", "positions", "rotary", POSITIONS),
+        ("lm", "positions", "alibi", "Input should be 'rotary', 'sinusoidal', 'learned' or 'none'"),
         ("lm", "column", 3, "Input should be a valid string"),
         ("mlm", "masked", 0, "Input should be greater than 0"),
         ("mlm", "masked", 1.0, "Input should be less than 1"),
         ("point_cloud", "geometric_layers", -1, "Input should be greater than or equal to 0"),
         ("point_cloud", "width", 4, "Input should be greater than or equal to 8"),
-        ("recall", "vocabulary", 3, "Input should be greater than or equal to 4"),
+        ("recall", "vocabulary", 7, "Input should be greater than or equal to 8"),
+        ("recall", "gap_power", -0.1, "Input should be greater than or equal to 0"),
+        ("recall", "settings", [], "List should have at least 1 item after validation, not 0"),
         ("recall", "delay", -1, "Input should be greater than or equal to 0"),
         ("summarization", "label_smoothing", 1.0, "Input should be less than 1"),
         ("summarization", "least_length", -1, "Input should be greater than or equal to 0"),
@@ -95,6 +98,10 @@ def test_limits_are_one_line(task: str, option: str, value: object, message: str
 def test_limits_of_list_items_name_the_item() -> None:
     with pytest.raises(UserError, match=r"task\.contexts\.1=0: Input should be greater than 0"):
         checked("task", options_of("lm"), {"contexts": [0.5, 0]})
+    with pytest.raises(UserError, match=r"task\.settings\.1=\[64\]: List should have at least 2 items"):
+        checked("task", options_of("recall"), {"settings": [[32, 2], [64]]})
+    with pytest.raises(UserError, match=r"task\.settings\.0\.1=0: Input should be greater than or equal to 1"):
+        checked("task", options_of("recall"), {"settings": [[32, 0]]})
     with pytest.raises(UserError, match=r"task\.multipliers\.0=0: Input should be greater than or equal to 1"):
         checked("task", options_of("super_resolution"), {"multipliers": [0]})
 

@@ -1,4 +1,4 @@
-"""A small network for associative recall: embedding, one stack, a head.
+"""A small network for associative recall: embedding, one stack, a head at the places that are asked for.
 
 Recall in one sequence needs at least two layers with token mixing (one moves a key to its value, one looks it up); see
 Arora et al. 2023, arXiv 2312.04927. Slots: encoder.self in noncausal_self, decoder.self in causal_self;
@@ -29,12 +29,19 @@ class RecallNet(nn.Module):
         self.head = nn.Linear(shape.dim, vocabulary, bias=False)
 
     def forward(
-        self, tokens: Tensor, memory: Tensor | None = None, carried: Tensor | None = None
+        self,
+        tokens: Tensor,
+        asked: Tensor,
+        memory: Tensor | None = None,
+        carried: Tensor | None = None,
+        valid: Tensor | None = None,
+        memory_valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """tokens and carried (B, N), memory (B, M, 2), to logits (B, N, V) and the auxiliary loss."""
+        """tokens, carried and valid (B, N), memory (B, M, 2), memory_valid (B, M), to logits (K, V) at the K places
+        where `asked` (B, N) is True, in order, and the auxiliary loss."""
         x = self.embedding(tokens)
         if carried is not None:
             x = x + self.embedding(carried)
         items = None if memory is None else self.embedding(memory).sum(2) * self.scale  # (B, M, D)
-        y, auxiliary = self.stack(self.positions(x * self.scale), items)
-        return self.head(y), auxiliary
+        y, auxiliary = self.stack(self.positions(x * self.scale), items, valid, memory_valid)
+        return self.head(y[asked]), auxiliary

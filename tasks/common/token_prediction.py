@@ -1,7 +1,8 @@
 """Defaults of tasks that predict tokens at some positions: loss, accuracy, and a constant answer as the baseline.
 
 A subclass gives `prepare`, `build`, `batch` and `examples`. A batch has `tokens` (B, N) and `labels` (B, N), the token
-to predict at each position or NO_LABEL; the model maps `tokens` to logits (B, N, V) and an auxiliary loss.
+to predict at each position or NO_LABEL; the model maps `tokens` to logits (B, N, V) and an auxiliary loss. A backbone
+whose head runs at the K labelled positions only saves time where they are few: its task overrides `logits`.
 """
 
 from collections.abc import Iterable
@@ -21,15 +22,16 @@ class TokenPrediction(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "higher"), Metric("loss", "lower"))
 
     def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(B, N, V) and the auxiliary loss."""
-        return model(batch["tokens"])
+        """(K, V) at the labelled positions in order, and the auxiliary loss."""
+        logits, auxiliary = model(batch["tokens"])
+        return logits[batch["labels"] != NO_LABEL], auxiliary
 
     def targets(self, batch: Batch) -> int:
         return int((batch["labels"] != NO_LABEL).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, auxiliary = self.logits(model, batch)
-        return summed_loss(logits, batch["labels"]), auxiliary
+        return summed_loss(logits, answers(batch)), auxiliary
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         size = max(1, TOKENS_PER_BATCH // (self.shape.length + self.shape.memory))
@@ -38,8 +40,8 @@ class TokenPrediction(Task):
 
     def predictors(self) -> list[Predictor]:
         """Always the most frequent label of the test split; the loss is that of the labels' frequencies."""
-        labels = self.batch("test", range(self.examples("test")))["labels"]
-        counts = np.unique(labels[labels != NO_LABEL].numpy(), return_counts=True)[1]
+        labels = answers(self.batch("test", range(self.examples("test"))))
+        counts = np.unique(labels.numpy(), return_counts=True)[1]
         shares = counts / counts.sum()
         scores = {"accuracy": float(shares.max()), "loss": -float(shares @ np.log(shares))}
         return [Predictor("most frequent label", scores)]
@@ -49,13 +51,19 @@ class TokenPrediction(Task):
         correct, loss = [], 0.0
         for batch in batches:
             logits, _ = self.logits(model, batch)
-            labels = batch["labels"]
-            correct.append((logits.argmax(-1) == labels)[labels != NO_LABEL].cpu().numpy())
+            labels = answers(batch)
+            correct.append((logits.argmax(-1) == labels).cpu().numpy())
             loss += summed_loss(logits, labels).item()
         right = np.concatenate(correct)
         return right, loss / len(right)
 
 
+def answers(batch: Batch) -> Tensor:
+    """The labels (K,) at labelled positions, in order."""
+    labels = batch["labels"]
+    return labels[labels != NO_LABEL]
+
+
 def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy in nats of (B, N, V) and (B, N), summed over labels."""
-    return F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=NO_LABEL, reduction="sum")
+    """Cross entropy in nats of (K, V) and (K,), summed."""
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
