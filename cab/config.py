@@ -39,7 +39,8 @@ OmegaConf.register_new_resolver("cab.root", lambda: str(ROOT), replace=True)
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """How a model is trained. The options after `final_lr` do not change the result, only how it is reached."""
+    """How a model is trained. The options after `tuned_over` do not change the result, only how it is reached, except
+    that `validations` counts where a validation decides which weights are tested or when training ends."""
 
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -50,6 +51,12 @@ class Training:
     clip: float = Field(gt=0)
     final_lr: float = Field(ge=0, le=1)
     """Last learning rate as a fraction of `lr`, reached by a cosine."""
+    select: Literal["best", "last"] = "last"
+    """The weights that are tested: those with the best headline metric on validation, or those of the last step."""
+    stop_at: float | None = None
+    """Training ends at the first validation whose headline metric is as good as this; null = after `steps`."""
+    tuned_over: list[float] = Field(default_factory=list)
+    """The grid of rates from which cab.tune chooses or chose `lr`; empty = `lr` was given."""
     micro_batch: int | None = None
     """Examples per forward pass; null = the whole batch."""
     validations: int = Field(default=5, ge=1)
@@ -63,7 +70,9 @@ class Training:
             raise ValueError(f"micro_batch={self.micro_batch} must divide batch={self.batch}")
 
     def identity(self) -> dict[str, Any]:
-        excluded = ("micro_batch", "validations", "checkpoint_seconds")
+        excluded = ["micro_batch", "checkpoint_seconds"]
+        if self.select == "last" and self.stop_at is None:
+            excluded.append("validations")
         return {key: value for key, value in asdict(self).items() if key not in excluded}
 
 

@@ -126,7 +126,8 @@ def _facts(group: Group) -> str:
     if train.get("steps"):
         length = f" at length {model['length']:,}" if model.get("length") else ""
         memory = f" with a memory of {model['memory']:,}" if model.get("memory") else ""
-        text += f" Trained for {train['steps']:,} steps of {train.get('batch')}{length}{memory}."
+        at_most = "at most " if train.get("stop_at") is not None else ""
+        text += f" Trained for {at_most}{train['steps']:,} steps of {train.get('batch')}{length}{memory}."
     return text
 
 

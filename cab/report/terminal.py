@@ -17,12 +17,14 @@ def quality_lines(record: Record, done: bool) -> list[str]:
     metrics = ", ".join(f"{words(name)} {number(value)}" for name, value in result["metrics"].items())
     trivial, training, model = result["trivial"], result["training"], result["model"]
     score = number(trivial["metrics"][result["headline"]])
+    selected = training["selected_step"]
+    weights = f", tested at step {selected:,}" if selected != training["steps"] else ""
     real = "real" if result["data"]["real"] else "synthetic"
     return [
         _line("quality", f"{metrics}; {trivial['name']} scores {score}", done),
         _line(
             "training",
-            f"{training['steps']:,} steps in {training['seconds']:.0f} s on {real} data, "
+            f"{training['steps']:,} steps in {training['seconds']:.0f} s on {real} data{weights}, "
             f"{model['core_parameters']:,} core parameters, family in {', '.join(model['slots'])}",
         ),
     ]
