@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -77,6 +78,17 @@ class Training:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Tune:
+    rates: list[float] | None
+    """The grid of learning rates that cab.tune tries; None = the recipe has none."""
+
+    def __post_init__(self) -> None:
+        rates = self.rates
+        if rates is not None and (len(rates) < 2 or rates[0] <= 0 or any(b <= a for a, b in pairwise(rates))):
+            raise ValueError(f"rates={rates}: at least two, above 0 and ascending")
+
+
+@dataclass(frozen=True, config=STRICT)
 class Device:
     name: str
     precision: Literal["auto", "float32", "bfloat16"]
@@ -122,6 +134,8 @@ class Request:
     data: Data
     seed: int
     training: Training
+    rates: list[float] | None
+    """The grid that cab.tune tries."""
     efficiency: Efficiency
     device: Device
     tracking: Tracking
@@ -167,6 +181,7 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
         data=checked("data", Data, resolved["data"]),
         seed=checked("seed", Seed, resolved["seed"]),
         training=checked("train", Training, resolved["train"]),
+        rates=checked("tune", Tune, resolved["tune"]).rates,
         efficiency=checked("efficiency", Efficiency, resolved["efficiency"]),
         device=checked("device", Device, resolved["device"]),
         tracking=checked("wandb", Tracking, resolved["wandb"]),
