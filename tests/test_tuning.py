@@ -10,6 +10,7 @@ from test_run import TINY, records
 
 from cab import run
 from cab.compose import request_of
+from cab.plan import lines, plan
 from cab.store.identity import quality_key
 from cab.store.record import Record, all_records
 from cab.store.store import Store
@@ -235,6 +236,33 @@ def test_a_pattern_that_the_task_does_not_have_is_left_out(tune):
     code, out, ran = tune("attention=vanilla", "pattern=noncausal_self,causal_self")
     assert (code, ran) == (0, trials("vanilla", *GRID))
     assert out.count("left out: ") == 1
+
+
+def test_a_tuning_is_planned(tune):
+    """Before it starts, while rates are missing, and when it is done."""
+
+    def states():
+        cells = plan([f"results={tune.results}", *TINY, "measure=false", f"tune.rates={LIST}", *overrides], tune=True)
+        found = [dict(override.partition("=")[::2] for override in cell.overrides) for cell in cells]
+        text = "\n".join(lines(cells))
+        return [
+            (each["train.lr"], each["seed"], str(cell.found)) for each, cell in zip(found, cells, strict=True)
+        ], text
+
+    overrides = ["attention=none", "seed=0,1"]
+    found, text = states()
+    assert found == [*((str(rate), "0", "new") for rate in GRID), ("to be chosen", "1", "new")]
+    assert "4 cells: 4 new" in text
+    tune.kill_at = 4
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        tune(*overrides)
+    found, text = states()
+    assert found == [*((str(r), "0", "done") for r in GRID), ("0.008", "0", "new"), ("to be chosen", "1", "new")]
+    tune.kill_at = None
+    tune(*overrides)
+    found, text = states()
+    assert sorted(found) == sorted([*((str(r), "0", "done") for r in (*GRID, 8e-3)), ("0.004", "1", "done")])
+    assert "5 cells: 5 done" in text
 
 
 def test_a_tuning_of_real_trainings(tmp_path, monkeypatch, capsys):
