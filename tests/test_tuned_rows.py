@@ -80,7 +80,14 @@ def test_rates_of_another_grid_are_another_table():
         (VANILLA[1:], "no result at 0.001"),
         (LIGHTNING[:3], "no result at 0.008"),
         (family("vanilla", {1e-3: 2.5, 2e-3: 2.0}, 2e-3), "no result at 0.004"),
-        ([*VANILLA[:2], synthetic.quality(lr=4e-3, tuned_over=GRID, status="error", reason="?")], "no result at 0.004"),
+        (
+            [*VANILLA[:2], synthetic.quality(lr=4e-3, tuned_over=GRID, status="error", reason="?")],
+            "no result at 0.004; error: ?",
+        ),
+        (
+            [synthetic.quality(lr=rate, tuned_over=GRID, status="failed_check", reason="leak") for rate in GRID],
+            "no result at 0.001, 0.002, 0.004; failed_check: leak",
+        ),
     ],
 )
 def test_a_tuning_that_is_not_complete_has_no_score_and_says_so(tmp_path, records, reason):

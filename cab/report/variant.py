@@ -96,7 +96,8 @@ class Variant:
     @property
     def reason(self) -> str:
         if self.tuning and self.tuning.missing:
-            return f"no result at {rates_text(self.tuning.missing)}"
+            failed = "" if self.first.final else f"; {self.first.status}: {self.first.reason}"
+            return f"no result at {rates_text(self.tuning.missing)}{failed}"
         reason = next((record.reason for record in self.records if record.reason), "")
         problem = self.tuning.problem if self.tuning else ""
         return "; ".join(filter(None, (problem, reason)))
@@ -109,7 +110,7 @@ def settled(records: list[Record]) -> Variant:
     tuning = tuning_of(records)
     if tuning.rate is None:
         own = [record for record in records if record.cell["seed"] == tuning.seed]
-        first = min(own or records, key=lambda record: learning_rate(record) or 0.0)
+        first = min(own or records, key=lambda record: (record.final, learning_rate(record) or 0.0))
         kept = {key: value for key, value in first.result.items() if key not in SCORES}
         return Variant([replace(first, result=kept)], tuning)
     chosen = [record for record in records if learning_rate(record) == tuning.rate]
