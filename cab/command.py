@@ -55,8 +55,9 @@ def command_line(work: Callable[[], int]) -> int:
 
 
 def title(request: Request) -> str:
-    """How command lines name a cell."""
-    return f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}"
+    """How command lines name a cell, with its learning rate if that is one of several."""
+    rate = f" · rate {request.training.lr:g}" if request.training.tuned_over else ""
+    return f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}{rate}"
 
 
 def cell_exit_code(*records: Record) -> int:

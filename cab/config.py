@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -40,7 +41,8 @@ OmegaConf.register_new_resolver("cab.share", lambda share, whole: max(1, round(s
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """How a model is trained. The options after `final_lr` do not change the result, only how it is reached."""
+    """How a model is trained. The options after `tuned_over` do not change the result, only how it is reached, except
+    that `validations` counts where a validation decides which weights are tested or when training ends."""
 
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -51,6 +53,12 @@ class Training:
     clip: float = Field(gt=0)
     final_lr: float = Field(ge=0, le=1)
     """Last learning rate as a fraction of `lr`, reached by a cosine."""
+    select: Literal["best", "last"] = "last"
+    """The weights that are tested: those with the best headline metric on validation, or those of the last step."""
+    stop_at: float | None = None
+    """Training ends at the first validation whose headline metric is as good as this; null = after `steps`."""
+    tuned_over: list[float] = Field(default_factory=list)
+    """The grid of rates from which cab.tune chooses or chose `lr`; empty = `lr` was given."""
     micro_batch: int | None = None
     """Examples per forward pass; null = the whole batch."""
     validations: int = Field(default=5, ge=1)
@@ -64,8 +72,21 @@ class Training:
             raise ValueError(f"micro_batch={self.micro_batch} must divide batch={self.batch}")
 
     def identity(self) -> dict[str, Any]:
-        excluded = ("micro_batch", "validations", "checkpoint_seconds")
+        excluded = ["micro_batch", "checkpoint_seconds"]
+        if self.select == "last" and self.stop_at is None:
+            excluded.append("validations")
         return {key: value for key, value in asdict(self).items() if key not in excluded}
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tune:
+    rates: list[float] | None
+    """The grid of learning rates that cab.tune tries; None = the recipe has none."""
+
+    def __post_init__(self) -> None:
+        rates = self.rates
+        if rates is not None and (len(rates) < 2 or rates[0] <= 0 or any(b <= a for a, b in pairwise(rates))):
+            raise ValueError(f"rates={rates}: at least two, above 0 and ascending")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -114,6 +135,8 @@ class Request:
     data: Data
     seed: int
     training: Training
+    rates: list[float] | None
+    """The grid that cab.tune tries."""
     efficiency: Efficiency
     device: Device
     tracking: Tracking
@@ -162,6 +185,7 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
         data=checked("data", Data, resolved["data"]),
         seed=checked("seed", Seed, resolved["seed"]),
         training=checked("train", Training, resolved["train"]),
+        rates=checked("tune", Tune, resolved["tune"]).rates,
         efficiency=checked("efficiency", Efficiency, resolved["efficiency"]),
         device=checked("device", Device, resolved["device"]),
         tracking=checked("wandb", Tracking, resolved["wandb"]),

@@ -14,9 +14,13 @@ Takes the arguments of `python -m cab.run`, -m and experiment= too, and runs not
   damaged record  runs again
   new             nothing is known of it
 
+With --tune it plans `python -m cab.tune` with the same arguments: the trials of the first seed, and all seeds at the
+rate that is chosen. Before all rates are tried, that rate is not known, nor whether one more will be tried.
+
 The expected time is that of earlier trainings in the same folder: the median of cells with the same task, model and
-training, of the same family if there are any. Precision and efficiency are those of this machine. Nothing is written,
-except that the data of cells with a record may be prepared in <results>/cache, as in `cab.run`; it is not downloaded.
+training, whatever the rate, of the same family if there are any. Precision and efficiency are those of this machine.
+Nothing is written, except that the data of cells with a record may be prepared in <results>/cache, as in `cab.run`; it
+is not downloaded.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,6 +44,7 @@ from cab.machine import resolve_device
 from cab.store.identity import quality_key
 from cab.store.record import Record
 from cab.store.store import CellState, State, Store
+from cab.tune import Trials, changed, sweeps_of
 
 TO_TRAIN = (State.INTERRUPTED, State.STALE, State.NO_DATA, State.FAILED, State.DAMAGED, State.NEW)
 
@@ -51,27 +57,45 @@ class Cell:
     """The expected time of the training; None if there is none or nothing is known."""
 
 
-def plan(overrides: Sequence[str]) -> list[Cell]:
-    """Every cell that `cab.run -m` would run with these overrides, in its order."""
+TO_BE_CHOSEN = "to be chosen"
+
+
+def plan(overrides: Sequence[str], tune: bool = False) -> list[Cell]:
+    """Every cell that `cab.run -m`, or with `tune` cab.tune, would run with these overrides, in its order."""
     from cab.report.load import load
 
     earlier: dict[Path, list[Record]] = {}
     stores: dict[tuple[Path, bool], Store] = {}
     cells, composer = [], Composer()
-    for chosen in expand(overrides):
+    for chosen in tuned_cells(expand(overrides), composer) if tune else expand(overrides):
         try:
-            request = composer.request(chosen)
+            known = [override for override in chosen if not override.endswith(TO_BE_CHOSEN)]
+            request = composer.request(known)
         except NoSuchPattern as error:
             cells.append(Cell(tuple(chosen), CellState(State.LEFT_OUT, str(error))))
             continue
         device = resolve_device(request.device.name)
         store = stores.setdefault((request.results, request.rerun), Store(request.results, request.rerun))
-        found = store.request_state(request, device)
+        found = store.request_state(request, device) if known == chosen else CellState(State.NEW)
         if request.results not in earlier:
             earlier[request.results] = load(request.results).quality
         seconds = estimate(request, device, earlier[request.results]) if found.state in TO_TRAIN else None
         cells.append(Cell(tuple(chosen), found, seconds))
     return cells
+
+
+def tuned_cells(cells: Sequence[list[str]], composer: Composer) -> list[list[str]]:
+    """The trials of every family, and its cells at the chosen rate; `train.lr=to be chosen` if that is not known."""
+    found, trials = [], Trials(composer)
+    for sweep in sweeps_of(cells, composer):
+        tuning = trials.tuning(sweep)
+        rates = sorted({*sweep.grid, *tuning.missing, *tuning.validations})
+        found += [sweep.trial(rate) for rate in rates if rate != tuning.rate]
+        if tuning.rate is not None:
+            found += sweep.at(tuning.rate)
+        elif tuning.missing:
+            found += [changed(cell, {"train.lr": TO_BE_CHOSEN}) for cell in sweep.cells[1:]]
+    return found
 
 
 def estimate(request: Request, device: torch.device, records: Iterable[Record]) -> float | None:
@@ -81,7 +105,17 @@ def estimate(request: Request, device: torch.device, records: Iterable[Record]) 
     def same(record: Record, *names: str) -> bool:
         return all(record.identity.get(name) == identity[name] for name in names)
 
-    similar = [record for record in records if record.status == "ok" and same(record, "task", "model", "train")]
+    def without_rate(train: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in train.items() if key not in ("lr", "tuned_over")}
+
+    train = without_rate(identity["train"])
+    similar = [
+        record
+        for record in records
+        if record.status == "ok"
+        and same(record, "task", "model")
+        and without_rate(record.identity.get("train") or {}) == train
+    ]
     same_family = [record for record in similar if same(record, "attention")]
     seconds = [record.provenance["seconds"] for record in same_family or similar if "seconds" in record.provenance]
     return statistics.median(seconds) if seconds else None
@@ -95,13 +129,15 @@ def lines(cells: Sequence[Cell]) -> list[str]:
     from tabulate import tabulate
 
     options = [dict(override.partition("=")[::2] for override in cell.overrides) for cell in cells]
-    varied = [name for name in options[0] if len({values[name] for values in options}) > 1 and name != "seed"]
-    has_seeds = "seed" in options[0]
+    hidden = ("seed", "measure", "train.tuned_over")
+    given = dict.fromkeys(name for values in options for name in values if name not in hidden)
+    varied = [name for name in given if len({values.get(name) for values in options}) > 1]
+    has_seeds = any("seed" in values for values in options)
     rows: dict[tuple[str, ...], list[int]] = {}
     for index, cell in enumerate(cells):
         if cell.found.state is State.LEFT_OUT and len(cells) > 1:
             continue
-        key = (*(options[index][name] for name in varied), str(cell.found))
+        key = (*(options[index].get(name, "") for name in varied), str(cell.found))
         rows.setdefault(key, []).append(index)
     body = []
     for (*names, state), members in rows.items():
@@ -136,10 +172,11 @@ def duration(seconds: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    overrides = parse_arguments("cab.plan", __doc__, arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    overrides = parse_arguments("cab.plan", __doc__, [argument for argument in given if argument != "--tune"])
 
     def work() -> int:
-        print("\n".join(lines(plan(overrides))))
+        print("\n".join(lines(plan(overrides, tune="--tune" in given))))
         return 0
 
     return command_line(work)

@@ -5,28 +5,37 @@ once for all cells that share it. A cell is also left out if its task has no suc
 leave out pairs. Whether efficiency is done is decided for this machine: a launcher that sends cells to other machines
 may send some for nothing, which find their records there.
 
+With `tune`, which cab.tune sets, the learning rates are chosen (see cab.tune).
+
 The folder has to be called hydra_plugins: Hydra looks for sweepers nowhere else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig
 
 if TYPE_CHECKING:
+    from cab.compose import Composer
     from cab.store.record import Record
 
 
 class CabSweeper(BasicSweeper):
-    """The options are those of Hydra's: `params`, and `max_batch_size`, the number of cells launched at once."""
+    """The options are `tune` and those of Hydra's: `params`, and `max_batch_size`, the number of cells launched at
+    once."""
+
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None, tune: bool) -> None:
+        super().__init__(max_batch_size, params)
+        self.tune = tune
 
     def sweep(self, arguments: list[str]) -> Any:
         from cab.command import command_line, exit_code
+        from cab.compose import Composer
         from cab.quality.tracker import sweep_group
+        from cab.tune import refuse_rates, tune
 
         context, launcher, config = self.hydra_context, self.launcher, self.config
         assert context is not None
@@ -34,26 +43,40 @@ class CabSweeper(BasicSweeper):
         assert config is not None
         parser = OverridesParser.create(context.config_loader)
         [cells] = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        composer = Composer(lambda cell: context.config_loader.load_sweep_config(config, list(cell)))
         returns: list[JobReturn] = []
+        jobs = 0
 
-        def launch() -> int:
-            todo = cells_to_run(cells, lambda cell: context.config_loader.load_sweep_config(config, list(cell)))
+        def launch(cells: Sequence[list[str]]) -> None:
+            nonlocal jobs
+            todo = cells_to_run(cells, composer)
             size = self.max_batch_size or max(1, len(todo))
+            own: list[JobReturn] = []
             for first in range(0, len(todo), size):
-                returns.extend(launcher.launch(todo[first : first + size], initial_job_idx=first))
+                batch = todo[first : first + size]
+                ended = launcher.launch(batch, initial_job_idx=jobs)
+                jobs += len(batch)
+                own.extend(ended)
+            returns.extend(own)
+            for returned in own:
+                exit_code.record(returned.return_value)  # raises what ended the job
+
+        def work() -> int:
+            if self.tune:
+                refuse_rates(arguments)
+                tune(cells, composer, launch)
+            else:
+                launch(cells)
             return 0
 
         with sweep_group(arguments, config.hydra.runtime.choices.get("experiment")):
-            exit_code.record(command_line(launch))
-        for returned in returns:
-            exit_code.record(returned.return_value)  # raises what ended the job
+            exit_code.record(command_line(work))
         return returns
 
 
-def cells_to_run(cells: Sequence[list[str]], compose: Callable[[Sequence[str]], DictConfig]) -> list[list[str]]:
+def cells_to_run(cells: Sequence[list[str]], composer: "Composer") -> list[list[str]]:
     """The cells, given as lists of overrides, that are not done. Prints a line about each of the others."""
     from cab.command import REFUSED, cell_exit_code, exit_code, title
-    from cab.compose import Composer
     from cab.errors import NoSuchPattern, UserError
     from cab.machine import resolve_device
     from cab.store.store import Store
@@ -61,7 +84,6 @@ def cells_to_run(cells: Sequence[list[str]], compose: Callable[[Sequence[str]], 
     todo: list[list[str]] = []
     no_pattern: list[str] = []
     done = 0
-    composer = Composer(compose)
     stores: dict[tuple[Path, bool], Store] = {}
     for cell in cells:
         try:

@@ -63,7 +63,7 @@ def pair(folder):
 def one(folder):
     return {
         name: distributed_program.run(name, folder / "nowhere", together=False)
-        for name in ("plain", "micro", "routing")
+        for name in ("plain", "micro", "routing", *distributed_program.SELECTIONS)
     }
 
 
@@ -83,6 +83,22 @@ def test_all_processes_hold_the_same_model(pair, case):
     first, second = (results[case]["weights"] for results in pair)
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def test_the_selected_weights_are_those_of_one_process(pair, one):
+    torch.testing.assert_close(pair[0]["best"]["weights"], one["best"]["weights"], **ANOTHER_ORDER_OF_SUMS)
+    best, last = pair[0]["best"]["weights"]["head.weight"], pair[0]["plain"]["weights"]["head.weight"]
+    assert not torch.allclose(best, last, atol=1e-4), "the test sees no difference"
+    assert torch.equal(pair[1]["best"]["weights"]["head.weight"], last)  # it has trained to the end
+
+
+def test_all_processes_stop_together(pair, one):
+    step = 2 * (1 + distributed_program.VALIDATIONS.index(1.0))
+    for results in (*pair, one):
+        assert results["stopped"]["curve"][-1]["step"] == step
+    first, second = (results["stopped"]["weights"] for results in pair)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    torch.testing.assert_close(first, pair[0]["best"]["weights"])  # the best is where it stopped
 
 
 def test_centroids_are_those_of_the_global_batch(pair, one):

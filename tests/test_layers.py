@@ -16,6 +16,7 @@ BELOW = {
     "cab/efficiency": {"attentions", "tasks", "cab.config", "cab.errors", "cab.machine", "cab.store", "cab.check"},
     "cab/report": {
         *("attentions", "tasks", "cab.ROOT", "cab.config", "cab.errors", "cab.store.record"),
+        "cab.tuning",
         *("cab.check.battery", "cab.efficiency.efficiency_length", "cab.quality.tracker"),
     },
 }

@@ -17,7 +17,7 @@ from cab.store.record import Record, all_records
 ROOT = Path(__file__).resolve().parent.parent
 KILLED = -signal.SIGKILL
 CELL = [
-    *(o for o in TINY if not o.startswith(("train.steps", "train.validations", "efficiency."))),
+    *(o for o in TINY if not o.startswith(("train.steps", "train.validations", "task.validation", "efficiency."))),
     "attention=ssa",  # it samples in training, so that a wrong random state would show
     "efficiency.phases=[forward]",
     "efficiency.lengths=[32]",
@@ -25,7 +25,11 @@ CELL = [
     "efficiency.budget=300",  # more than a busy machine needs
     "task.contexts=[1]",
     "train.steps=40",
-    "train.validations=2",
+    "train.validations=8",
+    "train.select=best",  # with rates at which the best is not the last
+    "train.lr=0.03",
+    "train.final_lr=1",
+    "task.validation_windows=8",
     "train.checkpoint_seconds=0",
     "task.vocabulary=300",  # a vocabulary that is learned and cached
     "device.threads=1",
@@ -69,6 +73,7 @@ def undisturbed(text, tmp_path_factory) -> Path:
     code, _, output = run_cell(text, results)
     assert code == 0, output
     assert "continues" not in output
+    assert numbers(results)["selected_step"] < 40
     return results
 
 
@@ -78,7 +83,8 @@ def numbers(results: Path) -> dict[str, Any]:
     assert isinstance(record, Record)
     found = {name: record.result[name] for name in ("metrics", "tables", "predictors", "model", "data")}
     curve = [{key: value for key, value in point.items() if key != "seconds"} for point in record.result["curve"]]
-    return found | {"curve": curve, "hash": record.hash, "steps": record.result["training"]["steps"]}
+    training = {name: record.result["training"][name] for name in ("steps", "selected_step", "validation")}
+    return found | {"curve": curve, "hash": record.hash} | training
 
 
 def files(results: Path) -> list[str]:

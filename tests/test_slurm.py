@@ -216,6 +216,27 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
     pandas.testing.assert_frame_equal(table(tmp_path), table(undisturbed))
 
 
+def test_rates_are_tuned_as_without_slurm(slurm, tmp_path):
+    cells = [one for one in SWEEP if not one.startswith(("seed=", "attention"))] + ["attention=none", "seed=0,1"]
+    cells += ["tune.rates=[1e-4,3e-2]"]
+    found = []
+    for name, launcher in (("with", SLURM), ("without", [])):
+        results = tmp_path / name
+        command = [sys.executable, "-m", "cab.tune", f"results={results}", *cells, *launcher]
+        env = environment(slurm_cluster.environment(slurm))
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=LONGEST_WAIT_SECONDS, env=env
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("as SLURM job") == (3 if launcher else 0)  # the grid, one more, the second seed
+        line = next(line for line in done.stdout.splitlines() if "validation by rate" in line)
+        records = [record for _, record in all_records(results)]
+        metrics = {record.hash: (record.cell["seed"], record.result["metrics"]) for record in records}
+        found.append((line, metrics))
+    assert len(found[0][1]) == 4
+    assert found[0] == found[1]
+
+
 def test_a_cluster_whose_owner_ends_leaves_no_process():
     if absent := slurm_cluster.missing():
         pytest.skip(f"no {', '.join(absent)} on this machine")

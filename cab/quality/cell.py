@@ -85,7 +85,7 @@ def _run(
             trained = train(wrapped, task, request.training, fabric, checkpoint, tracker.log)
         else:
             trained = _train_together(request, task, model, wrapped, device.type, precision, checkpoint, tracker)
-        result |= {"curve": trained.curve, "training": _speed(trained, request)}
+        result |= {"curve": trained.curve, "training": _training(trained, request)}
         if trained.status != "ok":
             return trained.status, trained.reason, result
         test = evaluate(wrapped, task, "test", fabric.to_device)
@@ -108,12 +108,14 @@ def _run(
         return status, reason, result
 
 
-def _speed(trained: Trained, request: Request) -> dict[str, Any]:
-    steps = request.training.steps
+def _training(trained: Trained, request: Request) -> dict[str, Any]:
     return {
-        "steps": steps,
+        "steps": trained.steps,
+        "stopped_early": trained.stopped_early,
+        "selected_step": trained.selected_step,
+        "validation": trained.validation,
         "seconds": trained.seconds,
-        "examples_per_second": steps * request.training.batch / trained.seconds,
+        "examples_per_second": trained.steps * request.training.batch / trained.seconds,
         "processes": distributed.world_size(),
     }
 

@@ -15,8 +15,10 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from cab.config import Training
+from cab.quality.selection import Selection
 from cab.store import checkpoint
 from cab.store.checkpoint import Checkpoint
+from tasks.base import Metric
 
 BROADCAST_INTERVAL = 10
 """Steps after which several processes agree on whether a checkpoint is due. One process looks at every step."""
@@ -28,7 +30,8 @@ Point = dict[str, Any]
 class TrainingState:
     """`model` is one that `fabric` has set up."""
 
-    def __init__(self, model: nn.Module, training: Training, fabric: Fabric) -> None:
+    def __init__(self, model: nn.Module, training: Training, fabric: Fabric, metric: Metric) -> None:
+        """`metric` is the task's headline."""
         self.model, self.training, self.fabric = model, training, fabric
         optimizer, self.schedule = make_optimizer(model, training)
         self.optimizer: Optimizer = fabric.setup_optimizers(optimizer)  # type: ignore[assignment]
@@ -38,6 +41,7 @@ class TrainingState:
         self.curve: list[Point] = []
         self.loss_sum = torch.zeros((), device=fabric.device)
         """Losses of this process since the last point of the curve."""
+        self.selection = Selection(training, metric)
         self._timer_start = self._last_save = time.monotonic()
 
     def start_timer(self) -> None:
@@ -69,6 +73,8 @@ class TrainingState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         self.step, self.seconds, self.curve = saved["step"], saved["seconds"], saved["curve"]
+        if fabric.is_global_zero:
+            self.selection.load_state_dict(saved["selection"])
         processes = len(saved["random"])
         if fabric.is_global_zero:
             print(f"continues at step {self.step:,} of {self.training.steps:,}")
@@ -99,6 +105,7 @@ class TrainingState:
                     "step": self.step,
                     "seconds": self.seconds,
                     "curve": self.curve,
+                    "selection": self.selection.state_dict(),
                 }
             )
         self.start_timer()

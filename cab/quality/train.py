@@ -6,7 +6,8 @@ of the global batch, however that is divided into micro-batches and over process
 
 Each of several processes (see cab.quality.distributed) takes its share of every batch, `micro_batch` examples at a
 time. Gradients, losses and the statistics of attentions are summed over all processes, so that all have the same model
-after every step. Each has its own random stream for dropout. Rank 0 evaluates and writes while the others wait.
+after every step. Each has its own random stream for dropout. Rank 0 evaluates and writes while the others wait, and its
+model has the selected weights at the end (see cab.quality.selection).
 """
 
 import math
@@ -37,6 +38,14 @@ class Trained:
     curve: list[Point]
     seconds: float
     """Time in training steps alone, over all runs of a training that was resumed."""
+    steps: int
+    """Those that were run."""
+    stopped_early: bool
+    """Whether a validation reached `stop_at` before the last step."""
+    selected_step: int | None
+    """Where the weights that are tested are from; None where no validation was."""
+    validation: float | None
+    """The headline metric on validation at that step."""
 
 
 def train(
@@ -50,12 +59,14 @@ def train(
 ) -> Trained:
     """Trains a model that `fabric` has set up. Resumes from the checkpoint if there is one, and keeps it up to date.
 
-    Rank 0 passes every point of the curve to `log` and does the validation. Where there are several processes, it needs
-    `evaluation_model` for that: the same model, set up for this process alone.
+    Rank 0 passes every point of the curve to `log`, does the validation, and ends with the selected weights in the
+    model. Where there are several processes, it needs `evaluation_model` for that: the same model, set up for this
+    process alone.
     """
-    state = TrainingState(model, training, fabric)
+    headline = task.metrics[0]
+    state = TrainingState(model, training, fabric, headline)
     state.resume(checkpoint, task.seed)
-    progress = Progress(state.step, training.steps, task.metrics[0].name) if fabric.is_global_zero else None
+    progress = Progress(state.step, training.steps, headline.name) if fabric.is_global_zero else None
     all_reduce = distributed.all_reduce if fabric.world_size > 1 else None
     point_interval = max(1, training.steps // POINTS)
     validation_steps = {
@@ -63,10 +74,11 @@ def train(
     }
     status: Literal["ok", "diverged"] = "ok"
     reason = ""
+    reached = False
 
     model.train()
     state.start_timer()
-    while state.step < training.steps:
+    while state.step < training.steps and not reached:
         state.loss_sum += optimizer_step(model, task, training, fabric, state.optimizer, state.step)
         state.schedule.step()
         after_step(model, all_reduce)
@@ -81,13 +93,23 @@ def train(
                 if state.step in validation_steps:
                     evaluation = evaluate(evaluation_model or model, task, "validation", fabric.to_device)
                     point["validation"] = evaluation.metrics
+                    reached = state.selection.update(state.step, evaluation.metrics[headline.name], model)
                 log(point)
                 progress.update(point)
+            if training.stop_at is not None and state.step in validation_steps:
+                reached = fabric.broadcast(reached)
             state.start_timer()
-        state.save_if_due(checkpoint)
+        if not reached:  # like the last step, the one that ends the training is run again by a training that resumes
+            state.save_if_due(checkpoint)
     if progress:
-        progress.close()
-    return Trained(status, reason, state.curve, state.seconds)
+        progress.close(reached)
+    stopped_early = reached and state.step < training.steps
+    selected = state.selection
+    if status == "ok":
+        selected.load_into(evaluation_model or model)
+    return Trained(
+        status, reason, state.curve, state.seconds, state.step, stopped_early, selected.step, selected.validation
+    )
 
 
 def optimizer_step(

@@ -8,7 +8,7 @@ from cab.report import document as doc
 from cab.report.analyses.base import Answer
 from cab.report.composite import FEWEST, Composite
 from cab.report.efficiency_table import machine
-from cab.report.figures import lengths, plots
+from cab.report.figures import lengths, plots, rates
 from cab.report.groups import Group
 from cab.report.load import Loaded, data_kind, started
 from cab.report.settings import canonical, short_difference
@@ -126,7 +126,10 @@ def _facts(group: Group) -> str:
     if train.get("steps"):
         length = f" at length {model['length']:,}" if model.get("length") else ""
         memory = f" with a memory of {model['memory']:,}" if model.get("memory") else ""
-        text += f" Trained for {train['steps']:,} steps of {train.get('batch')}{length}{memory}."
+        at_most = "at most " if train.get("stop_at") is not None else ""
+        if "tuned" in str(train.get("lr")):
+            text += f" Learning rates {train['lr']}, on validation."
+        text += f" Trained for {at_most}{train['steps']:,} steps of {train.get('batch')}{length}{memory}."
     return text
 
 
@@ -155,6 +158,8 @@ def _group_figures(group: Group) -> list[doc.Figure]:
     if measured:
         content = (group, group.variants)
         found.append(doc.Figure(f"tradeoff_{group.figure_name}", "Quality against efficiency", plots.tradeoff, content))
+    if any(variant.tuning for variant in group.variants):
+        found.append(doc.Figure(f"rates_{group.figure_name}", "Validation against rate", rates.draw, (group,)))
     return found
 
 

@@ -19,6 +19,7 @@ from cab.report.settings import options_text
 from cab.report.stats import Estimate
 from cab.report.text import is_logarithmic
 from cab.store.record import write_atomically
+from cab.tuning import rates_text
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -77,6 +78,9 @@ def leaderboard_rows(group: Group) -> list[dict[str, Any]]:
             "status": variant.status,
             "reason": variant.reason,
             "core_parameters": variant.core_parameters,
+            "learning_rate": variant.learning_rate,
+            "rate_at_edge": variant.tuning.at_edge if variant.tuning else None,
+            "rates_tried": rates_text(sorted(variant.tuning.validations)) if variant.tuning else None,
         }
         row |= columns(variant.efficiency)
         row |= {

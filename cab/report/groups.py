@@ -16,7 +16,7 @@ from cab.report.predictors import Scored, strongest_predictor
 from cab.report.settings import canonical, differences, labels, options, settings, settings_name
 from cab.report.stats import Interval, difference
 from cab.report.text import is_logarithmic
-from cab.report.variant import Variant, data_hash
+from cab.report.variant import Variant, data_hash, settled
 from cab.store.record import Record
 
 
@@ -112,7 +112,7 @@ class Group:
 
 def make_groups(records: Iterable[Record], efficiency: EfficiencyTable | None = None) -> list[Group]:
     """All quality records as ranked groups, in the order of their titles, with the efficiency of every variant."""
-    found: dict[tuple[Any, ...], dict[str, Variant]] = {}
+    found: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
     settings_by_name: dict[str, dict[str, Any]] = {}
     without_data: list[Record] = []
     for record in records:
@@ -126,8 +126,8 @@ def make_groups(records: Iterable[Record], efficiency: EfficiencyTable | None = 
         for key in keys:
             _add(found.setdefault(key, {}), record)
     groups = [
-        Group(task, pattern, size, content, settings_by_name[name], list(variants.values()))
-        for (task, pattern, size, name, content), variants in sorted(found.items(), key=lambda item: str(item[0]))
+        Group(task, pattern, size, content, settings_by_name[name], [settled(each) for each in families.values()])
+        for (task, pattern, size, name, content), families in sorted(found.items(), key=lambda item: str(item[0]))
     ]
     _name(groups)
     for group in groups:
@@ -148,9 +148,9 @@ def _key(record: Record, content: str | None) -> tuple[Any, ...]:
     return cell["task"], cell["pattern"], cell["size"], settings_name(record), content
 
 
-def _add(variants: dict[str, Variant], record: Record) -> None:
-    without_seed = {key: value for key, value in record.identity.items() if key != "seed"}
-    variants.setdefault(canonical(without_seed), Variant([])).records.append(record)
+def _add(families: dict[str, list[Record]], record: Record) -> None:
+    """To those of the same family and options; of a group, whose settings are equal."""
+    families.setdefault(canonical(record.identity.get("attention")), []).append(record)
 
 
 def _name(groups: Sequence[Group]) -> None:

@@ -93,7 +93,11 @@ def quality_row(record: Record) -> dict[str, Any]:
         "parameters": model.get("parameters"),
         "core_parameters": model.get("core_parameters"),
         "excess": model.get("excess"),
+        "learning_rate": (record.identity.get("train") or {}).get("lr"),
         "steps": training.get("steps"),
+        "stopped_early": training.get("stopped_early"),
+        "selected_step": training.get("selected_step"),
+        "validation": training.get("validation"),
         "train_seconds": training.get("seconds"),
         "examples_per_second": training.get("examples_per_second"),
     }

@@ -9,6 +9,7 @@ from cab.report.load import revision, started
 from cab.report.text import MISSING, commit, number
 from cab.report.variant import Variant, data_hash, score
 from cab.store.record import Record
+from cab.tuning import Tuning
 
 
 def of_variant(group: Group, variant: Variant, efficiency: Record | None) -> dict[str, str]:
@@ -21,6 +22,7 @@ def of_variant(group: Group, variant: Variant, efficiency: Record | None) -> dic
         "records": "; ".join(_seed(record) for record in variant.records),
         "data": ", ".join(code(content[:16]) for content in sorted(filter(None, hashes))) or "unknown",
         "options": code(variant.options),
+        "rates tried": _rates(variant.tuning) if variant.tuning else "",
         "device": own["device"],
         "versions": own["versions"],
         "started": own["started"],
@@ -51,6 +53,12 @@ def command(variant: Variant) -> str:
         return shlex.join(commands[0])
     multirun = [] if "-m" in first[3:] else ["-m"]
     return shlex.join([*first[:3], *multirun, *first[3:], f"seed={','.join(map(str, variant.seeds))}"])
+
+
+def _rates(tuning: Tuning) -> str:
+    """Every rate with its score on validation, which chooses."""
+    tried = [f"{rate:g}: {number(value)}" for rate, value in sorted(tuning.validations.items())]
+    return f"validation {', '.join(tried)} (seed {tuning.seed})" if tried else MISSING
 
 
 def _seed(record: Record) -> str:

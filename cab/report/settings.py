@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cab.store.record import Record
+from cab.tuning import rates_text, tuned_over
 
 NOT_SETTINGS = ("seed", "attention")
 """Parts of a quality record's identity in which the rows of a group may differ."""
@@ -17,8 +18,16 @@ def canonical(value: Any) -> str:
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """Everything that decides a quality record's numbers except the family and the seed."""
-    return {key: value for key, value in record.identity.items() if key not in NOT_SETTINGS}
+    """Everything that decides a quality record's numbers except the family and the seed.
+
+    Where rates are tuned, that is the grid and not the rate, in which the rows of a group differ then.
+    """
+    found = {key: value for key, value in record.identity.items() if key not in NOT_SETTINGS}
+    if isinstance(train := found.get("train"), Mapping):
+        found["train"] = {key: value for key, value in train.items() if key != "tuned_over"}
+        if grid := tuned_over(record):
+            found["train"]["lr"] = f"tuned over {rates_text(grid)}"
+    return found
 
 
 def settings_name(record: Record) -> str:

@@ -34,6 +34,7 @@ def group_columns(group: Group) -> list[tuple[Column, Callable[[Variant], Cell]]
         (Column("less memory than vanilla from"), lambda row: _crossing(row.efficiency.memory_from_vanilla)),
         (Column("decode tokens/s"), lambda row: _decode(row.efficiency)),
         (Column("state"), lambda row: _state(row.efficiency)),
+        (Column("learning rate"), lambda row: _learning_rate(row)),
         (Column("core parameters"), lambda row: Cell(count(row.core_parameters), row.core_parameters)),
         (Column("status", short=True), lambda row: Cell(row.status)),
     ]
@@ -81,6 +82,12 @@ def _train_time(found: Efficiency) -> Cell:
     return Cell(text, found.train_ratio.value)
 
 
+def _learning_rate(row: Variant) -> Cell:
+    """Marked where the best rate has no neighbour on one side, so that a better one may be there."""
+    edge = " (edge)" if row.tuning and row.tuning.at_edge else ""
+    return Cell(f"{number(row.learning_rate, 'g')}{edge}", row.learning_rate)
+
+
 def _decode(found: Efficiency) -> Cell:
     if found.decode_tokens_per_second is None:
         return Cell(MISSING)
@@ -98,8 +105,13 @@ def _state(found: Efficiency) -> Cell:
 
 def _status(group: Group, variant: Variant) -> str:
     text = f"{variant.status}: {variant.reason}" if variant.reason else variant.status
-    missing = group.missing_seeds(variant)
-    return f"{text}; no seed {', '.join(map(str, missing))}" if missing else text
+    if variant.tuning and variant.tuning.at_edge:
+        text += f"; its rate {variant.learning_rate:g} is at the edge of those tried"
+    if missing := group.missing_seeds(variant):
+        text += f"; no seed {', '.join(map(str, missing))}"
+    if variant.left_out:
+        text += f"; left out, at other rates: seed {', '.join(map(str, variant.left_out))}"
+    return text
 
 
 def composite_table(made: Composite, title: str) -> Table:

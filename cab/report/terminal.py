@@ -19,12 +19,14 @@ def quality_lines(record: Record, done: bool) -> list[str]:
     training, model = result["training"], result["model"]
     strongest = strongest_predictor(result)
     beside = f"; best predictor: {strongest.name} {number(strongest.score)}" if strongest else ""
+    selected = training["selected_step"]
+    weights = f", tested at step {selected:,}" if selected != training["steps"] else ""
     real = "real" if result["data"]["real"] else "synthetic"
     return [
         _line("quality", metrics + beside, done),
         _line(
             "training",
-            f"{training['steps']:,} steps in {training['seconds']:.0f} s on {real} data, "
+            f"{training['steps']:,} steps in {training['seconds']:.0f} s on {real} data{weights}, "
             f"{model['core_parameters']:,} core parameters, family in {', '.join(model['slots'])}",
         ),
     ]

@@ -6,13 +6,17 @@ the mean is mean +- t(0.975, n - 1) s / sqrt(n) over n seeds: the spread of trai
 
 import statistics
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from cab.report.efficiency import Efficiency
 from cab.report.settings import options_text
 from cab.report.stats import Estimate, mean
 from cab.store.record import Record
+from cab.tuning import Tuning, learning_rate, rates_text, tuned_over, tuning_of
+
+SCORES = ("metrics", "tables", "curve", "training")
+"""What a record's result says of the trained model."""
 
 
 @dataclass
@@ -20,7 +24,11 @@ class Variant:
     """One family with one set of options."""
 
     records: list[Record]
-    """One per seed."""
+    """One per seed, at the chosen rate where rates are tuned; a single trial without scores while none is chosen."""
+    tuning: Tuning | None = None
+    """None where the rate was given."""
+    left_out: list[int] = field(default_factory=list)
+    """Seeds with records at other rates only."""
     label: str = ""
     """The family's name, with the options that differ from those of the group's other variants of that family."""
     rank: int | None = None
@@ -41,6 +49,11 @@ class Variant:
     @property
     def options(self) -> str:
         return options_text(self.first.identity.get("attention"))
+
+    @property
+    def learning_rate(self) -> float | None:
+        """None if none is chosen."""
+        return learning_rate(self.first) if self.tuning is None else self.tuning.rate
 
     @property
     def core_parameters(self) -> int | None:
@@ -71,6 +84,8 @@ class Variant:
     @property
     def status(self) -> str:
         """`ok`, or how many seeds ended how: `2 ok, 1 diverged`."""
+        if self.tuning and self.tuning.missing:
+            return "rates not all tried"
         counts = Counter(
             "no score" if record.status == "ok" and score(record) is None else record.status for record in self.records
         )
@@ -80,7 +95,27 @@ class Variant:
 
     @property
     def reason(self) -> str:
-        return next((record.reason for record in self.records if record.reason), "")
+        if self.tuning and self.tuning.missing:
+            failed = "" if self.first.final else f"; {self.first.status}: {self.first.reason}"
+            return f"no result at {rates_text(self.tuning.missing)}{failed}"
+        reason = next((record.reason for record in self.records if record.reason), "")
+        problem = self.tuning.problem if self.tuning else ""
+        return "; ".join(filter(None, (problem, reason)))
+
+
+def settled(records: list[Record]) -> Variant:
+    """The variant of all records of a family with one set of options, and the grid of rates if there is one."""
+    if not tuned_over(records[0]):
+        return Variant(records)
+    tuning = tuning_of(records)
+    if tuning.rate is None:
+        own = [record for record in records if record.cell["seed"] == tuning.seed]
+        first = min(own or records, key=lambda record: (record.final, learning_rate(record) or 0.0))
+        kept = {key: value for key, value in first.result.items() if key not in SCORES}
+        return Variant([replace(first, result=kept)], tuning)
+    chosen = [record for record in records if learning_rate(record) == tuning.rate]
+    seeds = {record.cell["seed"] for record in chosen}
+    return Variant(chosen, tuning, sorted({record.cell["seed"] for record in records} - seeds))
 
 
 def score(record: Record) -> float | None:

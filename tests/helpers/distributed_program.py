@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from test_selection import Scripted
 from test_train import Killed, KilledAtStep, settings
 from torch import nn
 
@@ -57,20 +58,27 @@ CASES = {
     "interrupted": (Vanilla, DROPOUT, None),
 }
 """Family, dropout, micro_batch."""
+VALIDATIONS = (5.0, 4.0, 1.0, 3.0, 2.0, 6.0)
+"""Of rank 0 in the cases of `SELECTIONS`."""
+SELECTIONS = {"best": {"select": "best"}, "stopped": {"stop_at": 1.5}}
 
 
 def run(name: str, folder: Path, together: bool, killed_at: int = STEPS) -> dict[str, object]:
     """The curve and the weights of one case, and the state of its random numbers."""
-    family, dropout, micro_batch = CASES[name]
+    family, dropout, micro_batch = CASES.get(name, CASES["plain"])
+    selection = SELECTIONS.get(name, {})
     torch.manual_seed(0)
     device = torch.device("cpu")
     model = Net(family, dropout)
     alone = distributed.single_process_fabric(device, "float32")
     fabric = distributed.multi_process_fabric("cpu", "float32") if together else alone
-    training = settings(steps=STEPS, micro_batch=micro_batch, validations=2, checkpoint_seconds=0.0)
+    validations = len(VALIDATIONS) if selection else 2
+    training = settings(
+        steps=STEPS, micro_batch=micro_batch, validations=validations, checkpoint_seconds=0.0, **selection
+    )
     trained = train(
         fabric.setup_module(model),
-        KilledAtStep(killed_at),
+        Scripted(*VALIDATIONS) if selection else KilledAtStep(killed_at),
         training,
         fabric,
         Checkpoint(folder / f"{name}.pt", ""),
@@ -93,6 +101,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     distributed.init_process_group()
-    results = {name: run(name, folder, together=True) for name in CASES if name != "interrupted"}
+    results = {name: run(name, folder, together=True) for name in (*CASES, *SELECTIONS) if name != "interrupted"}
     results["interrupted"] = run_with_an_interruption(folder)
     torch.save(results, folder / f"results-{distributed.rank()}.pt")

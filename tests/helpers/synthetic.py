@@ -60,8 +60,14 @@ def quality(
     steps: int = 200,
     science_version: int = SCIENCE_VERSION,
     model: dict[str, int] | None = None,
+    lr: float = 1e-3,
+    tuned_over: Sequence[float] = (),
+    validation: float | None = None,
 ) -> Record:
-    """A quality record. Status other than ok: no result, as for a cell that could not run."""
+    """A quality record. Status other than ok: no result, as for a cell that could not run.
+
+    `validation`: the headline metric there, at the selected step.
+    """
     shape = {"hidden": 512} | (model or MODEL)
     family = {"_target_": f"attentions.{attention}.Family"} | (options or {})
     chosen = " ".join(f" attention.{key}={value}" for key, value in (options or {}).items())
@@ -87,7 +93,13 @@ def quality(
                 "hidden": {"decoder.self": hidden_of(attention)},
                 "excess": 0.002,
             },
-            "training": {"steps": steps, "seconds": 50.0, "examples_per_second": 64.0},
+            "training": {
+                "steps": steps,
+                "selected_step": steps,
+                "validation": validation,
+                "seconds": 50.0,
+                "examples_per_second": 64.0,
+            },
             "data": {
                 "source": "embedded",
                 "description": "sources of the standard library",
@@ -103,7 +115,7 @@ def quality(
         "slots": ["decoder.self"],
         "size": size,
         "model": shape,
-        "train": {"steps": steps, "batch": 16, "lr": 1e-3},
+        "train": {"steps": steps, "batch": 16, "lr": lr, "tuned_over": list(tuned_over)},
         "data": {"source": "embedded", "path": data if data != DATA else None},
         "precision": "float32",
         "seed": seed,
