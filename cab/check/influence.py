@@ -108,13 +108,20 @@ def dependence(model: ModelUnderTest, found: Sequence[Influence], mode: str) -> 
     third of the outputs has to read something before it (and after), and every third of inputs and memory has to be
     read.
 
+    A family that declares its reach cannot do this. Instead, in eval mode, every output of it has to react to every
+    input within the reach that it has over its layers; and a layer must not react to any other, so that nothing is
+    gained by declaring less.
+
     A cross-attention layer alone only has to react to its own input and the memory: its rows need not interact.
     """
     setting, pattern = model.setting, model.pattern
     union = reduce(Influence.__or__, found)
     t, s = torch.arange(setting.n).unsqueeze(1), torch.tensor(setting.sources)
     required = _thirds_of_each(union.inputs.where(t == s, 0), setting.sources, setting.n, "own inputs")
-    if not pattern.cross or model.level == "stack":
+    reach = model.module.reach()
+    if reach is not None:
+        required += _within_reach(union.inputs, setting.sources, reach, mode, closed=model.level == "layer")
+    elif not pattern.cross or model.level == "stack":
         past, future = union.inputs.where(t > s, 0), union.inputs.where(t < s, 0)
         if mode == "train":
             required += _thirds_of_each(past, setting.sources, setting.n, "earlier inputs")
@@ -155,6 +162,27 @@ def _pairs_of_thirds(
         for region in range(index + 1 if causal else 3):
             where = f"{THIRDS[index]} outputs to {THIRDS[region]} {word}"
             found.append(Observation(float(outputs[:, columns[region]].max()), where))
+    return found
+
+
+def _within_reach(
+    reactions: Tensor, sources: Sequence[int], reach: tuple[int, int], mode: str, closed: bool
+) -> list[Observation]:
+    """The smallest reaction of an output to an input within the reach; 0 if `closed` and any reacts to one beyond it."""
+    back, ahead = reach
+    distance = torch.arange(len(reactions)).unsqueeze(1) - torch.tensor(sources)  # (n, sources)
+    within = (distance <= back) & (distance >= -ahead)
+    found = []
+    if mode == "eval":
+        inside = reactions.where(within, torch.inf)
+        output, column = divmod(int(inside.argmin()), len(sources))
+        where = f"output {output} to input {sources[column]}, within the reach of {back} back and {ahead} ahead"
+        found.append(Observation(float(inside.min()), where))
+    beyond = reactions.where(~within, 0)
+    if closed and float(beyond.max()) > 0:
+        output, column = divmod(int(beyond.argmax()), len(sources))
+        where = f"output {output} reacts to input {sources[column]}, beyond the reach of {back} back and {ahead} ahead"
+        found.append(Observation(0.0, where))
     return found
 
 
