@@ -108,9 +108,8 @@ def dependence(model: ModelUnderTest, found: Sequence[Influence], mode: str) -> 
     third of the outputs has to read something before it (and after), and every third of inputs and memory has to be
     read.
 
-    A family that declares its reach cannot do this. Instead, in eval mode, every output of it has to react to every
-    input within the reach that it has over its layers; and a layer must not react to any other, so that nothing is
-    gained by declaring less.
+    A family that declares its reach cannot react to everything. In eval mode, every output has to react to every input
+    within the reach over all layers instead. A layer must not react to any other, so that declaring less is no way out.
 
     A cross-attention layer alone only has to react to its own input and the memory: its rows need not interact.
     """
@@ -119,14 +118,17 @@ def dependence(model: ModelUnderTest, found: Sequence[Influence], mode: str) -> 
     t, s = torch.arange(setting.n).unsqueeze(1), torch.tensor(setting.sources)
     required = _thirds_of_each(union.inputs.where(t == s, 0), setting.sources, setting.n, "own inputs")
     reach = model.module.reach()
-    if reach is not None:
-        required += _within_reach(union.inputs, setting.sources, reach, mode, closed=model.level == "layer")
-    elif not pattern.cross or model.level == "stack":
+    if reach is not None and model.level == "layer":
+        required += _none_beyond(union.inputs, setting.sources, reach)
+    if not pattern.cross or model.level == "stack":
         past, future = union.inputs.where(t > s, 0), union.inputs.where(t < s, 0)
         if mode == "train":
-            required += _thirds_of_each(past, setting.sources, setting.n, "earlier inputs")
-            if not pattern.causal:
+            if reach is None or reach[0]:
+                required += _thirds_of_each(past, setting.sources, setting.n, "earlier inputs")
+            if not pattern.causal and (reach is None or reach[1]):
                 required += _thirds_of_each(future, setting.sources, setting.n, "later inputs")
+        elif reach is not None:
+            required.append(_weakest_within(union.inputs, setting.sources, reach))
         else:
             others = past if pattern.causal else past + future
             required += _pairs_of_thirds(others, setting.sources, setting.n, "inputs", pattern.causal)
@@ -165,25 +167,27 @@ def _pairs_of_thirds(
     return found
 
 
-def _within_reach(
-    reactions: Tensor, sources: Sequence[int], reach: tuple[int, int], mode: str, closed: bool
-) -> list[Observation]:
-    """The smallest reaction of an output to an input within the reach; 0 if `closed` and any reacts to one beyond it."""
+def _weakest_within(reactions: Tensor, sources: Sequence[int], reach: tuple[int, int]) -> Observation:
+    """The smallest reaction of an output to an input within the reach."""
+    inside = reactions.where(_within(reactions, sources, reach), torch.inf)
+    output, column = divmod(int(inside.argmin()), len(sources))
+    return Observation(float(inside.min()), f"output {output} to input {sources[column]}, within reach {reach}")
+
+
+def _none_beyond(reactions: Tensor, sources: Sequence[int], reach: tuple[int, int]) -> list[Observation]:
+    """A reaction of 0, which fails, where an output reacts to an input beyond the reach."""
+    beyond = reactions.where(~_within(reactions, sources, reach), 0)
+    if float(beyond.max()) == 0:
+        return []
+    output, column = divmod(int(beyond.argmax()), len(sources))
+    return [Observation(0.0, f"output {output} reacts to input {sources[column]}, beyond reach {reach}")]
+
+
+def _within(reactions: Tensor, sources: Sequence[int], reach: tuple[int, int]) -> Tensor:
+    """(n, sources): whether the source is at most so many tokens before and after the output."""
     back, ahead = reach
-    distance = torch.arange(len(reactions)).unsqueeze(1) - torch.tensor(sources)  # (n, sources)
-    within = (distance <= back) & (distance >= -ahead)
-    found = []
-    if mode == "eval":
-        inside = reactions.where(within, torch.inf)
-        output, column = divmod(int(inside.argmin()), len(sources))
-        where = f"output {output} to input {sources[column]}, within the reach of {back} back and {ahead} ahead"
-        found.append(Observation(float(inside.min()), where))
-    beyond = reactions.where(~within, 0)
-    if closed and float(beyond.max()) > 0:
-        output, column = divmod(int(beyond.argmax()), len(sources))
-        where = f"output {output} reacts to input {sources[column]}, beyond the reach of {back} back and {ahead} ahead"
-        found.append(Observation(0.0, where))
-    return found
+    distance = torch.arange(len(reactions)).unsqueeze(1) - torch.tensor(sources)
+    return (distance <= back) & (distance >= -ahead)
 
 
 def _neighbours(reactions: Tensor, pattern: Pattern) -> list[Observation]:
