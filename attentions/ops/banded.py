@@ -50,10 +50,10 @@ def sliding_attention(q: Tensor, k: Tensor, v: Tensor, left: int, right: int, va
     always itself. Chunks of queries read the keys from `left` before to `right` after them."""
     batch, heads, n, dim = q.shape
     left, right = min(left, n - 1), min(right, n - 1)
-    chunk = min(max(CHUNK, left + right + 1), n)
+    before, after = -(-left // ALIGNED) * ALIGNED, -(-right // ALIGNED) * ALIGNED
+    chunk = min(max(CHUNK, before + after), n)
     chunks = -(-n // chunk)
-    before = -(-left // ALIGNED) * ALIGNED
-    span = before + chunk + -(-right // ALIGNED) * ALIGNED  # keys of a chunk
+    span = before + chunk + after  # keys of a chunk
     extra = chunks * chunk - n
 
     def around(x: Tensor) -> Tensor:  # (B, H, N, d) to (B chunks, H, span, d)
