@@ -173,6 +173,11 @@ class SequenceModule(nn.Module):
         """Whether a step of decoding computes all outputs so far again."""
         return type(self).step is SequenceModule.step
 
+    def reach(self) -> tuple[int, int] | None:
+        """How many tokens back and ahead in x an output depends on, where that is fixed; None = on all that the pattern
+        allows. The dependence check requires a reaction to every input within it, and of a layer none to others."""
+        return None
+
     def observed(self) -> Sequence[Tensor]:
         """Sums over the examples since the last step, for `after_step`. Where several processes share a batch, theirs
         are added up in place before it. Modules inside are called on their own, here and in `after_step`."""

@@ -134,6 +134,14 @@ class ResidualStack(SequenceModule):
             states.append(layer_state)
         return self.norm(x_t), states
 
+    def reach(self) -> tuple[int, int] | None:
+        """Of its attention alone: a short convolution adds to it."""
+        reaches = [layer.self_attention.reach() for layer in self.layers]
+        known = [reach for reach in reaches if reach is not None]
+        if len(known) < len(reaches):
+            return None
+        return sum(back for back, _ in known), sum(ahead for _, ahead in known)
+
     def state_size(self, n: int, m: int = 0) -> int:
         tails = sum(layer.conv.state_size() for layer in self.layers if layer.conv is not None)
         sizes = (attention.state_size(n, m if attention.pattern.cross else 0) for attention in self._attentions())

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from attentions.base import Mixer, Pattern, Shape, State, Unsupported, check_causal, no_loss
-from attentions.ops.banded import LocalRing, local_attention
+from attentions.ops.banded import Ring, local_attention
 from attentions.ops.clustered import (
     Groups,
     assigned_attention,
@@ -130,7 +130,7 @@ class Routed(Mixer):
             return y, (groups, None, n)
         local = self._placed_local(local)
         near = local_attention(*local, self.local_window, True, None)
-        return torch.cat([near, y], 1), (groups, LocalRing.of(*local[1:], self.local_window), n)
+        return torch.cat([near, y], 1), (groups, Ring.of(*local[1:], 2 * self.local_window), n)
 
     def step(self, q: Tensor, k: Tensor | None, v: Tensor | None, state: State) -> tuple[Tensor, State]:
         groups, ring, seen = state
@@ -144,7 +144,8 @@ class Routed(Mixer):
         if ring is not None:
             local = self._placed_local(local, seen)
             ring = ring.put(*local[1:])
-            y = torch.cat([ring.read(local[0]), y], 1)
+            first = (seen // self.local_window - 1) * self.local_window  # of the block before
+            y = torch.cat([ring.read(local[0], first), y], 1)
         return y, (groups, ring, seen + 1)
 
     def state_size(self, n: int, m: int = 0) -> int:

@@ -13,6 +13,7 @@ from helpers import leaking_attentions
 from attentions.base import Pattern, Shape, Unsupported
 from attentions.fit import FIT
 from attentions.lightning import Lightning
+from attentions.local import Local
 from attentions.none import NoAttention
 from attentions.vanilla import Vanilla
 from cab import run
@@ -39,6 +40,12 @@ FAULTS = {
     "PoolsFutureQueries": (CC, FUTURE),
     "IgnoresPast": (CS, {"dependence"}),
     "IgnoresPastInTraining": (CS, {"dependence"}),
+    "WithoutLastKey": (CS, {"dependence", "decode"}),
+    "WithOneKeyMore": (CS, {"dependence", "decode"}),
+    "WindowOfBlocks": (NS, {"dependence"}),
+    "IgnoresItsWindow": (CS, {"dependence"}),
+    "JoinsMasksByAnd": (NS, {"padding"}),
+    "MisplacesInRing": (CS, {"decode"}),
     "DropsLastBlock": (NS, {"dependence"}),
     "MasksMemory": (CC, {"dependence"}),
     "SeesPaddingContent": (NS, {"padding"}),
@@ -93,6 +100,17 @@ def test_a_fault_at_real_lengths_only():
 @pytest.mark.parametrize("kind", [partial(Vanilla), partial(Lightning, block=4)], ids=["vanilla", "lightning"])
 def test_what_is_right_passes(kind, pattern):
     assert failed(kind, pattern)[0] == set()
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 40])
+@pytest.mark.parametrize("pattern", [NS, CS])
+def test_a_window_passes_by_its_declared_reach(pattern, window):
+    kind = partial(Local, window=window)
+    assert failed(kind, pattern)[0] == set()
+    assert [model.module.reach() for model in models_under_test(kind, pattern, SMALL)] == (
+        2 * [(2 * window - 2, 0) if pattern is CS else (window // 2 * 2,) * 2]  # two layers, with a convolution or not
+        + 2 * [(window - 1, 0) if pattern is CS else (window // 2,) * 2]
+    )
 
 
 @pytest.mark.parametrize("pattern", Pattern)

@@ -31,6 +31,8 @@ NO_FEEDFORWARD = {"super_resolution"}
 REFUSED = {
     "the slot is a single layer, the family is a whole stack",
     "a whole stack in decoder.self also takes decoder.cross",
+    "Local has no noncausal_cross (it has noncausal_self, causal_self)",
+    "Local has no causal_cross (it has noncausal_self, causal_self)",
 }
 """The reasons that there may be, after the name of the slot."""
 TINY = ["model.dim=16", "model.heads=2", "model.depth=2", "model.hidden=64", "train.steps=3", "train.batch=2"]
@@ -90,6 +92,7 @@ def test_every_cell_builds_or_says_why_not(task, size, tmp_path):
             assert slots.excess == 0 or task in NO_FEEDFORWARD
             built[request.attention] = core_parameters(model)
         assert {"vanilla", "eager", "none", "lightning", "routing", "ssa"} <= built.keys()
+        assert ("local" in built) != pattern.cross
         assert {reason.split(": ", 1)[-1] for reason in refused.values()} <= REFUSED
         for name, parameters in built.items():
             excess = parameters / built["vanilla"] - 1

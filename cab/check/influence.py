@@ -108,18 +108,27 @@ def dependence(model: ModelUnderTest, found: Sequence[Influence], mode: str) -> 
     third of the outputs has to read something before it (and after), and every third of inputs and memory has to be
     read.
 
+    A family that declares its reach cannot react to everything. In eval mode, every output has to react to every input
+    within the reach over all layers instead. A layer must not react to any other, so that declaring less is no way out.
+
     A cross-attention layer alone only has to react to its own input and the memory: its rows need not interact.
     """
     setting, pattern = model.setting, model.pattern
     union = reduce(Influence.__or__, found)
     t, s = torch.arange(setting.n).unsqueeze(1), torch.tensor(setting.sources)
     required = _thirds_of_each(union.inputs.where(t == s, 0), setting.sources, setting.n, "own inputs")
+    reach = model.module.reach()
+    if reach is not None and model.level == "layer":
+        required += _none_beyond(union.inputs, setting.sources, reach)
     if not pattern.cross or model.level == "stack":
         past, future = union.inputs.where(t > s, 0), union.inputs.where(t < s, 0)
         if mode == "train":
-            required += _thirds_of_each(past, setting.sources, setting.n, "earlier inputs")
-            if not pattern.causal:
+            if reach is None or reach[0]:
+                required += _thirds_of_each(past, setting.sources, setting.n, "earlier inputs")
+            if not pattern.causal and (reach is None or reach[1]):
                 required += _thirds_of_each(future, setting.sources, setting.n, "later inputs")
+        elif reach is not None:
+            required.append(_weakest_within(union.inputs, setting.sources, reach))
         else:
             others = past if pattern.causal else past + future
             required += _pairs_of_thirds(others, setting.sources, setting.n, "inputs", pattern.causal)
@@ -156,6 +165,29 @@ def _pairs_of_thirds(
             where = f"{THIRDS[index]} outputs to {THIRDS[region]} {word}"
             found.append(Observation(float(outputs[:, columns[region]].max()), where))
     return found
+
+
+def _weakest_within(reactions: Tensor, sources: Sequence[int], reach: tuple[int, int]) -> Observation:
+    """The smallest reaction of an output to an input within the reach."""
+    inside = reactions.where(_within(reactions, sources, reach), torch.inf)
+    output, column = divmod(int(inside.argmin()), len(sources))
+    return Observation(float(inside.min()), f"output {output} to input {sources[column]}, within reach {reach}")
+
+
+def _none_beyond(reactions: Tensor, sources: Sequence[int], reach: tuple[int, int]) -> list[Observation]:
+    """A reaction of 0, which fails, where an output reacts to an input beyond the reach."""
+    beyond = reactions.where(~_within(reactions, sources, reach), 0)
+    if float(beyond.max()) == 0:
+        return []
+    output, column = divmod(int(beyond.argmax()), len(sources))
+    return [Observation(0.0, f"output {output} reacts to input {sources[column]}, beyond reach {reach}")]
+
+
+def _within(reactions: Tensor, sources: Sequence[int], reach: tuple[int, int]) -> Tensor:
+    """(n, sources): whether the source is at most so many tokens before and after the output."""
+    back, ahead = reach
+    distance = torch.arange(len(reactions)).unsqueeze(1) - torch.tensor(sources)
+    return (distance <= back) & (distance >= -ahead)
 
 
 def _neighbours(reactions: Tensor, pattern: Pattern) -> list[Observation]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attentions.base import Pattern, zero_padding
+from attentions.local import Local
 from attentions.vanilla import Softmax, Vanilla
 
 
@@ -153,6 +154,77 @@ class IgnoresPastInTraining(IgnoresPast):
     def prefill(self, x, memory=None, memory_valid=None):
         self.mixer = Softmax(self.shape, self.pattern)
         return super().prefill(x, memory, memory_valid)
+
+
+class WithoutLastKey(Local):
+    """A window that is one key shorter than the declared one."""
+
+    def __init__(self, shape, pattern, layer, layers):
+        super().__init__(shape, pattern, layer, layers, window=5)
+        self.mixer.left -= 1
+
+    def reach(self):
+        return (4, 0) if self.pattern.causal else (2, 2)
+
+
+class WithOneKeyMore(WithoutLastKey):
+    """A window that is one key longer than the declared one."""
+
+    def __init__(self, shape, pattern, layer, layers):
+        super().__init__(shape, pattern, layer, layers)
+        self.mixer.left += 2
+
+
+class WindowOfBlocks(WithoutLastKey):
+    """Two tokens back are seen by the first token of each block of 4 only."""
+
+    def forward(self, x, memory=None, valid=None, memory_valid=None):
+        self.mixer.left = 2
+        whole, _ = super().forward(x, memory, valid, memory_valid)
+        self.mixer.left = 1
+        short, auxiliary = super().forward(x, memory, valid, memory_valid)
+        first = (torch.arange(x.shape[1]) % 4 == 0).unsqueeze(-1)
+        return whole.where(first, short), auxiliary
+
+
+class IgnoresItsWindow(WithoutLastKey):
+    """Only the own value is read, where a window is declared."""
+
+    def __init__(self, shape, pattern, layer, layers):
+        super().__init__(shape, pattern, layer, layers)
+        self.mixer = OwnValueOnly(shape, pattern)
+
+
+class JoinsMasksByAnd(Local):
+    """CAB's fault: with a mask, what lies outside of the window is left out only if it is padding as well."""
+
+    support = dict.fromkeys((Pattern.NONCAUSAL_SELF,), "paper")
+
+    def __init__(self, shape, pattern, layer, layers):
+        super().__init__(shape, pattern, layer, layers, window=5)
+
+    def forward(self, x, memory=None, valid=None, memory_valid=None):
+        if valid is None:
+            return super().forward(x, memory, valid, memory_valid)
+        place = torch.arange(x.shape[1])
+        near = (place - place.unsqueeze(-1)).abs() <= 2
+        k, v = self.placed_keys_values(x)
+        mask = near | valid[:, None, None, :]
+        mixed = torch.nn.functional.scaled_dot_product_attention(self.placed_queries(x), k, v, attn_mask=mask)
+        return zero_padding(self.output(mixed, x), valid), x.new_zeros(())
+
+
+class MisplacesInRing(Local):
+    """Until the ring is full, tokens are put one place too far."""
+
+    support = dict.fromkeys((Pattern.CAUSAL_SELF,), "paper")
+
+    def __init__(self, shape, pattern, layer, layers):
+        super().__init__(shape, pattern, layer, layers, window=5)
+
+    def prefill(self, x, memory=None, memory_valid=None):
+        y, (seen, ring) = super().prefill(x, memory, memory_valid)
+        return y, (seen, ring._replace(length=ring.length + 1) if seen < 5 else ring)
 
 
 class DropsLastBlock(Vanilla):
