@@ -248,6 +248,46 @@ def test_times_of_several_processes_or_cut_batches_stand_by_themselves():
     assert time.device(cut).endswith(", micro-batch 2")
 
 
+def validated(name: str, seconds: float, points: dict[float, float], seed: int = 0) -> Record:
+    """`points`: bits per byte on validation by seconds."""
+    record = timed(name, 2.0, seconds, seed)
+    curve = [{"step": at, "loss": 1.0, "seconds": time} for at, time in enumerate((1.0, *points))]
+    for point in curve[1:]:
+        point["validation"] = {"bits_per_byte": points[point["seconds"]], "perplexity": 9.0}
+    record.result["curve"] = curve
+    return record
+
+
+def test_at_equal_time_each_counts_with_its_last_validation_until_the_fastest_was_done():
+    records = [
+        validated("none", 20.0, {10: 3.0, 20.0004: 2.8}),  # a curve is rounded
+        validated("fit", 60, {15: 2.9, 19: 2.7, 21: 2.1, 60: 2.0}),
+        validated("ssa", 90, {30: 2.5, 90: 1.0}),
+    ]
+    lines = time.lines(material(*records))
+    assert {line.attention: line.equal_seconds for line in lines} == {"none": 20, "fit": 20, "ssa": 20}
+    assert one(lines, attention="none").validation_at_equal_time == Estimate(2.8)
+    fit, ssa = one(lines, attention="fit"), one(lines, attention="ssa")
+    assert (fit.validation_at_equal_time, fit.validation_at_end) == (Estimate(2.7), Estimate(2.0))
+    assert (ssa.validation_at_equal_time, ssa.validation_at_end) == (None, Estimate(1.0))
+    right = time.draw(lines).axes[1]
+    assert [text.get_text() for text in right.get_yticklabels()] == ["fit", "none", "ssa"]  # best first, unknown last
+    assert "after 20 s of training" in right.get_title()
+    assert len(time.draw(time.lines(material(*(timed(n, 2.0, 9) for n in ("fit", "none"))))).axes) == 2
+
+
+def test_equal_time_is_that_in_which_all_seeds_of_the_fastest_were_done():
+    records = [validated("none", at, {at: 2.8 + seed}, seed) for seed, at in enumerate((20.0, 24.0))]
+    records += [validated("fit", 60, {23: 2.7 + seed, 25: 1.0}, seed) for seed in (0, 1)]
+    lines = time.lines(material(*records))
+    assert {line.equal_seconds for line in lines} == {24}
+    assert one(lines, attention="none").validation_at_equal_time.value == pytest.approx(3.3)
+    fit = one(lines, attention="fit").validation_at_equal_time
+    assert (fit.value, fit.interval) == (pytest.approx(3.2), t_interval([2.7, 3.7]))
+    records[3] = validated("fit", 60, {25: 1.0}, 1)  # a mean needs all seeds
+    assert one(time.lines(material(*records)), attention="fit").validation_at_equal_time is None
+
+
 # Options
 
 

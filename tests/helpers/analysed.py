@@ -1,5 +1,6 @@
 """Records as the analyses see them."""
 
+from itertools import pairwise
 from typing import Any
 
 from helpers import synthetic
@@ -48,7 +49,7 @@ def with_tables(record: Record) -> Record:
         tables["loss_by_context"] = [{"context": n, "bits_per_byte": score + n / 999} for n in (128, 256, 512)]
         for table, ends in (("loss_by_position", (0, 1, 4, 16, 64, 256)), ("loss_by_repetition", (0, 1, 2, 4, 8, 256))):
             attends = 0.0 if record.cell["attention"] == "none" else 1.0
-            rows = [(start, end, 1 / 5) for start, end in zip(ends, ends[1:], strict=False)]
+            rows = [(start, end, 1 / 5) for start, end in pairwise(ends)]
             tables[table] = [by_bin(*row, score - attends * at / 9) for at, row in enumerate(rows)]
     else:
         tables["accuracy_by_setting"] = [

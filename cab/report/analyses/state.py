@@ -3,12 +3,13 @@
 The figure of Arora et al. 2023 (Zoology, arXiv 2312.04927). The state is all that a model keeps of one sequence while
 it decodes, at the design length, in numbers of 4 bytes (`result.model.state`); in noncausal patterns nothing decodes
 and there is none. A figure has all tables of one pattern, size and data that differ only in the sizes of the model
-(SIZES), with all sets of options: the points of a family at several widths, windows, clusters or latents are joined in
-the order of their states. A row without a score is in the file with the reason, and is named in the figure.
+(SIZES), with all sets of options: the points of a family at several widths, windows, clusters or latents are joined, at
+the best of equal states, in the order of their states. A row without a score is in the file with the reason, and is
+named in the figure.
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from cab.report.controls import CONTROLS
 from cab.report.figures.axes import legend, point
 from cab.report.figures.style import INK, Style, new_figure, style
 from cab.report.groups import Group
-from cab.report.settings import canonical, differences
+from cab.report.settings import canonical
 from cab.report.stats import Estimate
 from cab.report.text import number
 from cab.report.variant import Variant
@@ -113,13 +114,14 @@ def draw(found: Sequence[Line]) -> Figure:
 
 
 def _family(axes: Axes, name: str, own: Sequence[Line], none: float) -> None:
-    """The points of a family, joined in the order of their states. Controls have white markers."""
+    """The points of a family, ascending in state, joined at the best of each state. Controls have white markers."""
     look, is_control = style(name), name in CONTROLS
     points = [(line.state_numbers / KIB if line.state_numbers else none, line.mean) for line in own]
     known = [(state, score) for state, score in points if score is not None]
-    if len(known) > 1:
-        x, y = zip(*((state, score.value) for state, score in known), strict=True)
-        axes.plot(x, y, color=look.color, linestyle=look.line, zorder=2)
+    best: dict[float, float] = {}
+    for state, score in known:
+        best[state] = max(score.value, best.get(state, score.value))
+    axes.plot(list(best), list(best.values()), color=look.color, linestyle=look.line, zorder=2)
     for place, (state, score) in enumerate(known):
         text = (f"{name} (control)" if is_control else name) if place == 0 else ""
         point(axes, Estimate(state), score, Style(look.color, look.marker), text, filled=not is_control)
@@ -156,10 +158,10 @@ def _below(found: Sequence[Line]) -> list[str]:
 
 def _title(found: Sequence[Line]) -> str:
     """Pattern, size, and the sizes in which the models of a figure differ."""
-    group = found[0].group
-    sizes: list[Mapping[str, Any]] = [{"dim": each.dim, "heads": each.heads, "depth": each.depth} for each in found]
-    different = sorted(set(filter(None, differences(sizes))))
-    varied = f"; models of {', '.join(different)}" if different else ""
+    group, varied = found[0].group, ""
+    for name in ("dim", "heads", "depth"):
+        values = sorted({value for each in found if (value := getattr(each, name)) is not None})
+        varied += f"; {name} {', '.join(map(str, values))}" if len(values) > 1 else ""
     bars = "; bars: 95% intervals over seeds" if any(each.mean and each.mean.interval for each in found) else ""
     return f"{group.pattern.replace('_', ' ')}, {group.size}{varied}{bars}"
 
