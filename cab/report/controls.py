@@ -85,7 +85,7 @@ def share_controls(groups: Sequence["Group"]) -> None:
 def _without_convolution(group: "Group") -> list[Any]:
     model = group.settings.get("model")
     kept = {key: value for key, value in model.items() if key != "conv"} if isinstance(model, Mapping) else model
-    return [group.task, group.pattern, group.size, group.data_hash, group.settings | {"model": kept}]
+    return [group.data_hash, group.settings | {"model": kept}]  # the settings have the task, pattern and size
 
 
 def _label(group: "Group") -> str:

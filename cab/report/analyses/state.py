@@ -71,7 +71,7 @@ def lines(material: Material) -> list[Line]:
 def _common(group: Group) -> list[Any]:
     """What the tables of a figure have in common."""
     model = {key: value for key, value in (group.settings.get("model") or {}).items() if key not in SIZES}
-    return [group.pattern, group.size, group.data_hash, group.settings | {"model": model}]
+    return [group.data_hash, group.settings | {"model": model}]  # the settings have the pattern and size
 
 
 def _line(group: Group, variant: Variant) -> Line:
