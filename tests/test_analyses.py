@@ -1,50 +1,21 @@
 import csv
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import synthetic
+from helpers.analysed import material, one, scored, seeds, with_tables
 
 from cab.leaderboard import main
-from cab.report.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, state, time
-from cab.report.analyses.base import Answer, Line, Material
-from cab.report.composite import composites
+from cab.report.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, time
+from cab.report.analyses.base import Answer
 from cab.report.csv_table import columns
-from cab.report.efficiency import analyse
-from cab.report.efficiency_table import EfficiencyTable
 from cab.report.groups import Group, make_groups
 from cab.report.stats import Estimate, t_interval, welch_interval
 from cab.store.record import Record
 
 FAMILIES = ("vanilla", "lightning", "routing", "ssa", "fit", "block_transformer")
-
-
-def material(*records: Record) -> Material:
-    efficiency = [record for record in records if record.kind == "efficiency"]
-    groups = make_groups([r for r in records if r.kind == "quality"], EfficiencyTable(map(analyse, efficiency)))
-    return Material(groups, composites(groups), efficiency)
-
-
-def seeds(name: str, *scores: float, **about) -> list[Record]:
-    return [synthetic.quality(name, seed, score=score, **about) for seed, score in enumerate(scores)]
-
-
-def scored(record: Record, metric: str, better: str, score: float, predictor: float) -> Record:
-    """The record with another headline."""
-    record.result.update(
-        metrics={metric: score},
-        headline=metric,
-        better={metric: better},
-        predictors=[{"name": "constant", "metrics": {metric: predictor}}],
-    )
-    return record
-
-
-def one(lines: list[Line], **wanted) -> Line:
-    (line,) = [line for line in lines if all(getattr(line, key) == value for key, value in wanted.items())]
-    return line
 
 
 # Benefit
@@ -234,54 +205,6 @@ def test_contexts_are_averaged_over_seeds_and_reasons_kept():
     assert {line.figure for line in context.lines(material(at_contexts(0, {128: 2.0, 256: None})))} == {""}
 
 
-# State
-
-
-def test_state_is_that_measured_at_the_first_length_that_holds_the_task():
-    found = synthetic.efficiency("vanilla", phases=("train", "decode"))
-    assert state.state_at(found, "vanilla", 256) == (256, 2 * 128 * 3 * 256 * 4)
-    assert state.state_at(found, "vanilla", 257) == (512, 2 * 128 * 3 * 512 * 4)
-    assert state.state_at(found, "vanilla", 9999) == (2048, 2 * 128 * 3 * 2048 * 4)
-    sixteen = synthetic.efficiency("vanilla", phases=("decode",), batches=(16,))
-    assert state.state_at(sixteen, "vanilla", 256) == state.state_at(found, "vanilla", 256)  # of one sequence
-    assert state.state_at(synthetic.efficiency("vanilla", phases=("train",)), "vanilla", 256) == (None, None)
-
-
-def test_the_state_of_a_baseline_without_a_record_of_its_own_is_not_that_of_the_family_beside_it():
-    about = {"task": "recall", "pattern": "causal_self"}
-    records = [*seeds("eager", 0.9, **about), *seeds("lightning", 0.2, **about), synthetic.efficiency("lightning")]
-    lines = state.lines(material(*records))
-    assert one(lines, attention="eager").efficiency_record == one(lines, attention="lightning").efficiency_record
-    assert one(lines, attention="eager").state_bytes == 2 * 128 * 3 * 256 * 4
-    assert one(lines, attention="lightning").state_bytes == 4 * 32 * 32 * 3 * 4
-
-
-def test_recall_against_state_names_who_is_missing():
-    about = {"task": "recall", "pattern": "causal_self"}
-    records = [*seeds("vanilla", 0.9, 0.8, **about), *seeds("fit", 0.7, **about), *seeds("lightning", 0.2, **about)]
-    records += [synthetic.efficiency("vanilla"), synthetic.efficiency("lightning"), *seeds("vanilla", 0.1)]
-    records += seeds("vanilla", 1.0, task="recall", pattern="noncausal_self")
-    records += [
-        synthetic.efficiency("vanilla", pattern="noncausal_self", phases=("train",)),
-        synthetic.efficiency("ssa"),
-    ]
-    records += [synthetic.quality("ssa", 0, status="diverged", reason="loss is not finite", **about)]
-    lines = state.lines(material(*records))
-    assert {line.attention: line.reason for line in lines} == {
-        "vanilla": "",
-        "fit": "no efficiency record",
-        "lightning": "",
-        "ssa": "diverged",
-    }
-    assert one(lines, attention="lightning").state_bytes == 4 * 32 * 32 * 3 * 4
-    figure = state.draw(lines)
-    (axes,) = figure.axes
-    assert "fit (no efficiency record), ssa (diverged)" in axes.get_xlabel().replace("\n", " ")
-    assert {text.get_text() for text in figure.legends[0].texts} == {"vanilla", "lightning"}
-    without = [replace(line, state_bytes=0.0) if line.attention == "lightning" else line for line in lines]
-    assert "lightning, no state" in {text.get_text() for text in state.draw(without).legends[0].texts}
-
-
 # Time
 
 
@@ -365,11 +288,9 @@ def everything() -> list[Record]:
         synthetic.quality(n, s, task=task, pattern=pattern) for task, pattern in where for n in names for s in (0, 1)
     ]
     for record in made:
-        if record.cell["task"] == "lm":
-            scores = {n: record.result["metrics"]["bits_per_byte"] + n / 999 for n in (128, 256, 512)}
-            record.result["tables"] = at_contexts(0, dict(scores)).result["tables"]
-    made += [synthetic.quality("fit", s, options={"latents": n}) for s in (0, 1) for n in (4, 8)]
-    return made + [synthetic.efficiency(n, phases=("decode",), pattern=p) for n in names for _, p in where[:3:2]]
+        if record.cell["task"] in ("lm", "recall"):
+            with_tables(record)
+    return made + [synthetic.quality("fit", s, options={"latents": n}) for s in (0, 1) for n in (4, 8)]
 
 
 def test_every_question_is_answered_by_a_table_and_legible_figures():
@@ -428,6 +349,7 @@ def test_figures_of_the_page_and_of_leaderboard_md_are_those_drawn(tmp_path):
         "benefit",
         "noise",
         "context",
+        "copies",
         "options",
         "time",
     }

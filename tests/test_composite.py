@@ -302,7 +302,10 @@ def test_fewer_than_three_families_make_no_index(tmp_path):
     assert main(["--results", str(tmp_path), "--no-plots"]) == 0
     assert (tmp_path / "leaderboard" / "composite.csv").read_text().strip() == ""
     text = (tmp_path / "leaderboard" / "leaderboard.md").read_text()
-    assert "No index:\n\n* lm: 3 families beside `eager`, `none` are needed, there are 2 (lightning, vanilla)" in text
+    assert (
+        "No index:\n\n* lm: 3 families beside `eager`, `none`, `local` are needed, there are 2 (lightning, vanilla)"
+        in text
+    )
 
 
 def test_two_sets_of_options_are_two_entries_but_one_family():
@@ -317,7 +320,7 @@ def test_two_sets_of_options_are_two_entries_but_one_family():
 def test_a_task_with_too_few_families_is_left_out_and_the_others_count():
     made = table([*cells(), cell("vanilla", 2.0, task="mlm"), cell("fit", 2.5, task="mlm")])
     assert list(made.standards) == ["lm", "recall"]
-    assert made.notes == ["mlm: 3 families beside `eager`, `none` are needed, there are 2 (fit, vanilla)"]
+    assert made.notes == ["mlm: 3 families beside `eager`, `none`, `local` are needed, there are 2 (fit, vanilla)"]
     assert by_name(made)["vanilla"].index is not None
 
 

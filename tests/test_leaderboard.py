@@ -167,7 +167,7 @@ def test_the_page_says_where_everything_comes_from(tmp_path):
     text = page(tmp_path)
     assert "## lm, causal self, smoke" in text
     assert "Data: real, embedded (sources of the standard library), content aaaaaaaaaaaa." in text
-    assert "Best predictor: 5-gram, bits per byte 4.6." in text
+    assert "| predictor: 5-gram | -   | 4.6 " in text
     assert "`python -m cab.run -m attention=vanilla pattern=causal_self task=lm size=smoke seed=0,1`" in text
     assert "attention=lightning attention.block=64" in text
     assert "(commit 1ec352d7a1)" in text

@@ -23,7 +23,7 @@ def build(loaded: Loaded, results: Path, plots: bool = True) -> None:
     analyses = [analyse(record) for record in loaded.efficiency]
     groups = make_groups(loaded.quality, EfficiencyTable(analyses))
     indices = composites(groups)
-    answered = answers(Material(groups, indices, loaded.efficiency))
+    answered = answers(Material(groups, indices))
     page = document(groups, indices, answered, loaded, results, plots)
 
     write_csv([row for group in groups for row in leaderboard_rows(group)], folder / "leaderboard.csv")

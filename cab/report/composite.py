@@ -8,7 +8,8 @@ CAB's mean and deviation are fixed: those of the families of 2022. For our own r
 of the table, and written beside it. An index compares a family with those families only: it changes when they change.
 Differences from CAB:
     perplexities count by their logarithm, so that one bad family does not hide the differences between good ones
-    `eager` (the same function as vanilla) and `none` (the control) have an index, but do not set the scale
+    `eager` (the same function as vanilla) and the controls (`none`, `local`) have an index, but do not set the scale
+    a table that does not tell attentions apart (`cab.report.verdict`) does not count
     a family that lacks a task has no index, and a task with fewer than three families has no z
     the interval is that of the mean over seeds of each seed's index, where a family has the same seeds in all tasks;
     mean and deviation are held fixed in it
@@ -16,20 +17,21 @@ Differences from CAB:
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cab.report.controls import CONTROLS
+from cab.report.gains import scaled
 from cab.report.groups import Group, ranks
 from cab.report.load import started
 from cab.report.settings import canonical, labels, options
 from cab.report.stats import Interval, t_interval
-from cab.report.text import is_logarithmic
 from cab.report.variant import Variant
 
-CONTROLS = ("eager", "none")
+BASELINES = ("eager", *CONTROLS)
+"""Families that do not set the scale."""
 FEWEST = 3
 """Families: the z-scores of two are +-0.71, whatever they score."""
 Scores = Mapping[str, Mapping[str, float]]
@@ -135,7 +137,13 @@ def composites(groups: Iterable[Group]) -> list[Composite]:
 
 
 def _composite(made: Composite, tasks: Mapping[str, Sequence[Group]]) -> Composite:
-    for task, candidates in sorted(tasks.items()):
+    for task, every in sorted(tasks.items()):
+        candidates = [group for group in every if group.verdict.tells_apart is not False]
+        for group in every:
+            if group not in candidates:
+                made.notes.append(f"{task}: {_cannot_tell(group)} ({name_of(group)})")
+        if not candidates:
+            continue
         group = max(candidates, key=_weight)
         if len(candidates) > 1:
             others = ", ".join(name_of(other) for other in candidates if other is not group)
@@ -163,12 +171,17 @@ def _composite(made: Composite, tasks: Mapping[str, Sequence[Group]]) -> Composi
     return made
 
 
+def _cannot_tell(group: Group) -> str:
+    control = group.verdict.strongest_control
+    return f"vanilla is not better than {control} beyond the noise, the table does not tell attentions apart"
+
+
 def _add_task(made: Composite, task: str, group: Group) -> None:
     """Adds the task, or a note on why it is left out."""
     references = _references(group)
     families = sorted({variant.attention for variant in references})
     if len(families) < FEWEST:
-        beside = ", ".join(f"`{name}`" for name in CONTROLS)
+        beside = ", ".join(f"`{name}`" for name in BASELINES)
         has = f"{len(families)} ({', '.join(families)})" if families else "none"
         made.notes.append(f"{task}: {FEWEST} families beside {beside} are needed, there are {has}")
         return
@@ -185,7 +198,7 @@ def _add_task(made: Composite, task: str, group: Group) -> None:
 
 
 def _references(group: Group) -> list[Variant]:
-    return [variant for variant in group.variants if variant.attention not in CONTROLS and _seeds(variant, group)]
+    return [variant for variant in group.variants if variant.attention not in BASELINES and _seeds(variant, group)]
 
 
 def _metrics(group: Group) -> dict[str, str]:
@@ -203,15 +216,6 @@ def _seeds(variant: Variant, group: Group) -> Seeds | None:
             return None
         found[record.cell["seed"]] = known
     return found
-
-
-def scaled(metric: str | None, value: Any) -> float | None:
-    """A score on the scale on which it counts; None where it is no finite number of that scale."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    if not is_logarithmic(metric):
-        return float(value)
-    return math.log(value) if value > 0 else None
 
 
 def _mean(seeds: Seeds, metric: str) -> float:

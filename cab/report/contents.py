@@ -7,13 +7,14 @@ from typing import Any
 from cab.report import document as doc
 from cab.report.analyses.base import Answer
 from cab.report.composite import FEWEST, Composite
+from cab.report.controls import WINDOW
 from cab.report.efficiency_table import machine
 from cab.report.figures import lengths, plots, rates
 from cab.report.groups import Group
 from cab.report.load import Loaded, data_kind, started
 from cab.report.settings import canonical, short_difference
-from cab.report.tables import composite_table, group_table, measurement_table, scale_table
-from cab.report.text import MISSING, number, words
+from cab.report.tables import composite_table, group_table, measurement_table, scale_table, verdict_table
+from cab.report.text import MISSING
 from cab.store.record import Record
 
 REMARK = 40
@@ -23,12 +24,18 @@ Where does an attention mechanism pay: at which length, in which of four pattern
 compared with what? Each table compares families that were trained on the same task, with the same data, settings and
 number of core parameters. Every number comes from the record of a run, and `python -m cab.leaderboard` makes this page
 from the records alone."""
+QUESTION = """\
+Can a table tell attentions apart? Only if vanilla is better than the strongest control by more than the noise over
+seeds. Where it is not, what the table shows can be had without attention: its ranks are grey, and it does not count in
+the Compositional Index and in correlations."""
 LEGEND = (
     """\
 A missing number is `-`, and no average is taken over the others: a row with a seed that did not end well has no mean.
 The interval is 95% (t) over seeds of training, all evaluated on the same test data; it does not contain the choice of
 test data. Rows whose intervals overlap, directly or through a third row, share a rank (tie); a single seed has no rank.
-Benefit is the gain over `none`, positive is better, with its 95% interval (Welch) where both have two seeds.""",
+Benefit is the gain over `none`, positive is better, with its 95% interval (Welch) where both have two seeds. The gain
+over the strongest control is vanilla's, with the same interval; of a predictor, which has no seeds, it is that of
+vanilla. Perplexities count by their logarithm in it.""",
     """\
 Time and memory are those of a training step of the stack, measured in rounds with the baselines: the ratio at the
 longest length at which both were measured, and the length from which the row is cheaper at all longer lengths, with 95%
@@ -40,8 +47,11 @@ come from records with the same options and stack shape; all efficiency figures 
 )
 TERMS = {
     "Baselines": "`vanilla` is softmax attention with the fused kernel that one would use today; `eager` is the same"
-    " function written out: the difference between the two in quality is noise; `none` does not mix tokens, and shows"
-    " what a task gives without attention.",
+    " function written out: the difference between the two in quality is noise.",
+    "Controls": "show what a task gives without attention to anything far away. `none` does not mix tokens. `local` is"
+    f" softmax attention to {WINDOW} tokens at most; where the sequence is no longer than that, it is no control."
+    " A predictor has no attention and no network. Tables with and without a short convolution in all of their models"
+    " stand apart, and each shows the `none` of the other, unranked.",
     "Patterns": "noncausal self: an output may depend on the whole sequence, as in an encoder. causal self: on earlier"
     " positions, as in a language model. noncausal cross: on all queries and the whole memory. causal cross: on earlier"
     " queries and the whole memory, as in the decoder of a translator.",
@@ -51,13 +61,13 @@ TERMS = {
     " committed), hashes of data and records, device, versions.",
 }
 INDEX_LEGEND = f"""\
-CAB's index: z-scores of all metrics, positive is better, averaged over a task's metrics, then over tasks. Delta is the
-difference from vanilla. Mean and deviation are those of the families of this table, and stand below it: an index
-compares a family with these families only, and cannot be compared with that of another table. `eager` and `none` have
-an index, but do not set mean and deviation. Perplexities count by their logarithm. A family that lacks a task has no
-index; a task with fewer than {FEWEST} families is left out. The interval is 95% (t) over the indices of the seeds, for
-families with the same seeds in all tasks, with mean and deviation held fixed; rows whose intervals overlap, directly or
-through a third, share a rank."""
+CAB's index: z-scores of all metrics, positive is better, averaged over a task's metrics, then over tasks. Delta is
+the difference from vanilla. Mean and deviation are those of the families of this table, and stand below it: an index
+compares a family with these families only, and cannot be compared with that of another table. `eager` and controls
+have an index, but do not set mean and deviation. Tables that do not tell attentions apart do not count. Perplexities
+count by their logarithm. A family that lacks a task has no index; a task with fewer than {FEWEST} families is left
+out. The interval is 95% (t) over the indices of the seeds, for families with the same seeds in all tasks, with mean
+and deviation held fixed; rows whose intervals overlap, directly or through a third, share a rank."""
 
 
 def document(
@@ -76,8 +86,10 @@ def document(
         *_efficiency(groups, loaded.efficiency, figures),
         *_left_out(loaded, results),
     ]
-    introduction = [doc.Paragraph(INTRODUCTION), doc.Paragraph(_counts(loaded))]
-    if not groups:
+    introduction: list[doc.Block] = [doc.Paragraph(INTRODUCTION), doc.Paragraph(_counts(loaded))]
+    if groups:
+        introduction += [doc.Paragraph(QUESTION), verdict_table([(group, _remark(group)) for group in groups])]
+    else:
         introduction.append(doc.Paragraph("There are no quality records: nothing to rank.", short=True))
     legend: list[doc.Block] = [*map(doc.Paragraph, LEGEND), doc.Definitions(TERMS)]
     return doc.Document("CAB leaderboard", introduction, legend, sections)
@@ -94,23 +106,27 @@ def _groups(groups: Sequence[Group], loaded: Loaded, figures: bool) -> list[doc.
     efficiency = {record.hash: record for record in loaded.efficiency}
     sections = []
     for place, group in enumerate(groups):
-        blocks: list[doc.Block] = [doc.Paragraph(_facts(group))]
-        if summary := _summary(group):
-            blocks.append(doc.Paragraph(summary, short=True))
+        blocks: list[doc.Block] = [doc.Paragraph(group.verdict.sentence, short=True, important=True)]
+        blocks.append(doc.Paragraph(_facts(group)))
         if group.difference:
             settings = doc.Paragraph(f"Settings: {group.difference}.")
             blocks.append(doc.Details("Settings in which tables differ", [settings]))
         blocks.append(group_table(group, efficiency))
         blocks += _group_figures(group) if figures else []
         kind = data_kind(group.first.result.get("data") or {})
-        remark = short_difference(group.difference, group.settings_name, REMARK) if group.difference else ""
-        best = ", ".join(variant.label for variant in group.variants if variant.rank == 1) or MISSING
+        best = ", ".join(variant.label for variant in group.variants if variant.rank == 1)
+        best = MISSING if group.verdict.tells_apart is False or not best else best
         filters = {"task": group.task, "pattern": group.pattern, "size": group.size}
-        tag = f"{kind} data" if kind and group.data_hash else "data unknown"
+        tag, remark = f"{kind} data" if kind and group.data_hash else "data unknown", _remark(group)
         sections.append(
             doc.Section(group.title, f"table-{place}", blocks, remark=remark, tag=tag, best=best, filters=filters)
         )
     return sections
+
+
+def _remark(group: Group) -> str:
+    """How it differs from tables with its title."""
+    return short_difference(group.difference, group.settings_name, REMARK) if group.difference else ""
 
 
 def _facts(group: Group) -> str:
@@ -137,15 +153,6 @@ def _data_name(data: dict[str, Any]) -> str:
     """The name of a data set, or the last part of its path: the rest differs between machines."""
     name = data.get("id") or Path(str(data.get("path") or "")).name
     return f" {name}" if name else ""
-
-
-def _summary(group: Group) -> str:
-    strongest, sentences = group.strongest_predictor, []
-    if strongest:
-        sentences.append(f"Best predictor: {strongest.name}, {words(group.headline)} {number(strongest.score)}.")
-    if group.attention_helps is False:
-        sentences.append("Attention does not help here: no row is better than `none` beyond the noise over seeds.")
-    return " ".join(sentences)
 
 
 def _group_figures(group: Group) -> list[doc.Figure]:

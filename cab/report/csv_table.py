@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report.composite import Composite
+from cab.report.controls import is_control
 from cab.report.groups import Group
 from cab.report.load import data_kind, origin
 from cab.report.settings import options_text
@@ -55,7 +56,7 @@ def estimate_columns(name: str, estimate: Estimate | None) -> dict[str, float | 
 def leaderboard_rows(group: Group) -> list[dict[str, Any]]:
     """One per variant: its scores, how they compare, and its efficiency."""
     rows = []
-    strongest = group.strongest_predictor
+    strongest, verdict = group.strongest_predictor, group.verdict
     for variant in group.variants:
         record = variant.first
         data = record.result.get("data") or group.first.result.get("data") or {}
@@ -65,6 +66,8 @@ def leaderboard_rows(group: Group) -> list[dict[str, Any]]:
             "attention": variant.attention,
             "label": variant.label,
             "options": variant.options,
+            "control": is_control(variant),
+            "positions": variant.positions,
             "rank": variant.rank,
             "tie": variant.tie,
             "n": len(variant.scores),
@@ -75,6 +78,10 @@ def leaderboard_rows(group: Group) -> list[dict[str, Any]]:
         row |= {
             "predictor": strongest.name if strongest else None,
             "predictor_score": strongest.score if strongest else None,
+            "tells_apart": verdict.tells_apart,
+            "strongest_control": verdict.strongest_control,
+            **estimate_columns("gain_over_control", verdict.gain_over_control),
+            "verdict": verdict.sentence,
             "status": variant.status,
             "reason": variant.reason,
             "core_parameters": variant.core_parameters,

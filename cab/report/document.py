@@ -18,6 +18,7 @@ class Paragraph:
     text: str
     short: bool = False
     """Whether the terminal shows it."""
+    important: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Cell:
     """What the cell sorts by; None: by its text."""
     tie_break: int = 0
     """Of cells with the same number: -1 for "at most", 1 for "more than"."""
+    grey: bool = False
+    """For what is not to be relied on."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Row:
     origin: Mapping[str, str] = field(default_factory=dict)
     """Where the row comes from: command, commit, records, device."""
     failed: bool = False
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Section:
 @dataclass(frozen=True)
 class Document:
     title: str
-    introduction: Sequence[Paragraph]
+    introduction: Sequence[Block]
     legend: Sequence[Block]
     sections: Sequence[Section]
 

@@ -4,6 +4,7 @@ Group    variants with the same task, pattern, size, data hash and settings, apa
 Rank     of variants with an interval (n >= 2). Those whose intervals overlap, directly or through others, share a rank.
 Benefit  how much better than `none` in the same group; positive is better for every metric. Its interval is Welch's
          over the seeds of both.
+Verdict  whether the group can tell attentions apart (`cab.report.verdict`).
 """
 
 import math
@@ -11,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cab.report.controls import share_controls
 from cab.report.efficiency_table import EfficiencyTable
 from cab.report.predictors import Scored, strongest_predictor
 from cab.report.settings import canonical, differences, labels, options, settings, settings_name
 from cab.report.stats import Interval, difference
 from cab.report.text import is_logarithmic
 from cab.report.variant import Variant, data_hash, settled
+from cab.report.verdict import Verdict, verdict
 from cab.store.record import Record
 
 
@@ -35,6 +38,9 @@ class Group:
     """How its settings differ from those of other groups with the same task, pattern and size."""
     figure_name: str = ""
     """`lm_causal_self_smoke`, with settings and data where several groups have this task, pattern and size."""
+    other_controls: list[Variant] = field(default_factory=list, repr=False)
+    """The rows of `none` of groups that differ in the short convolution only."""
+    verdict: Verdict = field(default_factory=Verdict)
 
     @property
     def first(self) -> Record:
@@ -88,13 +94,6 @@ class Group:
         return found[0] if len(found) == 1 else None
 
     @property
-    def attention_helps(self) -> bool | None:
-        """Whether a variant is better than `none`, beyond the noise where that is known; None without a comparison."""
-        benefits = [variant.benefit for variant in self.variants if variant.benefit]
-        least = [benefit.interval.low if benefit.interval else benefit.value for benefit in benefits]
-        return any(value > 0 for value in least) if least else None
-
-    @property
     def columns(self) -> dict[str, Any]:
         """The columns that name the group in a table."""
         return {
@@ -140,6 +139,9 @@ def make_groups(records: Iterable[Record], efficiency: EfficiencyTable | None = 
             figures = efficiency.find([variant.first for variant in group.variants])
             for variant, each in zip(group.variants, figures, strict=True):
                 variant.efficiency = each
+    share_controls(groups)
+    for group in groups:
+        group.verdict = verdict(group)
     return groups
 
 

@@ -90,7 +90,7 @@ def _blocks(blocks: Sequence[doc.Block], plots: Path) -> str:
 def _block(block: doc.Block, plots: Path) -> str:
     match block:
         case doc.Paragraph():
-            return f"<p>{_inline(block.text)}"
+            return f"<p{' class=verdict' if block.important else ''}>{_inline(block.text)}"
         case doc.Bullets():
             return f"<ul>{''.join(f'<li>{_inline(item)}' for item in block.items)}</ul>"
         case doc.Definitions():
@@ -145,7 +145,8 @@ def _row(row: doc.Row, shown: Sequence[int], name: int) -> str:
     if origin:
         below += f"<details><summary>origin</summary>{_definitions(doc.Definitions(origin))}</details>"
     second = f"<tr><td colspan={len(shown)}>{below}" if below else ""
-    return f"<tbody{' class=failed' if row.failed else ''}><tr>{cells}{second}</tbody>"
+    kinds = " ".join(name for name, has in (("failed", row.failed), ("control", row.control)) if has)
+    return f'<tbody class="{kinds}"><tr>{cells}{second}</tbody>' if kinds else f"<tbody><tr>{cells}{second}</tbody>"
 
 
 def _cell(cell: doc.Cell, is_name: bool) -> str:
@@ -154,6 +155,8 @@ def _cell(cell: doc.Cell, is_name: bool) -> str:
         key = f" data-number={cell.number:.8g}"
     if cell.tie_break:
         key += f" data-tie={cell.tie_break}"
+    if cell.grey:
+        key += " class=grey"
     if is_name:  # a long name breaks after an underscore
         return f"<th scope=row{key}>{escape(cell.text).replace('_', '_<wbr>')}"
     return f"<td{key}>{_two_lines(cell.text) if cell.number is not None else escape(cell.text)}"

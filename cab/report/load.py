@@ -93,6 +93,8 @@ def quality_row(record: Record) -> dict[str, Any]:
         "parameters": model.get("parameters"),
         "core_parameters": model.get("core_parameters"),
         "excess": model.get("excess"),
+        "positions": model.get("positions"),
+        "state": model.get("state"),
         "learning_rate": (record.identity.get("train") or {}).get("lr"),
         "steps": training.get("steps"),
         "stopped_early": training.get("stopped_early"),

@@ -21,7 +21,7 @@ def _section(section: Section) -> str:
 def render_block(block: Block) -> str:
     match block:
         case Paragraph():
-            return block.text
+            return f"**{block.text}**" if block.important else block.text
         case Bullets():
             return "\n".join(f"* {item}" for item in block.items)
         case Definitions():
@@ -53,7 +53,7 @@ def _texts(row: Row) -> list[str]:
 
 def short(document: Document) -> str:
     """What the terminal shows: the most important columns of the most important tables."""
-    parts = [block.text for block in document.introduction if block.short]
+    parts = [block.text for block in document.introduction if isinstance(block, Paragraph) and block.short]
     for section in document.sections:
         texts = [block.text for block in section.blocks if isinstance(block, Paragraph) and block.short]
         for block in section.blocks:

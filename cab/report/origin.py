@@ -22,6 +22,7 @@ def of_variant(group: Group, variant: Variant, efficiency: Record | None) -> dic
         "records": "; ".join(_seed(record) for record in variant.records),
         "data": ", ".join(code(content[:16]) for content in sorted(filter(None, hashes))) or "unknown",
         "options": code(variant.options),
+        "positions": variant.positions or "",
         "rates tried": _rates(variant.tuning) if variant.tuning else "",
         "device": own["device"],
         "versions": own["versions"],

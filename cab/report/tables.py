@@ -1,10 +1,12 @@
 """The tables of the document: a group, a Compositional Index, measurements without a row."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report import origin
 from cab.report.composite import Composite, Entry
+from cab.report.controls import is_control
 from cab.report.document import Cell, Column, Row, Table
 from cab.report.efficiency import Efficiency
 from cab.report.groups import Group
@@ -19,9 +21,10 @@ TIE_BREAK = {"<=": -1, "": 0, ">": 1}
 
 def group_columns(group: Group) -> list[tuple[Column, Callable[[Variant], Cell]]]:
     """The columns of a group's table, and the cell of a row in each."""
+    grey = group.verdict.tells_apart is False
     return [
-        (Column("rank", short=True), lambda row: _rank(row.rank, row.tie)),
-        (Column("attention", short=True), lambda row: Cell(row.label)),
+        (Column("rank", short=True), lambda row: replace(_rank(row.rank, row.tie), grey=grey)),
+        (Column("attention", short=True), lambda row: Cell(f"control: {row.label}" if is_control(row) else row.label)),
         (Column("n", short=True), lambda row: Cell(str(len(row.scores)), len(row.scores))),
         (Column(group.score_label, short=True), lambda row: _estimate(row.mean)),
         (Column("std"), lambda row: _number(row.std)),
@@ -41,10 +44,10 @@ def group_columns(group: Group) -> list[tuple[Column, Callable[[Variant], Cell]]
 
 
 def group_table(group: Group, efficiency: Mapping[str, Record]) -> Table:
-    """`efficiency`: records by hash."""
+    """`efficiency`: records by hash. With the controls that are no rows of the group."""
     columns = group_columns(group)
     rows = []
-    for variant in group.variants:
+    for variant in [*group.variants, *group.other_controls]:
         record = efficiency.get(variant.efficiency.efficiency_record or "")
         status = _status(group, variant)
         rows.append(
@@ -53,10 +56,35 @@ def group_table(group: Group, efficiency: Mapping[str, Record]) -> Table:
                 note="" if status == "ok" else status,
                 origin=origin.of_variant(group, variant, record),
                 failed=variant.mean is None,
+                control=is_control(variant),
             )
         )
     shown = [column for column, _ in columns]
+    if predictor := group.strongest_predictor:
+        cells = [Cell(MISSING), Cell(f"predictor: {predictor.name}"), Cell(MISSING), _number(predictor.score)]
+        cells += [Cell(MISSING)] * (len(shown) - len(cells) - 1) + [Cell("ok")]
+        rows.append(Row(cells, origin=origin.of_records([group.first]), control=True))  # every record has its score
+    rows.sort(key=lambda row: (row.cells[3].number is None, -group.sign * (row.cells[3].number or 0.0)))
     return Table(group.title, shown, rows, name=1, sorted_by=3, ascending=group.better == "lower")
+
+
+def verdict_table(groups: Sequence[tuple[Group, str]]) -> Table:
+    """A row for each group with how it differs from those with its name: whether it can tell attentions apart."""
+    names = ("task", "pattern", "size", "settings", "tells attentions apart", "gain of vanilla", "over")
+    rows = []
+    for group, remark in groups:
+        found, gain = group.verdict, group.verdict.gain_over_control
+        cells = [
+            Cell(group.task),
+            Cell(group.pattern.replace("_", " ")),
+            Cell(group.size),
+            Cell(remark or MISSING),
+            Cell(found.word, grey=found.tells_apart is None),
+            Cell(f"{estimate(gain, '+.3g')} {scale_words(group.headline)}", gain.value) if gain else Cell(MISSING),
+            Cell(found.strongest_control or MISSING),
+        ]
+        rows.append(Row(cells))
+    return Table("What each table can tell", [Column(name) for name in names], rows)
 
 
 def _rank(rank: int | None, tie: bool) -> Cell:

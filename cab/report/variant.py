@@ -60,6 +60,11 @@ class Variant:
         return (self.first.result.get("model") or {}).get("core_parameters")
 
     @property
+    def positions(self) -> str | None:
+        """How positions are told apart: by the family, or in the input."""
+        return (self.first.result.get("model") or {}).get("positions")
+
+    @property
     def seeds(self) -> list[int]:
         return [record.cell["seed"] for record in self.records]
 

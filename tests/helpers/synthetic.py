@@ -63,10 +63,13 @@ def quality(
     lr: float = 1e-3,
     tuned_over: Sequence[float] = (),
     validation: float | None = None,
+    positions: str = "rotary",
+    state: int | None = None,
 ) -> Record:
     """A quality record. Status other than ok: no result, as for a cell that could not run.
 
-    `validation`: the headline metric there, at the selected step.
+    `validation`: the headline metric there, at the selected step. `state`: numbers of the decoding state; by default
+    that of `measurement`.
     """
     shape = {"hidden": 512} | (model or MODEL)
     family = {"_target_": f"attentions.{attention}.Family"} | (options or {})
@@ -92,6 +95,8 @@ def quality(
                 "slots": ["decoder.self"],
                 "hidden": {"decoder.self": hidden_of(attention)},
                 "excess": 0.002,
+                "positions": positions,
+                "state": state_of(attention, shape) if state is None and pattern.startswith("causal") else state or 0,
             },
             "training": {
                 "steps": steps,
@@ -193,6 +198,15 @@ def efficiency(
     )
 
 
+def state_of(attention: str, shape: dict[str, int]) -> int:
+    """Numbers of a decoding state: all keys and values, or a matrix a head; nothing with `none`."""
+    if attention == "none":
+        return 0
+    if COSTS.get(attention, COSTS["routing"])[2] > 1e-9:
+        return 2 * shape["dim"] * shape["depth"] * shape["length"]
+    return shape["dim"] ** 2 // shape["heads"] * shape["depth"]
+
+
 def measurement(subject: str, phase: str, length: int, batch: int, longest: int, factors: np.ndarray) -> dict[str, Any]:
     constant, token, pair = COSTS.get(subject, COSTS["routing"])
     row: dict[str, Any] = {"subject": subject, "phase": phase, "length": length, "batch": batch}
@@ -212,7 +226,7 @@ def measurement(subject: str, phase: str, length: int, batch: int, longest: int,
         seconds = 4e-4 + (2e-8 * length if quadratic else 0) * batch
     else:
         seconds = (constant + token * length + pair * length**2) * PHASES[phase] * batch
-    state = 2 * 128 * 3 * length if quadratic else 4 * 32 * 32 * 3
+    state = state_of(subject, MODEL | {"length": length})
     return row | {
         "status": "ok",
         "reason": "",

@@ -4,7 +4,7 @@ Each writes leaderboard/analyses/<name>.csv and figures below leaderboard/plots,
 what it needs.
 """
 
-from cab.report.analyses import benefit, context, correlation, noise, options, state, time
+from cab.report.analyses import benefit, context, copies, correlation, noise, options, recall, state, time
 from cab.report.analyses.base import Answer, Material, Question
 
 QUESTIONS: tuple[Question, ...] = (
@@ -12,7 +12,9 @@ QUESTIONS: tuple[Question, ...] = (
     noise.QUESTION,
     correlation.QUESTION,
     context.QUESTION,
+    copies.QUESTION,
     state.QUESTION,
+    recall.QUESTION,
     options.QUESTION,
     time.QUESTION,
 )

@@ -1,9 +1,8 @@
 """What an analysis is: a question about the records, answered by a table and figures.
 
 A question names its answer: `<name>.csv` below leaderboard/analyses, and one figure for every value that its lines have
-in the column `figure`; lines that are in no figure have none there. It uses ranked groups, the composites and the
-efficiency records. If these do not have what it needs, there are no lines, no file and no figure. Controls are `eager`
-and `none` (`cab.report.composite.CONTROLS`).
+in the column `figure`; lines that are in no figure have none there. It uses ranked groups and the composites. If these
+do not have what it needs, there are no lines, no file and no figure.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +11,11 @@ from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 
-from cab.report.composite import Composite, scaled
+from cab.report.composite import Composite
+from cab.report.controls import CONTROLS
 from cab.report.groups import Group
 from cab.report.settings import short_difference
 from cab.report.variant import Variant
-from cab.store.record import Record
 
 DIFFERENCE = 20
 """Characters of a difference in settings that fit into the name of a table."""
@@ -36,7 +35,6 @@ class Material:
 
     groups: Sequence[Group]
     composites: Sequence[Composite]
-    efficiency: Sequence[Record]
 
 
 @dataclass(frozen=True)
@@ -96,15 +94,7 @@ def one_per_family(group: Group) -> list[Variant]:
     return list(found.values())
 
 
-def gains(group: Group, variant: Variant) -> list[float] | None:
-    """The scores of all seeds, with their sign changed where lower is better, perplexities by their logarithm; None if
-    one is missing."""
-    values = [scaled(group.headline, value) for value in variant.scores] if variant.complete else []
-    known = [group.sign * value for value in values if value is not None]
-    return known if known and len(known) == len(values) else None
-
-
 def in_order(families: Iterable[str]) -> list[str]:
     """The order of figures: vanilla and the controls first."""
-    first = ("vanilla", "eager", "none")
+    first = ("vanilla", "eager", *CONTROLS)
     return sorted(set(families), key=lambda name: (first.index(name) if name in first else len(first), name))

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
-from cab.report.composite import scaled
+from cab.report.analyses.base import Material, Question, in_order, one_per_family, table_names
 from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
+from cab.report.gains import gains, scaled
 from cab.report.groups import Group
 from cab.report.stats import Estimate, difference, t_interval
 

@@ -1,8 +1,8 @@
 """Language models at other contexts than in training: interpolation below its length, extrapolation above.
 
 From the records' table `loss_by_context`: the trained model evaluated on the same number of tokens, cut into contexts
-of another length. One line a family: the mean over seeds, and a band from the lowest seed to the highest. All families
-of a table have the same positions, so lines differ by the attention; how far positions extrapolate is in each alike.
+of another length. One line a family: the mean over seeds, and a band from the lowest seed to the highest. How far a
+line extrapolates depends on the attention and on what the family does with positions (the column `positions`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +26,7 @@ class Line:
     group: Group
     attention: str
     label: str
+    positions: str | None
     context: int
     trained_at: int | None
     n: int
@@ -58,6 +59,7 @@ def _of_variant(group: Group, variant: Variant) -> Iterator[Line]:
             group=group,
             attention=variant.attention,
             label=variant.label,
+            positions=variant.positions,
             context=context,
             trained_at=(variant.first.config.get("model") or {}).get("length"),
             n=len(known),
@@ -97,7 +99,8 @@ QUESTION = Question(
     name="context",
     title="Other contexts than in training",
     explanation="The loss of the trained model at shorter and longer contexts: left of the dotted line it interpolates,"
-    " right of it it extrapolates. Where a line rises there, a longer context makes the model worse.",
+    " right of it it extrapolates. Where a line rises there, a longer context makes the model worse: by its attention,"
+    " or by its positions, in which families differ as well.",
     needs=f"records with a table {TABLE}",
     lines=lines,
     draw=draw,

@@ -4,11 +4,11 @@
     tasks      the task score (mean z over a task's metrics) of one task and pattern against that of another
 
 Both scores are of one size and from the tables of `cab.report.composite`, means over seeds; a family that lacks one of
-them is left out of that pair. Under FEWEST families there is no coefficient: CAB printed -1.0 for two. `eager` and
-`none` do not count: the first is the same function as vanilla, and the second, much worse on every task, would make
-everything correlate. A family with several sets of options counts once, with the set that is in most tables. The
-interval is Fisher's, tanh(atanh r +- 1.96 / sqrt(n - 3)): it assumes normal scores, and is wide at such n. Spearman's
-rho, the same for the ranks, is beside r in the file.
+them is left out of that pair. Under FEWEST families there is no coefficient: CAB printed -1.0 for two. `eager` and the
+controls (`none`, `local`) do not count: the first is the same function as vanilla, and `none`, much worse on every
+task, would make everything correlate. Nor does a table that does not tell attentions apart. A family with several sets
+of options counts once, with the set that is in most tables. The interval is Fisher's, tanh(atanh r +- 1.96 / sqrt(n -
+3)): it assumes normal scores, and is wide at such n. Spearman's rho, the same for the ranks, is beside r in the file.
 
 A family in one slot leaves the other slots of a network to vanilla, so vanilla's own score is the same network in
 every pattern of such a task: one of the n points is shared.
@@ -21,7 +21,7 @@ from itertools import combinations
 from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
-from cab.report.composite import CONTROLS, Composite, name_of
+from cab.report.composite import BASELINES, Composite, name_of
 from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
 from cab.report.settings import canonical
 from cab.report.stats import Estimate, pearson, spearman
@@ -73,7 +73,7 @@ def _chosen(tables: Sequence[Composite]) -> dict[str, str]:
     found: dict[str, dict[str, int]] = {}
     for made in tables:
         for entry in made.entries:
-            if entry.attention not in CONTROLS:
+            if entry.attention not in BASELINES:
                 sets, options = found.setdefault(entry.attention, {}), canonical(entry.options)
                 sets[options] = sets.get(options, 0) + sum(score is not None for score in entry.tasks.values())
     return {name: min(sets, key=lambda options: (-sets[options], options)) for name, sets in found.items()}
@@ -132,9 +132,10 @@ def _cell(line: Line, show_interval: bool) -> GridCell:
 QUESTION = Question(
     name="correlation",
     title="Correlation of patterns and of tasks",
-    explanation="Pearson's r over the n families that have both scores (without `eager` and `none`), with Fisher's 95%"
-    " interval: near 1, the score in one tells the score in the other. With fewer than"
-    f" {FEWEST} families there is none.",
+    explanation="Pearson's r over the n families that have both scores (without `eager` and controls), with Fisher's"
+    " 95% interval: near 1, the score in one tells the score in the other. With fewer than"
+    f" {FEWEST} families there is none. Tables that do not tell attentions apart do not count: what the Compositional"
+    " Index leaves out is left out here.",
     needs="two patterns or tasks with an index at one size",
     lines=lines,
     draw=draw,

@@ -14,9 +14,10 @@ from itertools import combinations
 
 from matplotlib.figure import Figure
 
-from cab.report.analyses.base import Material, Question, gains, in_order, one_per_family, table_names
+from cab.report.analyses.base import Material, Question, in_order, one_per_family, table_names
 from cab.report.figures.axes import legend, point
 from cab.report.figures.style import new_figure, style
+from cab.report.gains import gains
 from cab.report.groups import Group
 from cab.report.stats import Estimate, difference, welch_interval
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cab.report.analyses.base import Material, Question, gains
+from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import point
 from cab.report.figures.style import INK, new_figure, style
+from cab.report.gains import gains
 from cab.report.groups import Group
 from cab.report.settings import canonical, flatten, options
 from cab.report.stats import Estimate, mean

@@ -1,29 +1,34 @@
-"""Recall against memory: accuracy on `recall` against the bytes of the decoding state.
+"""Recall against memory: accuracy on `recall` against the size of the decoding state.
 
-The figure of Arora et al. 2023 (Zoology, arXiv 2312.04927). State bytes per sequence are measured, not computed: what
-the family decodes from after a prompt, from the efficiency record of the row, at the shortest measured length that is
-not below the task's, else at the longest. Only causal patterns decode and have a state. A family without such a record
-is in the file with the reason, and is named in the figure.
+The figure of Arora et al. 2023 (Zoology, arXiv 2312.04927). The state is all that a model keeps of one sequence while
+it decodes, at the design length, in numbers of 4 bytes (`result.model.state`); in noncausal patterns nothing decodes
+and there is none. A figure has all tables of one pattern, size and data that differ only in the sizes of the model
+(SIZES), with all sets of options: the points of a family at several widths, windows, clusters or latents are joined in
+the order of their states. A row without a score is in the file with the reason, and is named in the figure.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cab.report.analyses.base import Material, Question
-from cab.report.efficiency import state_bytes
-from cab.report.figures.axes import legend, point, value_ticks
-from cab.report.figures.style import Style, new_figure, styles
+from cab.report.analyses.base import Material, Question, in_order
+from cab.report.controls import CONTROLS
+from cab.report.figures.axes import legend, point
+from cab.report.figures.style import INK, Style, new_figure, style
 from cab.report.groups import Group
+from cab.report.settings import canonical, differences
 from cab.report.stats import Estimate
+from cab.report.text import number
 from cab.report.variant import Variant
-from cab.store.record import Record
 
 TASK = "recall"
-KIB = 1024.0
+SIZES = ("dim", "heads", "depth", "hidden")
+KIB = 1024 / 4
+"""Numbers of 4 bytes."""
 
 
 @dataclass(frozen=True)
@@ -31,105 +36,141 @@ class Line:
     group: Group
     attention: str
     label: str
+    options: str
+    dim: int | None
+    heads: int | None
+    depth: int | None
     n: int
     mean: Estimate | None
-    task_length: int
-    state_bytes: float | None
-    state_length: int | None
-    efficiency_record: str | None
+    state_numbers: int | None
+    state_bytes: int | None
     reason: str
     """Why it is not in the figure."""
     figure: str
 
 
 def lines(material: Material) -> list[Line]:
-    records = {record.hash: record for record in material.efficiency}
-    found = []
+    alike: dict[str, list[Group]] = {}
     for group in material.groups:
         if group.task == TASK:
-            own = [_line(group, each, records.get(each.efficiency.efficiency_record or "")) for each in group.variants]
-            found += own if any(not line.reason for line in own) else []
-    return found
+            alike.setdefault(canonical(_common(group)), []).append(group)
+    found = []
+    for tables in alike.values():
+        own = [_line(group, variant) for group in tables for variant in group.variants]
+        if any(line.state_numbers and not line.reason for line in own):
+            found.append(own)
+    names = [f"{own[0].group.pattern}_{own[0].group.size}" for own in found]
+    figures = [
+        f"{name}_{own[0].group.settings_name}" if names.count(name) > 1 else name
+        for name, own in zip(names, found, strict=True)
+    ]
+    return [replace(line, figure=name) for name, own in zip(figures, found, strict=True) for line in own]
 
 
-def _line(group: Group, variant: Variant, record: Record | None) -> Line:
-    length = (variant.first.config.get("model") or {}).get("length") or 0
-    at, state = state_at(record, variant.attention, length) if record else (None, None)
+def _common(group: Group) -> list[Any]:
+    """What the tables of a figure have in common."""
+    model = {key: value for key, value in (group.settings.get("model") or {}).items() if key not in SIZES}
+    return [group.pattern, group.size, group.data_hash, group.settings | {"model": model}]
+
+
+def _line(group: Group, variant: Variant) -> Line:
+    shape = group.settings.get("model") or {}
+    state = (variant.first.result.get("model") or {}).get("state")
     return Line(
         group=group,
         attention=variant.attention,
         label=variant.label,
+        options=variant.options,
+        dim=shape.get("dim"),
+        heads=shape.get("heads"),
+        depth=shape.get("depth"),
         n=len(variant.scores),
         mean=variant.mean,
-        task_length=length,
-        state_bytes=state,
-        state_length=at,
-        efficiency_record=record.hash if record else None,
-        reason=_reason(variant, record, state),
-        figure=group.size,
+        state_numbers=state,
+        state_bytes=None if state is None else 4 * state,
+        reason=variant.status if variant.mean is None else "no state is recorded" if state is None else "",
+        figure="",
     )
-
-
-def state_at(record: Record, attention: str, length: int) -> tuple[int | None, float | None]:
-    """The measured length that stands for `length`, and the bytes of the state of one sequence there. `attention` is
-    the record's family or a baseline."""
-    states = state_bytes(record.result.get("measurements") or [], attention)
-    if not states:
-        return None, None
-    at = min((known for known in states if known >= length), default=max(states))
-    return at, states[at]
-
-
-def _reason(variant: Variant, record: Record | None, state: float | None) -> str:
-    if variant.mean is None:
-        return variant.status
-    if record is None:
-        return "no efficiency record"
-    return "no state was measured" if state is None else ""
 
 
 def draw(found: Sequence[Line]) -> Figure:
-    tables = list(dict.fromkeys(line.group for line in found))
-    figure = new_figure(max(8.0, 6.6 * len(tables)), 6.4)
-    looks = styles({line.label: line.attention for line in found})
-    panels = figure.subplots(1, len(tables), squeeze=False)[0]
-    for axes, table in zip(panels, tables, strict=True):
-        _panel(axes, [line for line in found if line.group == table], looks)
-    size = found[0].group.size
-    figure.suptitle(f"Recall against decoding state, {size}; bars: 95% intervals over seeds", wrap=True)
-    legend(figure, *panels)
+    figure = new_figure(11, 7.6)
+    axes = figure.subplots()
+    shown = [line for line in found if not line.reason]
+    axes.set_xscale("log", base=2)
+    _state_ticks(axes, shown)
+    for name in in_order(line.attention for line in shown):
+        own = sorted((line for line in shown if line.attention == name), key=lambda line: line.state_numbers or 0)
+        _family(axes, name, own, _place_of_none(shown))
+    group = found[0].group
+    if predictor := group.strongest_predictor:
+        text = f"{predictor.name}: {number(predictor.score, '.2g')}"
+        axes.axhline(predictor.score, color=INK, linewidth=1.5, linestyle=":", label=text, zorder=1)
+    axes.set(xlabel="\n".join(_below(found)), ylabel=group.score_label)
+    figure.suptitle(f"Recall against decoding state: {_title(found)}", wrap=True)
+    legend(figure, axes)
     return figure
 
 
-def _panel(axes: Axes, own: Sequence[Line], looks: Mapping[str, Style]) -> None:
-    shown = [line for line in own if not line.reason]
-    least = min((line.state_bytes for line in shown if line.state_bytes), default=KIB)
-    axes.set_xscale("log", base=2)
-    axes.margins(0.18, 0.12)
-    for line in shown:
-        if line.mean is not None:
-            state = line.state_bytes or least / 4  # no state has no place on a logarithmic axis
-            text = line.label if line.state_bytes else f"{line.label}, no state"
-            point(axes, Estimate(state / KIB), line.mean, looks[line.label], text)
-    lengths = " and ".join(f"{length:,}" for length in sorted({line.state_length or 0 for line in shown}))
-    below = [f"state after {lengths} tokens, KiB per sequence"]
-    missing = [f"{line.label} ({line.reason})" for line in own if line.reason]
-    below += textwrap.wrap(f"not shown: {', '.join(missing)}", 62) if missing else []
-    group = own[0].group
-    axes.set(
-        title="\n".join([group.pattern.replace("_", " "), *textwrap.wrap(group.difference, 50)]),
-        xlabel="\n".join(below),
-        ylabel=group.score_label,
-    )
-    value_ticks(axes)
+def _family(axes: Axes, name: str, own: Sequence[Line], none: float) -> None:
+    """The points of a family, joined in the order of their states. Controls have white markers."""
+    look, is_control = style(name), name in CONTROLS
+    points = [(line.state_numbers / KIB if line.state_numbers else none, line.mean) for line in own]
+    known = [(state, score) for state, score in points if score is not None]
+    if len(known) > 1:
+        x, y = zip(*((state, score.value) for state, score in known), strict=True)
+        axes.plot(x, y, color=look.color, linestyle=look.line, zorder=2)
+    for place, (state, score) in enumerate(known):
+        text = (f"{name} (control)" if is_control else name) if place == 0 else ""
+        point(axes, Estimate(state), score, Style(look.color, look.marker), text, filled=not is_control)
+
+
+def _state_ticks(axes: Axes, shown: Sequence[Line]) -> None:
+    """Powers of two in KiB, and a place for no state at the left of a broken axis."""
+    states = [line.state_numbers / KIB for line in shown if line.state_numbers]
+    none = _place_of_none(shown)
+    ticks = [2.0**power for power in range(-10, 31) if min(states) / 1.5 <= 2.0**power <= max(states) * 1.5]
+    ticks = ticks[:: max(1, -(-len(ticks) // 10))]
+    names = [f"{tick:,.10g}" if tick >= 1 else f"1/{1 / tick:g}" for tick in ticks]
+    low = min(states) / 1.6
+    if any(not line.state_numbers for line in shown):
+        axes.axvline(none * 2, color=INK, linewidth=1, linestyle=(0, (1, 3)))
+        ticks, names, low = [none, *ticks], ["none", *names], none / 1.6
+    axes.set_xticks(ticks, names)
+    axes.minorticks_off()
+    axes.set_xlim(low, max(states) * 1.6)
+    axes.set_ylim(-0.03, 1.03)
+
+
+def _place_of_none(shown: Sequence[Line]) -> float:
+    """Where no state stands on the logarithmic axis, in KiB."""
+    return min(line.state_numbers / KIB for line in shown if line.state_numbers) / 4
+
+
+def _below(found: Sequence[Line]) -> list[str]:
+    length = (found[0].group.settings.get("model") or {}).get("length")
+    text = "decoding state of one sequence" + (f" at {length:,} tokens" if length else "") + ", KiB in float32"
+    missing = [f"{line.label} ({line.reason})" for line in found if line.reason]
+    return [text, *(textwrap.wrap(f"not shown: {', '.join(missing)}", 96) if missing else [])]
+
+
+def _title(found: Sequence[Line]) -> str:
+    """Pattern, size, and the sizes in which the models of a figure differ."""
+    group = found[0].group
+    sizes: list[Mapping[str, Any]] = [{"dim": each.dim, "heads": each.heads, "depth": each.depth} for each in found]
+    different = sorted(set(filter(None, differences(sizes))))
+    varied = f"; models of {', '.join(different)}" if different else ""
+    bars = "; bars: 95% intervals over seeds" if any(each.mean and each.mean.interval for each in found) else ""
+    return f"{group.pattern.replace('_', ' ')}, {group.size}{varied}{bars}"
 
 
 QUESTION = Question(
     name="state",
     title="Recall against state",
-    explanation="Accuracy on `recall` against the bytes that a family keeps of a sequence while decoding: upper left is"
-    " best, and a family to the right of another that scores as well keeps more than it needs for this.",
-    needs=f"scores of {TASK} in a causal pattern with the decoding state of their stack measured",
+    explanation="Accuracy on `recall` against what a model keeps of a sequence while decoding: upper left is best, and"
+    " a family to the right of another that scores as well keeps more than it needs for this. The points of a family at"
+    " several widths or options are joined.",
+    needs=f"scores of {TASK} in a causal pattern",
     lines=lines,
     draw=draw,
 )

@@ -5,6 +5,11 @@ family that was trained while others ran looks slower than it is. The paired mea
 that; it is in the figure of quality against efficiency. Only times of one device model with one number of threads and
 one precision are compared; a family that was trained on several is in the table of each. Pareto-optimal is meant of the
 means: with one seed, or with intervals that overlap, it proves nothing.
+
+Who is best at equal training time is read from the training curves: the headline metric on the validation split at the
+last validation within `equal_seconds`, the time in which all seeds of the fastest family were done, beside that at the
+last validation of each, at equal steps. No rate was tuned and no schedule made for the shorter time, in which a slower
+family is still at a high rate: that counts against it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +23,12 @@ from cab.report.figures.axes import legend, point, value_ticks
 from cab.report.figures.style import INK, Style, new_figure, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, mean
+from cab.report.text import words
 from cab.report.variant import Variant
 from cab.store.record import Record
+
+ROUNDING = 1e-3
+"""Seconds to which a curve is written."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +43,17 @@ class Line:
     seconds: Estimate
     seconds_lowest: float
     seconds_highest: float
+    equal_seconds: float
+    validation_at_equal_time: Estimate | None
+    """None where a seed was not validated by then."""
+    validation_at_end: Estimate | None
     figure: str
     pareto_optimal: bool = True
     dominated_by: str = ""
 
     def is_dominated_by(self, other: "Line") -> bool:
         """Whether another is at least as good and as fast, and better in one of the two."""
-        sign = 1 if self.group.better == "higher" else -1
-        quality = sign * (other.mean.value - self.mean.value)
+        quality = self.group.sign * (other.mean.value - self.mean.value)
         speed = self.seconds.value - other.seconds.value
         return quality >= 0 and speed >= 0 and (quality > 0 or speed > 0)
 
@@ -49,35 +61,41 @@ class Line:
 def lines(material: Material) -> list[Line]:
     found = []
     for group in material.groups:
-        own = [line for variant in group.variants if variant.mean for line in _of_variant(group, variant, variant.mean)]
-        for name in sorted({line.device for line in own}):
-            same = [line for line in own if line.device == name]
+        runs = [run for variant in group.variants if variant.mean for run in _runs(variant)]
+        for name in sorted({device(run.records[0]) for run in runs}):
+            same = [run for run in runs if device(run.records[0]) == name]
             if len(same) > 1:
-                found += _compared(same)
+                found += _compared(group, name, same)
     return found
 
 
-def _of_variant(group: Group, variant: Variant, mean_score: Estimate) -> Iterator[Line]:
-    """One per device on which the variant was trained."""
-    by_device: dict[str, list[float]] = {}
+@dataclass(frozen=True)
+class Runs:
+    """The seeds of a variant on one device."""
+
+    variant: Variant
+    records: Sequence[Record]
+    seconds: Sequence[float]
+
+    def validation(self, metric: str | None, within: float) -> Estimate | None:
+        """The last one within some seconds."""
+        last = []
+        for record in self.records:
+            points = [each for each in record.result.get("curve") or [] if each["seconds"] <= within + ROUNDING]
+            known = [each["validation"].get(metric) for each in points if each.get("validation")]
+            last += known[-1:]
+        values = [value for value in last if value is not None]
+        return mean(values) if len(values) == len(self.records) else None
+
+
+def _runs(variant: Variant) -> Iterator[Runs]:
+    by_device: dict[str, list[Record]] = {}
     for record in variant.records:
-        seconds = (record.result.get("training") or {}).get("seconds") or 0.0
-        by_device.setdefault(device(record), []).append(seconds)
-    for name, times in by_device.items():
-        if all(times):
-            yield Line(
-                group=group,
-                device=name,
-                attention=variant.attention,
-                label=variant.label,
-                n=len(variant.scores),
-                mean=mean_score,
-                n_times=len(times),
-                seconds=mean(times),
-                seconds_lowest=min(times),
-                seconds_highest=max(times),
-                figure=group.figure_name,
-            )
+        by_device.setdefault(device(record), []).append(record)
+    for records in by_device.values():
+        seconds = [(record.result.get("training") or {}).get("seconds") or 0.0 for record in records]
+        if all(seconds):
+            yield Runs(variant, records, seconds)
 
 
 def device(record: Record) -> str:
@@ -94,29 +112,83 @@ def device(record: Record) -> str:
     return ", ".join(parts)
 
 
-def _compared(same: Sequence[Line]) -> list[Line]:
+def _compared(group: Group, name: str, same: Sequence[Runs]) -> list[Line]:
+    """Fastest first."""
+    same = sorted(same, key=lambda runs: mean(runs.seconds).value)
+    equal = max(same[0].seconds)
+    compared = [_line(group, name, runs, equal) for runs in same]
     found = []
-    for line in sorted(same, key=lambda line: line.seconds.value):
-        better = [other.label for other in same if line.is_dominated_by(other)]
+    for line in compared:
+        better = [other.label for other in compared if line.is_dominated_by(other)]
         found.append(replace(line, pareto_optimal=not better, dominated_by=", ".join(better)))
     return found
 
 
+def _line(group: Group, name: str, runs: Runs, equal: float) -> Line:
+    variant = runs.variant
+    return Line(
+        group=group,
+        device=name,
+        attention=variant.attention,
+        label=variant.label,
+        n=len(variant.scores),
+        mean=mean(variant.scores),
+        n_times=len(runs.seconds),
+        seconds=mean(runs.seconds),
+        seconds_lowest=min(runs.seconds),
+        seconds_highest=max(runs.seconds),
+        equal_seconds=equal,
+        validation_at_equal_time=runs.validation(group.headline, equal),
+        validation_at_end=runs.validation(group.headline, max(runs.seconds)),
+        figure=group.figure_name,
+    )
+
+
 def draw(found: Sequence[Line]) -> Figure:
     devices = list(dict.fromkeys(line.device for line in found))
-    figure = new_figure(10 * len(devices), 6.8)
+    validated = [line for line in found if line.validation_at_equal_time]
+    figure = new_figure(16 if validated else 10, 0.8 + 6.4 * len(devices))
     looks = styles({line.label: line.attention for line in found})
-    panels = figure.subplots(1, len(devices), squeeze=False)[0]
-    for axes, name in zip(panels, devices, strict=True):
-        _panel(axes, [line for line in found if line.device == name], looks)
-        axes.set_title(name, fontsize=12)
-    note = "filled: Pareto-optimal; bars: 95% intervals up, lowest to highest time across"
+    panels = figure.subplots(len(devices), 2 if validated else 1, squeeze=False)
+    for row, name in zip(panels, devices, strict=True):
+        own = [line for line in found if line.device == name]
+        _pareto_panel(row[0], own, looks)
+        row[0].set_title(name, fontsize=12)
+        if validated:
+            _equal_time_panel(row[1], own, looks)
+    note = "left: filled is Pareto-optimal; " if validated else "filled: Pareto-optimal; "
+    note += "bars: 95% intervals over seeds, lowest to highest time"
     figure.suptitle(f"{found[0].group.full_title}; {note}", wrap=True)
-    legend(figure, *panels)
+    legend(figure, *panels[:, 0])
     return figure
 
 
-def _panel(axes: Axes, own: Sequence[Line], looks: Mapping[str, Style]) -> None:
+def _equal_time_panel(axes: Axes, own: Sequence[Line], looks: Mapping[str, Style]) -> None:
+    """Best at equal time first. Filled: then; hollow: at the end of training."""
+    sign = own[0].group.sign
+    order = sorted(own, key=lambda line: (not line.validation_at_equal_time, -sign * _value(line)))
+    for place, line in enumerate(order):
+        then, end, look = line.validation_at_equal_time, line.validation_at_end, looks[line.label]
+        if then and end:
+            axes.plot([then.value, end.value], [place, place], color=look.color, linewidth=1.2, linestyle=":")
+        if end:
+            point(axes, Estimate(end.value), Estimate(place), look, filled=False)
+        if then:
+            point(axes, then, Estimate(place), look)
+    axes.set_yticks(range(len(order)), [line.label for line in order])
+    axes.set_ylim(len(order) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    group = own[0].group
+    axes.set_xlabel(f"validation: {words(group.headline)} ({group.better} is better)")
+    seconds = f"{own[0].equal_seconds:,.3g} s"
+    axes.set_title(f"filled: after {seconds} of training; hollow: at the end", fontsize=12)
+
+
+def _value(line: Line) -> float:
+    return line.validation_at_equal_time.value if line.validation_at_equal_time else 0.0
+
+
+def _pareto_panel(axes: Axes, own: Sequence[Line], looks: Mapping[str, Style]) -> None:
     axes.set_xscale("log")
     axes.margins(0.16, 0.14)
     front = sorted((line.seconds.value, line.mean.value) for line in own if line.pareto_optimal)
@@ -136,7 +208,8 @@ QUESTION = Question(
     title="Quality against training time",
     explanation="Score against the seconds that training took on one device model: no other family is both as good and"
     " as fast as one on the dotted line. The seconds are the wall clock of the run, with whatever else the machine did;"
-    " the measured time of a step is in `Quality against efficiency`.",
+    " the measured time of a step is in `Quality against efficiency`. Right: the validation of every family at the time"
+    " at which the fastest was done, best first, and at the end of its own training.",
     needs="two scored families of one table with training times from one device model",
     lines=lines,
     draw=draw,

@@ -52,6 +52,7 @@ FIXED = {
     "vanilla": Style("#000000", "s"),
     "eager": Style("#8a8a8a", "D"),
     "none": Style("#b8b8b8", "o", LINES[1]),
+    "local": Style("#7a6a53", "d", LINES[1]),
 }
 
 
