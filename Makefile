@@ -16,13 +16,11 @@ run: .venv/ready ## Train vanilla, lightning and no attention on real text, meas
 	$(BIN)/python -m cab.run -m experiment=smoke $(ARGS)
 	$(BIN)/python -m cab.leaderboard
 
-reference: .venv/ready ## The sweep behind results/reference; needs DATA/books and ETTH1 (eight hours, a cell at a time)
-	$(BIN)/python -m cab.run -m experiment=recall measure=false device.threads=1 $(ARGS)
-	$(BIN)/python -m cab.run -m experiment=recall pattern=causal_self train.steps=2400 measure=false device.threads=1 $(ARGS)
-	$(BIN)/python -m cab.run -m experiment=books data.path=$(DATA)/books measure=false device.threads=1 $(ARGS)
-	$(BIN)/python -m cab.run -m experiment=etth1 data.path=$(ETTH1) measure=false device.threads=1 $(ARGS)
-	$(BIN)/python -m cab.run -m experiment=cab size=smoke task=mlm,summarization,tts "attention=glob(*)" measure=false \
-		device.threads=1 $(ARGS)
+reference: .venv/ready ## The sweep behind results/reference; needs DATA/books and ETTH1 (a day on two cores; resumes)
+	$(BIN)/python -m cab.tune experiment=recall size=small measure=false device.threads=1 $(ARGS)
+	$(BIN)/python -m cab.tune experiment=books data.path=$(DATA)/books measure=false device.threads=1 $(ARGS)
+	$(BIN)/python -m cab.tune "attention=glob(*,exclude=eager)" task=lm size=small seed=0,1,2 measure=false device.threads=1 $(ARGS)
+	$(BIN)/python -m cab.tune experiment=etth1 data.path=$(ETTH1) measure=false device.threads=1 $(ARGS)
 	$(BIN)/python -m cab.efficiency experiment=efficiency "efficiency.lengths=[256,512,1024,2048,4096]" efficiency.budget=30
 	$(BIN)/python -m cab.leaderboard
 

@@ -89,5 +89,5 @@ def test_learned_positions_start_as_sinusoids_and_end() -> None:
 
 
 def test_unknown_positions() -> None:
-    with pytest.raises(ValueError, match="positions='rotary': use sinusoidal, learned, none"):
-        Positions("rotary", 6, 8)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="positions='alibi': use rotary, sinusoidal, learned, none"):
+        Positions("alibi", 6, 8)  # type: ignore[arg-type]

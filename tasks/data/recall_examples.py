@@ -14,10 +14,11 @@ noncausal_cross   Look-up: queries, and a memory whose items hold a key and a va
                   keys; the answer is predicted at the query. Nothing is near or far in a set: places are uniform.
 causal_cross      The same with the answer `delay` tokens after its query; each token also carries the answer before
                   it, as in teacher forcing. A family that lets a later query through reads the answer from the next
-                  token. Carrying a query over the delay is the work of the self attention, which is vanilla in this
-                  pattern.
+                  token.
 
-The delay admits families that read the past, or the memory, through the previous block or group only.
+The delay admits families that read the past, or the memory, through the previous block or group only: `delay` tokens
+after its query, the same key comes again, and the answer is predicted there. Queries and answers take turns in runs of
+`delay` tokens.
 
 Deviations from the authors' code: theirs draws the fillers from the whole vocabulary (`random_non_queries`), so that a
 filler may be a key with another value after it; fillers have their own ids here. Theirs tends to ask for the first
@@ -80,8 +81,22 @@ class Sizes:
 
     @property
     def least_length(self) -> int:
-        own = {Pattern.CAUSAL_SELF: 3, Pattern.NONCAUSAL_SELF: 2}.get(self.pattern, 1)  # tokens of a pair and its query
-        return own * self.pairs + self.delay
+        if self.pattern is Pattern.NONCAUSAL_SELF:
+            return 2 * self.pairs
+        runs, last = divmod(self.pairs - 1, self.delay) if self.delay else (0, self.pairs - 1)
+        return self.first_query + 2 * self.delay * runs + last + self.delay + 1
+
+    @property
+    def first_query(self) -> int:
+        """The first place that a query may have."""
+        return 2 * self.pairs if self.pattern is Pattern.CAUSAL_SELF else 0
+
+    @property
+    def query_places(self) -> np.ndarray:
+        """(N,): where a query may be, so that its answer has a place of its own."""
+        place = np.arange(self.length) - self.first_query
+        turn = place // max(1, self.delay) % 2 == 0 if self.delay else True
+        return (place >= 0) & (place < self.length - self.first_query - self.delay) & turn
 
     def generate(self, count: int, rng: np.random.Generator) -> Examples:
         """`count` examples, int64: tokens (B, N), labels (B, N) or NO_LABEL, distance (B, N): how far the answer is
@@ -100,14 +115,14 @@ class Sizes:
     def _first_pairs(
         self, tokens: np.ndarray, keys: np.ndarray, values: np.ndarray, rng: np.random.Generator
     ) -> Examples:
-        own = 2 * self.pairs
+        own = self.first_query
         tokens[:, :own] = np.stack([keys, values], 2).reshape(-1, own)
-        free = np.zeros(tokens.shape, bool)
-        free[:, own : self.length - self.delay] = True
+        free = np.tile(self.query_places, (len(keys), 1))
         queries = _near(rng, np.full_like(keys, own - 1), free, self.gap_power)  # (B, P), the first ones are nearer,
         which = _places(rng, len(keys), self.pairs, self.pairs)  # so they ask for any pair
-        _put(tokens, queries, _pick(keys, which))
         answers = queries + self.delay
+        for places in (queries, answers):
+            _put(tokens, places, _pick(keys, which))
         return _with_answers(tokens, answers, _pick(values, which), answers - (2 * which + 1))
 
     def _masked(self, tokens: np.ndarray, keys: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> Examples:
@@ -130,8 +145,10 @@ class Sizes:
         items = np.stack([np.hstack([keys, other_keys]), np.hstack([values, other_values])], 2)  # (B, M, 2)
         order = _places(rng, count, self.memory, self.memory)  # place -> item
         memory = np.take_along_axis(items, order[:, :, None], 1)
-        queries = _places(rng, count, self.length - self.delay, self.pairs)  # (B, P)
-        _put(tokens, queries, keys)
+        [allowed] = self.query_places.nonzero()
+        queries = allowed[_places(rng, count, len(allowed), self.pairs)]  # (B, P)
+        for places in (queries, queries + self.delay):
+            _put(tokens, places, keys)
         examples = _with_answers(tokens, queries + self.delay, values, order.argsort(1)[:, : self.pairs])
         if self.pattern is Pattern.CAUSAL_CROSS:
             labels = examples["labels"]
