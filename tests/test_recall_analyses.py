@@ -55,7 +55,7 @@ def test_what_differs_in_more_than_size_has_a_figure_of_its_own(other):
     assert len({line.figure for line in lines}) == 2
     elsewhere = of_width("vanilla", 128, 0.9)  # the same request, where the data differs
     elsewhere.result["data"]["content"] = "c" * 64
-    assert len({line.figure for line in state.lines(material(of_width("vanilla", 64, 0.8), elsewhere))}) == 2
+    assert len({line.figure for line in state.lines(material(of_width("vanilla", 128, 0.8), elsewhere))}) == 2
     longer = recall("vanilla", 0, 0.7, model=synthetic.MODEL | {"length": 512})
     assert len({line.figure for line in state.lines(material(recall("vanilla", 0, 0.8), longer))}) == 2
 

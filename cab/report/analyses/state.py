@@ -61,11 +61,12 @@ def lines(material: Material) -> list[Line]:
         if any(line.state_numbers and not line.reason for line in own):
             found.append(own)
     names = [f"{own[0].group.pattern}_{own[0].group.size}" for own in found]
-    figures = [
-        f"{name}_{own[0].group.settings_name}" if names.count(name) > 1 else name
-        for name, own in zip(names, found, strict=True)
-    ]
-    return [replace(line, figure=name) for name, own in zip(figures, found, strict=True) for line in own]
+    made = []
+    for name, own in zip(names, found, strict=True):
+        group = own[0].group
+        several = f"_{group.settings_name}_{(group.data_hash or 'unknown')[:6]}" if names.count(name) > 1 else ""
+        made += [replace(line, figure=name + several) for line in own]
+    return made
 
 
 def _common(group: Group) -> list[Any]:
