@@ -78,7 +78,7 @@ def test_without_state_a_row_stands_left_of_all_others_and_a_constant_is_a_line(
     assert at["none (control)"] < at["vanilla"] / 2
     assert axes.get_xlim()[0] < at["none (control)"]
     ticks = dict(zip(axes.get_xticks(), (text.get_text() for text in axes.get_xticklabels()), strict=True))
-    assert ticks[at["none (control)"]] == "none"
+    assert ticks[at["none (control)"]] == "0"
     [constant] = [line for line in axes.get_lines() if line.get_label() == "constant: 0.05"]
     assert list(constant.get_ydata()) == [0.05, 0.05]
 

@@ -70,7 +70,7 @@ def group_table(group: Group, efficiency: Mapping[str, Record]) -> Table:
 
 def verdict_table(groups: Sequence[tuple[Group, str]]) -> Table:
     """A row for each group with how it differs from those with its name: whether it can tell attentions apart."""
-    names = ("task", "pattern", "size", "settings", "tells attentions apart", "gain of vanilla", "over")
+    names = ("task", "pattern", "size", "tells attentions apart", "gain of vanilla", "over", "settings")
     rows = []
     for group, remark in groups:
         found, gain = group.verdict, group.verdict.gain_over_control
@@ -78,10 +78,10 @@ def verdict_table(groups: Sequence[tuple[Group, str]]) -> Table:
             Cell(group.task),
             Cell(group.pattern.replace("_", " ")),
             Cell(group.size),
-            Cell(remark or MISSING),
             Cell(found.word, grey=found.tells_apart is None),
             Cell(f"{estimate(gain, '+.3g')} {scale_words(group.headline)}", gain.value) if gain else Cell(MISSING),
             Cell(found.strongest_control or MISSING),
+            Cell(remark or MISSING),
         ]
         rows.append(Row(cells))
     return Table("What each table can tell", [Column(name) for name in names], rows)

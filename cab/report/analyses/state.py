@@ -138,7 +138,7 @@ def _state_ticks(axes: Axes, shown: Sequence[Line]) -> None:
     low = min(states) / 1.6
     if any(not line.state_numbers for line in shown):
         axes.axvline(none * 2, color=INK, linewidth=1, linestyle=(0, (1, 3)))
-        ticks, names, low = [none, *ticks], ["none", *names], none / 1.6
+        ticks, names, low = [none, *ticks], ["0", *names], none / 1.6
     axes.set_xticks(ticks, names)
     axes.minorticks_off()
     axes.set_xlim(low, max(states) * 1.6)
