@@ -195,7 +195,7 @@ def test_all_families_are_built_in_and_own_ones(outside):
     names = [request.attention for request in check_command.requests_to_check([f"--config-dir={outside}"])]
     assert list(dict.fromkeys(names))[:2] == ["vanilla", "eager"]
     assert names[-4:] == ["mine"] * 4
-    assert len(names) == 4 * 9
+    assert len(names) == 4 * 10
 
 
 def test_a_search_path_of_hydra_works_as_well(outside):

@@ -24,6 +24,7 @@ CELL = [
     "efficiency.rounds=3",
     "efficiency.budget=300",  # more than a busy machine needs
     "task.contexts=[1]",
+    "task.positions=sinusoidal",
     "train.steps=40",
     "train.validations=8",
     "train.select=best",  # with rates at which the best is not the last

@@ -278,7 +278,7 @@ def test_the_real_command_from_another_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert "bits per byte" in done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]  # no litter
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "runs"]  # no litter
     refused = subprocess.run([*command, "seed=x"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 2
     assert refused.stderr == "error: seed='x': Input should be a valid integer\n"

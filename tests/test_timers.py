@@ -151,7 +151,7 @@ def test_decode_starts_from_the_same_past_every_time():
     ends = []
     for _ in range(3):
         timed.prepare()
-        cache, _ = timed.call()
+        _, (cache, _) = timed.call()
         ends.append((cache.length, cache.k.sum().item()))
     assert {length for length, _ in ends} == {N + WARMUP_STEPS + DECODE_STEPS}
     assert len(set(ends)) == 1
