@@ -189,7 +189,7 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
         efficiency=checked("efficiency", Efficiency, resolved["efficiency"]),
         device=checked("device", Device, resolved["device"]),
         tracking=checked("wandb", Tracking, resolved["wandb"]),
-        results=Path(checked("results", str, resolved["results"])).expanduser().absolute(),
+        results=Path(checked("results", str, resolved.pop("results"))).expanduser().absolute(),
         rerun=checked("rerun", bool, resolved["rerun"]),
         measure=checked("measure", bool, resolved["measure"]),
         resolved=resolved,
