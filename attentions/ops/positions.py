@@ -4,6 +4,8 @@ Both make the score of a query at t and a key at s a function of t - s. Angles a
 bfloat16 cannot tell positions above 256 apart. Nothing depends on the length of the input or on padding.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,30 +22,29 @@ class Rotary(nn.Module):
     Channels i and i + d/2 are a pair, which is rotated by t theta^(-2 i / d); of an odd d, the last channel is not.
     """
 
+    _tables: ClassVar[dict[tuple[int, int, torch.dtype, torch.device], tuple[Tensor, Tensor]]] = {}
+    """Cosines and sines (n, d/2) of the first n positions, shared by all layers; n is a power of two."""
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.pairs = dim // 2
-        self._table: tuple[Tensor, Tensor] | None = None
-        """Cosines and sines (n, d/2) of the first n positions."""
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """q or k (B, H, N, d), whose first token is at position `start`, to the same shape."""
         end = start + x.shape[2]
-        cos, sin = (part[start:end] for part in self._tables(end, x))  # (N, d/2)
+        cos, sin = (part[start:end] for part in self._table(end, x))  # (N, d/2)
         wide, half = widened(x), self.pairs
         a, b = wide[..., :half], wide[..., half : 2 * half]
         return torch.cat([a * cos - b * sin, b * cos + a * sin, wide[..., 2 * half :]], -1).to(x.dtype)
 
-    def _tables(self, length: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        kept = self._table
-        if kept is not None and len(kept[0]) >= length and (kept[0].dtype, kept[0].device) == (dtype, x.device):
-            return kept
-        rates = THETA ** (-torch.arange(self.pairs, device=x.device, dtype=torch.float64) / self.pairs)
-        size = max(length, 64, 2 * len(kept[0]) if kept is not None else 0)
-        angles = torch.arange(size, device=x.device, dtype=torch.float64).unsqueeze(1) * rates
-        self._table = angles.cos().to(dtype), angles.sin().to(dtype)
-        return self._table
+    def _table(self, length: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        size = max(64, 1 << (length - 1).bit_length())
+        key = size, self.pairs, torch.promote_types(x.dtype, torch.float32), x.device
+        if key not in self._tables:
+            rates = THETA ** (-torch.arange(self.pairs, device=x.device, dtype=torch.float64) / self.pairs)
+            angles = torch.arange(size, device=x.device, dtype=torch.float64).unsqueeze(1) * rates
+            self._tables[key] = angles.cos().to(key[2]), angles.sin().to(key[2])
+        return self._tables[key]
 
 
 class LRPE(nn.Module):

@@ -19,7 +19,7 @@ class ShortConvolution(nn.Module):
         self.before = width - 1 if causal else width // 2
         """Tokens to the left that are seen."""
         self.norm = nn.LayerNorm(dim)
-        self.weight = nn.Parameter(torch.empty(dim, 1, width).uniform_(-(width**-0.5), width**-0.5))  # as Conv1d
+        self.weight = nn.Parameter(torch.empty(dim, width).uniform_(-(width**-0.5), width**-0.5))  # as Conv1d
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """x (B, N, D) to the same shape; padding is seen as 0."""
@@ -44,4 +44,4 @@ class ShortConvolution(nn.Module):
     def _convolved(self, inner: Tensor) -> Tensor:
         """(B, N + w - 1, D) to (B, N, D)."""
         image = inner.unsqueeze(1).permute(0, 3, 1, 2)  # (B, D, 1, N): conv2d is several times faster than conv1d here
-        return F.conv2d(image, self.weight.unsqueeze(2), groups=len(self.weight)).squeeze(2).mT
+        return F.conv2d(image, self.weight[:, None, None], groups=len(self.weight)).squeeze(2).mT

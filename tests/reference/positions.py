@@ -39,6 +39,6 @@ def convolved(conv, rows: Tensor, causal: bool) -> Tensor:
     for t, row in enumerate(rows):
         for j in range(width):
             if 0 <= t - before + j < len(rows):
-                row = row + conv.weight[:, 0, j] * normed[t - before + j]
+                row = row + conv.weight[:, j] * normed[t - before + j]
         outputs.append(row)
     return torch.stack(outputs) if outputs else rows
