@@ -36,7 +36,8 @@ class ShortConvolution(nn.Module):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Further tokens x (B, n, D)."""
         inner = torch.cat([state, self.norm(x)], 1)
-        return x + self._convolved(inner), inner[:, inner.shape[1] - self.before :].clone()
+        state.copy_(inner[:, inner.shape[1] - self.before :])
+        return x + self._convolved(inner), state
 
     def state_size(self) -> int:
         return self.before * self.weight.shape[0]
