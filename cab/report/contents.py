@@ -224,7 +224,8 @@ def _efficiency_figures(records: Iterable[Record]) -> list[doc.Figure]:
         if lengths.measured_rows(record):
             cell = record.cell
             shape = f"d{cell['dim']}_h{cell['heads']}_l{cell['depth']}_f{cell['hidden']}"
-            shape += "".join(f"_{key}{int(cell[key])}" for key in ("conv", "qk_norm", "rotary") if cell.get(key))
+            shape += f"_conv{cell['conv']}" if cell.get("conv") else ""
+            shape += "".join(f"_{word}" for key, word in (("qk_norm", "qk"), ("rotary", "rotary")) if cell.get(key))
             name = f"efficiency_{cell['pattern']}_{cell['level']}_{shape}"
             family = canonical([cell["attention"], record.config.get("attention")])
             found.setdefault((name, machine(record)), {})[family] = record
