@@ -196,6 +196,7 @@ EXPERIMENTS = {
     "smoke": 3,
     "recall": len(FAMILIES) * 4 * 3,
     "books": len(FAMILIES) * 3,
+    "controls": 2 * 3,
     "etth1": len(FAMILIES) + 1,
     "cab": len(FAMILIES) * 4 * 8,
     "efficiency": len(FAMILIES) * 4,
