@@ -16,7 +16,7 @@ run: .venv/ready ## Train vanilla, lightning and no attention on real text, meas
 	$(BIN)/python -m cab.run -m experiment=smoke $(ARGS)
 	$(BIN)/python -m cab.leaderboard
 
-reference: .venv/ready ## The sweep behind results/reference; needs DATA/books and ETTH1 (a day on two cores; resumes)
+reference: .venv/ready ## The sweep behind results/reference; needs DATA/books and ETTH1 (many hours on two cores; resumes)
 	$(BIN)/python -m cab.tune experiment=recall size=small measure=false device.threads=1 $(ARGS)
 	$(BIN)/python -m cab.tune experiment=books data.path=$(DATA)/books measure=false device.threads=1 $(ARGS)
 	$(BIN)/python -m cab.tune "attention=glob(*,exclude=eager)" task=lm size=small seed=0,1,2 measure=false device.threads=1 $(ARGS)

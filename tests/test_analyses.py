@@ -27,6 +27,7 @@ def test_benefit_is_a_share_of_what_vanilla_gains_over_the_best_predictor():
     line = one(benefit.lines(material(*records)), attention="lightning")
     unit = 4.6 - 2.01
     assert line.unit == pytest.approx(unit)
+    assert line.figure == "smoke"
     assert line.benefit.value == pytest.approx(2.62 - 2.15)
     assert line.share.value == pytest.approx((2.62 - 2.15) / unit)
     low, high = welch_interval(theirs, own)  # lower is better
@@ -51,6 +52,7 @@ def test_where_vanilla_gains_nothing_there_is_no_unit(vanilla, why):
     records = [*seeds("vanilla", *vanilla), *seeds("none", 2.6, 2.7), *seeds("fit", 2.0, 2.1)]
     line = one(benefit.lines(material(*records)), attention="fit")
     assert line.unit is line.share is None
+    assert line.figure == ""  # a figure without a number says nothing
     assert why in line.no_unit
     assert line.benefit.value == pytest.approx(0.6)
 

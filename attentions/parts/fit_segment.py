@@ -32,8 +32,6 @@ class ChunkSoftmax(Softmax):
 class LatentAttention(Vanilla):
     """Self attention over all latents, causal over groups in causal patterns. Their place is in what they start as."""
 
-    positions = "none"
-
     def __init__(self, shape: Shape, pattern: Pattern, layer: int, layers: int, latents: int) -> None:
         super().__init__(shape, pattern, layer, layers)
         self.mixer = ChunkSoftmax(shape, pattern, latents)

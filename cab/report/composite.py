@@ -30,7 +30,7 @@ from cab.report.settings import canonical, labels, options
 from cab.report.stats import Interval, t_interval
 from cab.report.variant import Variant
 
-BASELINES = ("eager", *CONTROLS)
+NOT_IN_SCALE = ("eager", *CONTROLS)
 """Families that do not set the scale."""
 FEWEST = 3
 """Families: the z-scores of two are +-0.71, whatever they score."""
@@ -181,7 +181,7 @@ def _add_task(made: Composite, task: str, group: Group) -> None:
     references = _references(group)
     families = sorted({variant.attention for variant in references})
     if len(families) < FEWEST:
-        beside = ", ".join(f"`{name}`" for name in BASELINES)
+        beside = ", ".join(f"`{name}`" for name in NOT_IN_SCALE)
         has = f"{len(families)} ({', '.join(families)})" if families else "none"
         made.notes.append(f"{task}: {FEWEST} families beside {beside} are needed, there are {has}")
         return
@@ -198,7 +198,7 @@ def _add_task(made: Composite, task: str, group: Group) -> None:
 
 
 def _references(group: Group) -> list[Variant]:
-    return [variant for variant in group.variants if variant.attention not in BASELINES and _seeds(variant, group)]
+    return [variant for variant in group.variants if variant.attention not in NOT_IN_SCALE and _seeds(variant, group)]
 
 
 def _metrics(group: Group) -> dict[str, str]:

@@ -11,7 +11,7 @@ itself is given. CAB's figure of this kind has a z-score without intervals (its 
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.figure import Figure
 
@@ -41,7 +41,10 @@ class Line:
 
 
 def lines(material: Material) -> list[Line]:
-    return [line for group in material.groups for line in _of_group(group)]
+    """Only sizes in which a table has a unit are in a figure."""
+    found = [line for group in material.groups for line in _of_group(group)]
+    sizes = {line.group.size for line in found if line.unit}
+    return [replace(line, figure=line.group.size if line.group.size in sizes else "") for line in found]
 
 
 def _of_group(group: Group) -> Iterator[Line]:
@@ -64,7 +67,7 @@ def _of_group(group: Group) -> Iterator[Line]:
                 share=difference(own, control).divided(scale) if scale else None,
                 unit=scale,
                 no_unit=no_unit,
-                figure=group.size,
+                figure="",
                 shown=any(variant is each for each in shown),
             )
 

@@ -21,7 +21,7 @@ from itertools import combinations
 from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
-from cab.report.composite import BASELINES, Composite, name_of
+from cab.report.composite import NOT_IN_SCALE, Composite, name_of
 from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
 from cab.report.settings import canonical
 from cab.report.stats import Estimate, pearson, spearman
@@ -73,7 +73,7 @@ def _chosen(tables: Sequence[Composite]) -> dict[str, str]:
     found: dict[str, dict[str, int]] = {}
     for made in tables:
         for entry in made.entries:
-            if entry.attention not in BASELINES:
+            if entry.attention not in NOT_IN_SCALE:
                 sets, options = found.setdefault(entry.attention, {}), canonical(entry.options)
                 sets[options] = sets.get(options, 0) + sum(score is not None for score in entry.tasks.values())
     return {name: min(sets, key=lambda options: (-sets[options], options)) for name, sets in found.items()}

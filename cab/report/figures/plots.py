@@ -116,7 +116,7 @@ def _tradeoff_panel(
     looks = styles({variant.label: variant.attention for variant in scored})
     shown = [(variant, *found) for variant in scored if (found := measure(variant))]
     longest = max((length or 0 for _, _, length in shown), default=0)
-    axes.set_xlabel(f"{text} at length {longest:,} unless stated" if longest else text)
+    axes.set_xlabel(f"{text}\nat length {longest:,} unless stated" if longest else text)
     for variant, value, length in shown:
         look = looks[variant.label]
         if variant is outlier and variant.mean:
