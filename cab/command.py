@@ -1,46 +1,53 @@
 """How commands end: with an exit code, and with one clear line instead of a traceback.
 
-Exit codes: 0 if all cells are done (an unsupported one is), 1 if a cell failed, which is recorded, and 2 if the request
-cannot be met, in which case nothing is recorded.
+Exit codes: 0 if all cells are done (an unsupported one is), 1 if a cell failed, which is recorded, 2 if the request
+cannot be met, in which case nothing is recorded, and 130 after Ctrl-C. Light to import: `--help` needs no torch.
 """
 
+from __future__ import annotations
+
+import contextlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cab.config import Request
 from cab.errors import UserError
 from cab.store.failure import cannot_write
-from cab.store.record import Record
+
+if TYPE_CHECKING:
+    from cab.config import Request
+    from cab.store.record import Record
 
 FAILED = 1
 REFUSED = 2
-
-
-class ExitCode:
-    """The exit code of a command that runs cells: the worst one of them. Hydra does not hand on what a job returns."""
-
-    def __init__(self) -> None:
-        self.worst = 0
-
-    def record(self, code: int) -> None:
-        self.worst = max(self.worst, code)
-
-
-exit_code = ExitCode()
-"""That of this process."""
+INTERRUPTED = 130
+"""What a shell gives a program that Ctrl-C ended."""
 
 
 def command_line(work: Callable[[], int]) -> int:
     """Runs `work` and returns the exit code. With CAB_TRACEBACK=1 a user error shows its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot print `·`
     try:
-        return work()
+        code = work()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if os.environ.get("CAB_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where this one ended", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _leave_closed_pipe()
+        return FAILED
     except OSError as error:
         if error.errno is None:
             raise
@@ -52,6 +59,23 @@ def command_line(work: Callable[[], int]) -> int:
         )
         print(f"error: {error.filename or 'writing'}: {error.strerror}: {advice}", file=sys.stderr)
         return REFUSED
+
+
+def _leave_closed_pipe() -> None:
+    """Says that nobody reads the output any more (`| head`), and lets what is in its buffer go nowhere: Python would
+    write it at exit, and fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):
+        print("error: the output is closed: the same command goes on where this one ended", file=sys.stderr, flush=True)
+
+
+def make_results(folder: Path) -> None:
+    """Makes a results folder. Raises UserError if that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"results={folder}: {error.strerror}: choose another folder") from error
 
 
 def title(request: Request) -> str:

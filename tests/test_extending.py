@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
+from attentions.base import Attention
 from attentions.vanilla import Vanilla
 from cab import ROOT
 from cab import plan as plan_command
 from cab.check import __main__ as check_command
 from cab.compose import compose_one, compose_requests
-from cab.config import family_factory
+from cab.config import make_family
 from cab.efficiency import __main__ as efficiency_command
 from cab.errors import UserError
+from cab.slurm import RequeuedCell
 from cab.store.fingerprint import fingerprint, own_fingerprint
 from cab.store.record import all_records
 
@@ -118,12 +119,14 @@ def test_processes_of_torchrun_find_the_family(tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_of_a_launcher_find_the_family(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    write_example(tmp_path / "outside")
-    command = "python -m cab.run --config-dir outside -m hydra/launcher=submitit_local hydra.launcher.timeout_min=5"
-    done = call(tmp_path, command, "attention=mine", *TINY, f"results={tmp_path}")
-    assert done.returncode == 0, done
+def test_jobs_of_a_launcher_find_the_family(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    folder = write_example(tmp_path / "outside")
+    executor = submitit.AutoExecutor(tmp_path / "jobs", cluster="local")
+    executor.update_parameters(timeout_min=5)
+    line = [f"--config-dir={folder}", "attention=mine", *TINY, f"results={tmp_path}"]
+    assert executor.submit(RequeuedCell(0), line).result() == 0
     [(_, record)] = all_records(tmp_path)
     assert (record.cell["attention"], record.status) == ("mine", "ok")
 
@@ -234,21 +237,21 @@ def test_its_option_is_checked(outside, gain, words):
         compose_one([f"--config-dir={outside}", "attention=mine", f"attention.gain={gain}"])
 
 
-class Untyped:
+class Untyped(Attention):
     def __init__(self, shape, pattern, layer, layers, *, gain):
         pass
 
 
-class Positional:
+class Positional(Attention):
     def __init__(self, shape, pattern, layer, layers, gain: float = 1.0):
         pass
 
 
 @pytest.mark.parametrize(("family", "words"), [("Untyped", "does not say of what type"), ("Positional", "after `\\*`")])
 def test_an_option_that_is_none_is_one_line(family, words):
-    options = OmegaConf.create({"_target_": f"{__name__}.{family}", "_partial_": True, "gain": 1.0})
+    options = {"_target_": f"{__name__}.{family}", "_partial_": True, "gain": 1.0}
     with pytest.raises(UserError, match=f"attention.gain: .*{words}"):
-        family_factory("attention", options)
+        make_family(options)
 
 
 def test_the_source_is_what_a_family_imports_of_its_own(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from test_run import TINY, cab  # noqa: F401
 from cab import ROOT
 from cab.compose import compose_one, expand
 from cab.machine import resolve_device, set_allocator
-from cab.plan import duration, lines, main, plan
+from cab.plan import main
+from cab.planning import duration, lines, plan
 from cab.store.identity import CellKey, efficiency_key, quality_key
 from cab.store.record import Record, Status, record_path
 

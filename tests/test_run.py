@@ -34,17 +34,12 @@ RECALL = [o for o in TINY if not o.startswith("task.")]
 
 
 @pytest.fixture
-def cab(tmp_path, monkeypatch, capsys):
+def cab(tmp_path, capsys):
     """Runs `python -m cab.run` in this process: returns exit code, output and errors."""
 
     def call(*overrides: str, tiny=TINY):
         flags = [o for o in overrides if o.startswith("-")]
-        arguments = ["cab.run", *flags, f"results={tmp_path}", *tiny, *(o for o in overrides if o not in flags)]
-        monkeypatch.setattr(sys, "argv", arguments)
-        try:
-            code = run.command()
-        except SystemExit as end:
-            code = end.code
+        code = run.main([*flags, f"results={tmp_path}", *tiny, *(o for o in overrides if o not in flags)])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 

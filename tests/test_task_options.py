@@ -118,4 +118,4 @@ def test_other_patterns_are_refused(task: str) -> None:
 
 def test_a_task_has_to_declare_its_options() -> None:
     with pytest.raises(UserError, match=r"^task: tasks.base.Task has to be a Task with `options: MyOptions`"):
-        task_factory(OmegaConf.create({"_target_": "tasks.base.Task", "_partial_": True}))
+        task_factory({"_target_": "tasks.base.Task", "_partial_": True})
