@@ -84,7 +84,9 @@ def parse_cells(parser: Parser, arguments: Sequence[str] | None, multirun: str =
 
 def cells_parser(module: str, description: str | None, examples: Sequence[str]) -> Parser:
     """For a command that takes the cells of cab.run."""
-    return Parser(module, description, "[-m] [--config-dir DIR] [name=value ...]", examples, f"{groups()}\n\n{EXIT_CODES}")
+    return Parser(
+        module, description, "[-m] [--config-dir DIR] [name=value ...]", examples, f"{groups()}\n\n{EXIT_CODES}"
+    )
 
 
 def groups() -> str:

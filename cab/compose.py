@@ -31,7 +31,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from cab import ROOT
 from cab.arguments import CONFIG_DIR
-from cab.config import CHECK, Request, is_built_in, load, resolve, user_errors
+from cab.checked import user_errors
+from cab.config import CHECK, Request, is_built_in, load, resolve
 from cab.errors import UserError, instead, one_line
 from cab.overrides import SEARCH_PATH, is_for_sweeps, parse, products, refuse_sweep
 
@@ -150,7 +151,8 @@ def _parse(command_line: Sequence[str]) -> tuple[ConfigLoader, list[Override]]:
             search_path.prepend(FROM_CONFIG_DIR, f"file://{argument.removeprefix(CONFIG_DIR)}", schema)
         elif _is_own(argument):
             [override] = parse([argument], ConfigLoaderImpl(search_path))
-            for folder in override.value():
+            folders: Any = override.value()
+            for folder in folders:
                 search_path.prepend(FROM_SEARCH_PATH, folder, schema)
     loader = ConfigLoaderImpl(search_path)
     return loader, parse([argument for argument in command_line if not _is_own(argument)], loader)

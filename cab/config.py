@@ -5,9 +5,8 @@ A value that does not fit is a UserError of one line that names it.
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from itertools import pairwise
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass, is_pydantic_dataclass
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from attentions.base import Attention, Pattern, Shape, Stack, Unsupported
+from attentions.base import Attention, Pattern, Shape, Stack
 from attentions.slots import Family
 from cab import ROOT
+from cab.checked import checked, mapping, user_errors
 from cab.errors import NoSuchPattern, UserError, instead, one_line
 from cab.store.fingerprint import own_fingerprint
 from tasks.base import Data, Options, Task, TaskContext, leaves_positions
@@ -110,7 +109,7 @@ class Efficiency:
     batch: int
     decode_batches: list[int]
     rounds: int
-    budget: float
+    budget: float = Field(gt=0)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -174,16 +173,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     return resolved
 
 
-def mapping(name: str, value: Any) -> Mapping[Any, Any]:
-    """The value, if it is a mapping. Raises UserError."""
-    if not isinstance(value, Mapping):
-        raise UserError(f"{name}={value!r}: it has options, and is none: give them as {name}.OPTION=...")
-    return value
-
-
-def load(
-    resolved: Mapping[str, Any], attention: str, task: str, family_arguments: Sequence[str] = ()
-) -> Request:
+def load(resolved: Mapping[str, Any], attention: str, task: str, family_arguments: Sequence[str] = ()) -> Request:
     """The request of what `resolve` returned, given the names of family and task. Raises UserError."""
     resolved = {**resolved, "attention": dict(resolved["attention"])}
     small = mapping(f"attention.{CHECK}", resolved["attention"].pop(CHECK, {}))
@@ -266,7 +256,9 @@ def task_factory(options: Mapping[str, Any]) -> partial[Task]:
     made = constructor("task", options, Task)
     declared = get_type_hints(made.func).get("options")
     if not (isinstance(declared, type) and issubclass(declared, Options)):
-        raise UserError(f"task: {options['_target_']} has to be a Task with `options: MyOptions`, a subclass of Options")
+        raise UserError(
+            f"task: {options['_target_']} has to be a Task with `options: MyOptions`, a subclass of Options"
+        )
     return partial(made.func, options=checked("task", declared, made.keywords))
 
 
@@ -286,36 +278,3 @@ def constructor(name: str, options: Mapping[str, Any], *kinds: type) -> partial[
         names = " or ".join(each.__name__ for each in kinds)
         raise UserError(f"{name}._target_={target}: a subclass of {names} is needed")
     return partial(found, **{key: value for key, value in options.items() if key not in ("_target_", "_partial_")})
-
-
-def checked(name: str, kind: Any, value: Any) -> Any:
-    """The value as `kind`; a dataclass or pydantic model is made from a mapping of its fields."""
-    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
-    made_of_fields = is_dataclass(kind) or is_model
-    if made_of_fields:
-        known = list(kind.model_fields) if is_model else [field.name for field in fields(kind)]
-        for key in mapping(name, value):
-            if key not in known:
-                raise UserError(f"{name}.{key}={value[key]!r}: no such option; {instead(str(key), known)}")
-    try:
-        if is_model or is_pydantic_dataclass(kind):
-            return kind(**value)
-        finite = None if made_of_fields else ConfigDict(allow_inf_nan=False)
-        return TypeAdapter(kind, config=finite).validate_python(value, strict=not made_of_fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([name, *(str(part) for part in first["loc"])])
-        no_value = first["type"] == "missing" or (made_of_fields and not first["loc"])
-        shown = "" if no_value else f"={first['input']!r}"
-        raise UserError(f"{where}{shown}: {first['msg'].removeprefix('Value error, ')}") from error
-
-
-@contextmanager
-def user_errors(where: str = "") -> Iterator[None]:
-    """Turns errors about values into UserErrors: for places where only what the user gave can be wrong."""
-    try:
-        yield
-    except Unsupported:
-        raise
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(where + one_line(error)) from error

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
@@ -99,12 +100,11 @@ def _check(override: Override, loader: ConfigLoader) -> None:
     if name != LAUNCHER and name not in loader.list_groups(""):
         return
     known = _choices(override, name)
+    given: list[Any] = [override._value]
     if override.is_sweep_override():
         if isinstance(override._value, Glob) or not override.is_choice_sweep():
             return
         given = list(override.sweep_iterator())
-    else:
-        given = [override._value]
     for value in given:
         choice = value.text if isinstance(value, QuotedString) else value
         if choice is None and name == OPTIONAL:
@@ -147,7 +147,9 @@ def _syntax(argument: str, reason: str) -> str:
         return f"{argument!r}: {name!r} is no name of an option"
     if "while evaluating" in reason:
         return f"{argument}: {reason.partition(' while evaluating ')[2].partition(': ')[2] or reason}"
-    odd = sorted({letter for letter in value if not (letter.isascii() and (letter.isalnum() or letter in " _/-\\+.$%*@?|:,"))})
+    odd = sorted(
+        {letter for letter in value if not (letter.isascii() and (letter.isalnum() or letter in " _/-\\+.$%*@?|:,"))}
+    )
     if odd and value[0] not in "[{('\"":
         return f"{argument}: {' '.join(odd)} goes into quotes: {_in_quotes(argument)}"
     return f"{argument}: brackets or quotes do not match; a text goes into quotes: {_in_quotes(argument)}"

@@ -30,7 +30,11 @@ from collections.abc import Sequence
 from cab.arguments import cells_parser, parse_cells
 from cab.command import command_line
 
-EXAMPLES = ("attention=vanilla,fit task=lm,recall seed=0,1,2", "-m experiment=recall size=small", "--tune experiment=books")
+EXAMPLES = (
+    "attention=vanilla,fit task=lm,recall seed=0,1,2",
+    "-m experiment=recall size=small",
+    "--tune experiment=books",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from cab.compose import Composer, check_task, expand
 from cab.config import Request
-from cab.errors import NoSuchPattern, UserError
+from cab.errors import NoSuchPattern
 from cab.machine import resolve_device
 from cab.store.identity import quality_key
 from cab.store.record import Record

@@ -8,11 +8,15 @@ was interrupted resumes from its checkpoint.
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from cab.arguments import cells_parser, next_command, parse_cells
 from cab.command import cell_exit_code, command_line, make_results, title
 from cab.errors import UserError
 from cab.quality.distributed import init_process_group, is_rank_zero
+
+if TYPE_CHECKING:
+    from cab.config import Request
 
 EXAMPLES = (
     "attention=lightning pattern=causal_self task=lm",
@@ -31,15 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str] | None) -> int:
     """Runs what a command line asks for; returns an exit code. Raises UserError."""
     parser = cells_parser("cab.run", __doc__, EXAMPLES)
-    given = parse_cells(parser, arguments, multirun="a sweep over all combinations of the values; what is done is skipped")
+    given = parse_cells(
+        parser, arguments, multirun="a sweep over all combinations of the values; what is done is skipped"
+    )
     if given.multirun:
         from cab.sweep import sweep
 
         return sweep(given.line)
     for argument in given.line:
-        if argument.startswith(("hydra/", "hydra.launcher", "hydra.sweeper")):
+        if argument.startswith(("hydra/launcher", "hydra.launcher.", "hydra.sweeper.max_batch_size")):
             raise UserError(f"{argument}: says how a sweep is launched: add -m (python -m cab.run -m ...)")
-    return run_cell(given.line)
+    from cab.compose import compose_one
+
+    return run_cell(compose_one(given.line), given.line)
 
 
 def on_rank_zero(work: Callable[[], int]) -> int:
@@ -52,9 +60,8 @@ def on_rank_zero(work: Callable[[], int]) -> int:
     return run_worker()
 
 
-def run_cell(line: Sequence[str]) -> int:
+def run_cell(request: "Request", line: Sequence[str]) -> int:
     """Runs the cell with this command line; returns an exit code. Raises UserError."""
-    from cab.compose import compose_one
     from cab.efficiency.cell import efficiency_cells
     from cab.machine import set_threads
     from cab.quality.cell import quality_cell
@@ -65,7 +72,6 @@ def run_cell(line: Sequence[str]) -> int:
     from cab.store.record import record_path
     from cab.store.store import wants_efficiency
 
-    request = compose_one(line)
     set_threads(request.device.threads)
     check_request(request)
     make_results(request.results)

@@ -19,6 +19,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from cab.command import FAILED, INTERRUPTED, command_line
+from cab.compose import compose_one
 from cab.errors import UserError
 from cab.run import on_rank_zero, run_cell
 
@@ -55,7 +56,7 @@ class RequeuedCell:
 
     def __call__(self, line: Sequence[str]) -> int:
         """The exit code."""
-        return command_line(lambda: on_rank_zero(lambda: run_cell(line)))
+        return command_line(lambda: on_rank_zero(lambda: run_cell(compose_one(line), line)))
 
     def checkpoint(self, line: Sequence[str]) -> Any:
         """Called by submitit at the time limit; returns what to queue.
@@ -70,7 +71,9 @@ class RequeuedCell:
         return DelayedSubmission(RequeuedCell(self.requeues - 1), line)
 
 
-def launch(parameters: Mapping[str, Any], cells: Sequence[Sequence[str]], describe: Callable[[Sequence[str]], str]) -> int:
+def launch(
+    parameters: Mapping[str, Any], cells: Sequence[Sequence[str]], describe: Callable[[Sequence[str]], str]
+) -> int:
     """Runs cells, given by their command lines, as jobs with the parameters of conf/hydra/launcher/slurm.yaml.
 
     `describe` says which cell a command line asks for, and its score if it has one. Returns the worst exit code.

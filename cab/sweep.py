@@ -2,8 +2,8 @@
 
 Cells that are done are found before any other is started: their state is asked of the store, and their data is prepared
 once for all cells that share it. So are cells that ask for what cannot be done. A cell is also left out if its task has
-no such pattern, as a product of values cannot leave out pairs. Whether efficiency is done is decided for this machine: a
-launcher that sends cells to other machines may send some for nothing, which find their records there.
+no such pattern, as a product of values cannot leave out pairs. Whether efficiency is done is decided for this machine:
+a launcher that sends cells to other machines may send some for nothing, which find their records there.
 """
 
 import sys
@@ -16,9 +16,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cab.arguments import CONFIG_DIR
+from cab.checked import user_errors
 from cab.command import FAILED, REFUSED, cell_exit_code, make_results, title
 from cab.compose import Composer, check_task, sweep_of
-from cab.config import Request, user_errors
+from cab.config import Request
 from cab.errors import NoSuchPattern, UserError
 from cab.machine import resolve_device
 from cab.overrides import LAUNCHER
@@ -70,16 +71,16 @@ def launcher(hydra: Any, composer: Composer) -> Launch:
     if not target.endswith(".BasicLauncher"):
         choice = hydra.runtime.choices[LAUNCHER]
         raise UserError(f"{LAUNCHER}={choice}: use slurm, slurm_gpu or a YAML of your own that starts from them")
-    return run_here
+    return lambda cells: run_here(cells, composer)
 
 
-def run_here(cells: Sequence[Cell]) -> int:
+def run_here(cells: Sequence[Cell], composer: Composer) -> int:
     """Runs cells in this process, one after the other."""
     errors = Errors()
     worst = 0
     for cell in cells:
         try:
-            code = run_cell(cell)
+            code = run_cell(composer.request(cell), cell)
         except UserError as error:
             code = errors.add(error)
         except OSError:

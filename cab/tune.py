@@ -1,8 +1,8 @@
 """A sweep in which every family gets its own learning rate.
 
-Takes the arguments of `cab.run -m` and uses the same launcher. Every rate of the recipe's grid (tune.rates) is tried with
-the first seed, the best on validation is chosen, and all seeds run at it (see cab.trials). What is done is not run again,
-so that the same command resumes.
+Takes the arguments of `cab.run -m` and uses the same launcher. Every rate of the recipe's grid (tune.rates) is tried
+with the first seed, the best on validation is chosen, and all seeds run at it (see cab.trials). What is done is not run
+again, so that the same command resumes.
 """
 
 import sys

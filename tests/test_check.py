@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from functools import partial
 from types import SimpleNamespace
 

@@ -1,6 +1,5 @@
 """Every task, pattern, size and family composes and builds, or says why not; and at a tiny size all of it runs."""
 
-import sys
 from pathlib import Path
 
 import pytest

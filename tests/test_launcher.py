@@ -147,7 +147,8 @@ def test_states_are_read_from_squeue(tmp_path, monkeypatch):
 
 
 def test_a_cell_whose_time_is_up_goes_on_for_as_often_as_it_may(monkeypatch):
-    monkeypatch.setattr(slurm, "run_cell", lambda line: len(line))
+    monkeypatch.setattr(slurm, "run_cell", lambda request, line: len(line))
+    monkeypatch.setattr(slurm, "compose_one", lambda line: None)
     cell = slurm.RequeuedCell(requeues=1)
     assert cell(["seed=1", "task=lm"]) == 2
     again = cell.checkpoint(["seed=1", "task=lm"])

@@ -11,7 +11,7 @@ import torch
 from test_run import TINY
 
 from cab import run, sweep
-from cab.compose import compose_one
+from cab.config import Request
 from cab.machine import set_allocator
 from cab.store.identity import efficiency_key, quality_key
 from cab.store.record import Record, all_records, read_record
@@ -25,9 +25,9 @@ def launched(tmp_path, monkeypatch, capsys):
     batches: list[list[str]] = []
     run_here = sweep.run_here
 
-    def spy(cells):
+    def spy(cells, composer):
         batches.append([" ".join(cell[len(TINY) + 1 :]) for cell in cells])
-        return run_here(cells)
+        return run_here(cells, composer)
 
     monkeypatch.setattr(sweep, "run_here", spy)
 
@@ -46,8 +46,7 @@ def launched(tmp_path, monkeypatch, capsys):
 def quick(monkeypatch):
     """Cells that write the records they would have made, and train nothing."""
 
-    def write(line: list[str]) -> int:
-        request = compose_one(line)
+    def write(request: Request, line: list[str]) -> int:
         cpu = torch.device("cpu")
         content = request.build_task().prepare().content
         result = {"data": {"content": content}, "headline": "bits_per_byte", "metrics": {"bits_per_byte": 1.0}}

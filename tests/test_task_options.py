@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from attentions.base import Pattern, Shape
 from cab import ROOT
-from cab.config import checked, task_factory
+from cab.checked import checked
+from cab.config import task_factory
 from cab.errors import UserError
 from tasks.base import Data, Options, Task, TaskContext
 

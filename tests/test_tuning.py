@@ -7,7 +7,6 @@ from test_run import TINY, records
 
 from cab import run, sweep
 from cab import tune as tune_command
-from cab.compose import compose_one
 from cab.planning import lines, plan
 from cab.store.identity import quality_key
 from cab.store.record import Record, all_records
@@ -106,8 +105,7 @@ def tune(tmp_path, monkeypatch, capsys):
     A cell's validation is `values[family][rate]`; its test score is the opposite.
     """
 
-    def write(line) -> int:
-        request = compose_one(line)
+    def write(request, line) -> int:
         cell = (request.attention, request.training.lr, request.seed)
         rate, seed = cell[1:]
         ran.append((*cell, request.measure))

@@ -90,7 +90,7 @@ def make_plan(request: Request, device: torch.device, families: int) -> Plan:
     that do not fit."""
     wanted = request.efficiency
     phases = tuple(phase for phase in wanted.phases if request.pattern.causal or phase in ("forward", "train"))
-    if not phases:
+    if wanted.phases and not phases:
         raise UserError(f"efficiency.phases={wanted.phases}: {request.pattern} has forward and train only")
     return Plan(
         pattern=request.pattern,

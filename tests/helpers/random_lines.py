@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,35 @@ GROUPS = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path 
 del GROUPS["hydra"]
 FOR_CELLS = ("cab.run", "cab.tune", "cab.plan", "cab.check", "cab.efficiency")
 COMMANDS = (*FOR_CELLS, "cab.leaderboard", "cab.show", "dev.bench")
-SWEEPING = ("cab.run -m", "cab.tune", "cab.plan", "cab.check", "cab.efficiency")
 
 NO_GROUP = ["null", "5", "1.5", "true", "[]", "[null]", "[{0},{1}]", "''", "{{a: 1}}", "${{nope}}", "???", "a b", "nan"]
 """Values where a choice or a mapping belongs; {0} and {1} are choices of the group."""
+NO_MAPPING = ["null", "5", "1.5", "true", "[]", "[null]", "[a,b]", "''", "${nope}", "???", "a b", "nan"]
 NO_NUMBER = ["abc", "[1,2]", "{a: 1}", "''", "${nope}", "nan", "-inf", "[]", "true"]
 SYNTAX = ["", "seed", "=5", "seed=(", "seed=1=2", "train={steps: 5", "@x=1", "attention@here=vanilla", "seed:3"]
-SYNTAX += ["зерно=1", "seed=[1", "train.=5", ".steps=5", "train..steps=5", "'", "seed='1", "+", "~", "~nothing", "+foo=1"]
+SYNTAX += [
+    "зерно=1",
+    "seed=[1",
+    "train.=5",
+    ".steps=5",
+    "train..steps=5",
+    "'",
+    "seed='1",
+    "+",
+    "~",
+    "~nothing",
+    "+foo=1",
+]
 FLAGS = ["--resolve", "--cfg=job", "--bogus", "-x", "--info", "--run", "--config-dir=/nope", "--config-name=other"]
-FLAGS += ["--config-dir", "--results", "--hydra-help", "--version", "--package=train", "--no-plot", "--shell-completion"]
+FLAGS += [
+    "--config-dir",
+    "--results",
+    "--hydra-help",
+    "--version",
+    "--package=train",
+    "--no-plot",
+    "--shell-completion",
+]
 OF_HYDRA = ["hydra.run.dir=/proc/x", "hydra/launcher=slurmm", "hydra/launcher=null", "hydra/sweeper=basic"]
 OF_HYDRA += ["hydra.mode=MULTIRUN", "hydra.job.chdir=true", "hydra.output_subdir=here", "hydra=null", "~hydra"]
 OF_HYDRA += ["hydra.sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size=many", "hydra.sweeper=null"]
@@ -40,7 +61,7 @@ OF_HYDRA += ["hydra/job_logging=default", "hydra.sweeper.params=5", "hydra.sweep
 TARGETS = ["builtins.print", "os.system", "none.such.Thing", "5", "null", "[]", "torch.nn.Linear", "cab.plan", "''"]
 EMPTY_SWEEPS = ["seed=range(0,0)", "attention=glob(zzz*)", "pattern=glob(*,exclude=*)", "seed=choice()", "seed=0,"]
 EMPTY_SWEEPS += ["seed=interval(0,1)", "seed=range(0,1000000000)", "task=glob([])", "seed=range(0,5,0)"]
-PATHS = ["/tmp/a=b", "/tmp/a#b", "~/a~b", "/tmp/данные", "/tmp/a,b", "/tmp/[a", "/tmp/a;b", "/tmp/a&b"]
+PATHS = ["/tmp/a=b", "/tmp/a#b", "~/a~b", "/tmp/данные", "/tmp/[a", "/tmp/a;b", "/tmp/a&b", "/tmp/a(1)"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +91,7 @@ class Answer:
 
     @property
     def too_long(self) -> bool:
-        return len((self.out + self.err).splitlines()) > 20 or (
-            self.code == 2 and len(self.err.splitlines()) > 5
-        )
+        return len((self.out + self.err).splitlines()) > 20 or (self.code == 2 and len(self.err.splitlines()) > 5)
 
     def problem(self, line: Line) -> str:
         """What is wrong with the answer; empty if nothing is."""
@@ -92,27 +111,40 @@ def lines(seed: int, count: int, folder: Path) -> list[Line]:
 
 
 def _line(draw: random.Random, folder: Path) -> Line:
-    command = draw.choices(COMMANDS, weights=[8, 3, 4, 3, 4, 1, 1, 1])[0]
+    command = draw.choices(COMMANDS, weights=[8, 2, 4, 3, 4, 1, 1, 1])[0]
     if command not in FOR_CELLS:
         return _other(draw, command, folder)
-    right = [f"results={folder}/results", "wandb.mode=disabled"]
-    right += [f"{group}={draw.choice(GROUPS[group])}" for group in ("attention", "task") if draw.random() < 0.5]
-    if many := draw.random() < 0.3:
+    task = draw.choice(["lm", *sorted(PATTERNS)])
+    right = [f"results={folder}/results", "wandb.mode=disabled", f"attention={draw.choice(GROUPS['attention'])}"]
+    right += [f"task={task}", f"pattern={draw.choice(PATTERNS[task])}"]
+    if many := draw.random() < 0.2:
         right += ["seed=0,1"]
-    arguments = [*(["-m"] if many and command == "cab.run" or draw.random() < 0.1 else []), *right]
+    arguments = [*(["-m"] if (many and command == "cab.run") or draw.random() < 0.1 else []), *right]
     if draw.random() < 0.08:
         return Line(command, arguments, wrong=False)
     make = draw.choice(FAULTS)
     fault, wrong = make(draw, command, folder)
     if not fault:
         return Line(command, arguments, wrong=False)
-    changed = {argument.partition("=")[0].lstrip("+~") for argument in fault}
+    changed = {argument.partition("=")[0].lstrip("+~-") for argument in fault}
     arguments = [one for one in arguments if one.partition("=")[0] not in changed]
     place = draw.randint(0, len(arguments))
     return Line(command, arguments[:place] + fault + arguments[place:], wrong)
 
 
+def _patterns() -> dict[str, list[str]]:
+    """The patterns of each task."""
+    found = {}
+    for name in GROUPS["task"]:
+        module, _, kind = yaml.safe_load((CONF / "task" / f"{name}.yaml").read_text())["_target_"].rpartition(".")
+        found[name] = [str(pattern) for pattern in getattr(import_module(module), kind).patterns]
+    return found
+
+
+PATTERNS = _patterns()
+
 Fault = tuple[list[str], bool]
+"""Arguments, and whether they are wrong for certain."""
 
 
 def _typo(draw: random.Random, word: str) -> str:
@@ -158,19 +190,19 @@ MAPPINGS = _mappings()
 
 def _no_mapping(draw: random.Random, command: str, folder: Path) -> Fault:
     name = draw.choice(["train", "model", "efficiency", "tune", "wandb"])
-    return [f"{draw.choice(['', '', '++'])}{name}={draw.choice(NO_GROUP).format('vanilla', 'fit')}"], False
+    return [f"{draw.choice(['', '', '++'])}{name}={draw.choice(NO_MAPPING)}"], True
 
 
 def _missing(draw: random.Random, command: str, folder: Path) -> Fault:
     name = draw.choice(["seed", "results", "rerun", "measure", "pattern", "size", *sorted(MAPPINGS)])
     if name in MAPPINGS and draw.random() < 0.5:
-        return [f"~{name}.{draw.choice(sorted(MAPPINGS[name]))}"], False
+        return [*_chosen(name), f"~{name}.{draw.choice(sorted(MAPPINGS[name]))}"], True
     return [f"~{name}"], True
 
 
 def _chosen(name: str) -> list[str]:
     """What makes MAPPINGS those of the line."""
-    return {"task": ["task=lm"], "attention": ["attention=routing"]}.get(name, [])
+    return {"task": ["task=lm", "pattern=causal_self"], "attention": ["attention=routing"]}.get(name, [])
 
 
 def _no_such_option(draw: random.Random, command: str, folder: Path) -> Fault:
@@ -202,9 +234,30 @@ def _any_value(draw: random.Random, command: str, folder: Path) -> Fault:
 def _out_of_range(draw: random.Random, command: str, folder: Path) -> Fault:
     lines = ["device.threads=100000", "device.threads=5000", "device.threads=0", "efficiency.budget=-1", "train.lr=nan"]
     lines += ["efficiency.budget=0", "efficiency.phases=[]", "efficiency.lengths=[]", "train.betas=[nan,2]", "seed=-1"]
-    lines += ["train.betas=[0.9,1]", "train.lr=inf", "train.clip=nan", "tune.rates=[]", "tune.rates=[nan,1]", "seed=1.5"]
-    lines += ["efficiency.rounds=0", "efficiency.level=''", "efficiency.phases=[train,train]", "results=''", "seed=true"]
-    lines += ["results=null", "results=5", "rerun=maybe", "measure=2", "train.batch=0", "train.micro_batch=0", "model.heads=0"]
+    lines += [
+        "train.betas=[0.9,1]",
+        "train.lr=inf",
+        "train.clip=nan",
+        "tune.rates=[]",
+        "tune.rates=[nan,1]",
+        "seed=1.5",
+    ]
+    lines += [
+        "efficiency.rounds=0",
+        "efficiency.level=''",
+        "efficiency.phases=[train,train]",
+        "results=''",
+        "seed=true",
+    ]
+    lines += [
+        "results=null",
+        "results=5",
+        "rerun=maybe",
+        "measure=2",
+        "train.batch=0",
+        "train.micro_batch=0",
+        "model.heads=0",
+    ]
     lines += ["model.heads=3", "device.name=tpu", "device.precision=float8", "wandb.mode=x", "train.warmup=100000"]
     return [draw.choice(lines)], True
 
@@ -225,10 +278,12 @@ def _hydra(draw: random.Random, command: str, folder: Path) -> Fault:
 def _target(draw: random.Random, command: str, folder: Path) -> Fault:
     name, choice = draw.choice([("attention", "lightning"), ("task", "lm")])
     if draw.random() < 0.6:
-        return [f"{name}={choice}", f"{name}._target_={draw.choice(TARGETS)}"], True
-    special = draw.choice(["_partial_=0", "_partial_=false", "_partial_=null", "_args_=[1]", "_recursive_=5", "_convert_=x"])
+        return [*_chosen(name), f"{name}={choice}", f"{name}._target_={draw.choice(TARGETS)}"], True
+    special = draw.choice(
+        ["_partial_=0", "_partial_=false", "_partial_=null", "_args_=[1]", "_recursive_=5", "_convert_=x"]
+    )
     prefix = "" if "partial" in special else "+"
-    return [f"{name}={choice}", f"{prefix}{name}.{special}"], True
+    return [*_chosen(name), f"{name}={choice}", f"{prefix}{name}.{special}"], True
 
 
 def _sweep(draw: random.Random, command: str, folder: Path) -> Fault:
