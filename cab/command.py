@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,9 @@ def command_line(work: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot print `·`
+    if not os.environ.get("HOME"):  # libraries complain without
+        home = os.path.expanduser("~")
+        os.environ["HOME"] = tempfile.gettempdir() if home == "~" else home
     try:
         code = work()
         sys.stdout.flush()

@@ -1,6 +1,7 @@
 """Command lines that ask for what cannot be done: exit code 2 and a line that says what to do, in every command."""
 
 import io
+import os
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from test_run import TINY, cab, records  # noqa: F401
 from cab import ROOT, leaderboard, plan, run, show, tune
 from cab.arguments import quoted, unquoted
 from cab.check import __main__ as check
+from cab.command import command_line
 from cab.compose import compose_one, expand
 from cab.efficiency import __main__ as efficiency
 from cab.quality import train as training
@@ -249,11 +251,18 @@ def test_a_terminal_that_cannot_print_everything(tmp_path, monkeypatch):
     assert b"none ? causal_self ? lm" in shown.getvalue()
 
 
+def test_a_machine_without_a_home_gives_libraries_one(monkeypatch):
+    monkeypatch.delenv("HOME")
+    assert command_line(lambda: 0) == 0
+    assert Path(os.environ["HOME"]).is_dir()
+
+
 @pytest.mark.slow
 def test_a_reader_that_leaves_and_a_machine_without_a_home(tmp_path):
     line = shlex.join(
         [sys.executable, "-m", "cab.run", f"results={tmp_path}", *TINY, "attention=none", "measure=false"]
     )
+    line = line.replace("wandb.mode=disabled", "wandb.mode=offline")
     command = f"cd {ROOT} && unset HOME && set -o pipefail && {line} | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stdout) == (1, "none · causal_self · lm · smoke · seed 0\n")
