@@ -11,7 +11,7 @@ from cab.report.document import Cell, Column, Row, Table
 from cab.report.efficiency import Efficiency
 from cab.report.groups import Group
 from cab.report.stats import Estimate
-from cab.report.text import MISSING, count, estimate, number, scale_words
+from cab.report.text import MISSING, count, estimate, is_logarithmic, number, scale_words
 from cab.report.variant import Variant
 from cab.sizes import size_text
 from cab.store.record import Record
@@ -23,13 +23,17 @@ TIE_BREAK = {"<=": -1, "": 0, ">": 1}
 def group_columns(group: Group) -> list[tuple[Column, Callable[[Variant], Cell]]]:
     """The columns of a group's table, and the cell of a row in each."""
     grey = group.verdict.tells_apart is False
+    gain = "gain over none (log)" if is_logarithmic(group.headline) else "gain over none"
     return [
         (Column("rank", short=True), lambda row: replace(_rank(row.rank, row.tie), grey=grey)),
         (Column("attention", short=True), lambda row: Cell(f"control: {row.label}" if is_control(row) else row.label)),
         (Column("n", short=True), lambda row: Cell(str(len(row.scores)), len(row.scores))),
         (Column(group.score_label, short=True), lambda row: _estimate(row.mean)),
         (Column("std"), lambda row: _number(row.std)),
-        (Column("benefit", short=True), lambda row: _estimate(row.benefit, "+.3g")),
+        (
+            Column(gain, short=True),
+            lambda row: _estimate(row.gain, "+.3g"),
+        ),
         (Column("train time / vanilla", short=True), lambda row: _train_time(row.efficiency)),
         (Column("faster than vanilla from", short=True), lambda row: _crossing(row.efficiency.time_from_vanilla)),
         (Column("faster than eager from"), lambda row: _crossing(row.efficiency.time_from_eager)),
