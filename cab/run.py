@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cab import ROOT
-from cab.command import cell_exit_code, command_line, exit_code, title
+from cab.command import CellCode, cell_exit_code, command_line, exit_code, summary, title
 from cab.compose import own_arguments, request_of
 from cab.quality.distributed import check_request, init_process_group, is_rank_zero
 
@@ -62,7 +62,7 @@ def run_cell(config: DictConfig) -> int:
         quality = quality_cell(request, "cab.run", overrides)
     except Busy as busy:
         print(f"  skipped: being run by {busy}\n", flush=True)
-        return 0
+        return CellCode(0, title(request), f"skipped, being run by {busy}")
     print("\n".join(quality_lines(quality.record, quality.was_done)))
     records = [quality.record]
     if wants_efficiency(request, quality.record):
@@ -74,7 +74,7 @@ def run_cell(config: DictConfig) -> int:
     for record in records:
         print(f"  record      {record_path(request.results, record.kind, record.hash)}")
     print(f"  {time.monotonic() - start:.0f} s in all; tables and plots: python -m cab.leaderboard\n", flush=True)
-    return cell_exit_code(*records)
+    return CellCode(cell_exit_code(*records), title(request), summary(quality.record))
 
 
 def work_for_rank_zero() -> int:

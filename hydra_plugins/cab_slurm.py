@@ -150,8 +150,9 @@ def refuse(message: str) -> NoReturn:
 
 
 def varying_overrides(own: Sequence[str], all_overrides: Sequence[Sequence[str]]) -> str:
-    """The overrides that not all cells have."""
-    return " ".join(one for one in own if not all(one in overrides for overrides in all_overrides))
+    """The overrides that not all cells have; of a single cell all."""
+    others = [overrides for overrides in all_overrides if overrides is not own]
+    return " ".join(one for one in own if not others or not all(one in overrides for overrides in others))
 
 
 def wait(jobs: "Sequence[Job[Any]]", titles: Mapping[str, str]) -> dict[str, JobReturn | str]:
@@ -171,15 +172,25 @@ def wait(jobs: "Sequence[Job[Any]]", titles: Mapping[str, str]) -> dict[str, Job
             ended |= lost_jobs(waiting.keys() - ended.keys(), last_active)
         for name, end in ended.items():
             del waiting[name]
-            print(f"  {name}  {titles[name]}  {describe(end)}; {len(waiting)} to go", flush=True)
+            print(f"  {name}  {describe(end, titles[name])}; {len(waiting)} to go", flush=True)
         results |= ended
     return results
 
 
-def describe(end: JobReturn | str) -> str:
+def describe(end: JobReturn | str, overrides: str) -> str:
+    """The cell and how it ended, with its score. `overrides` are those that not all cells have."""
+    from cab.command import CellCode
+
     if isinstance(end, str):
-        return f"lost: {end}"
-    return "done" if end.status is JobStatus.COMPLETED and not end.return_value else "failed"
+        return f"{overrides}  lost: {end}"
+    done = end.status is JobStatus.COMPLETED and not end.return_value
+    word = "done" if done else "failed"
+    code = end.return_value if end.status is JobStatus.COMPLETED else None
+    if not isinstance(code, CellCode):
+        return f"{overrides}  {word}"
+    named = ("attention=", "pattern=", "task=", "size=", "seed=")  # in the title
+    rest = "".join(f" {one}" for one in overrides.split() if not one.startswith(named))
+    return f"{code.title}{rest}  {word}, {code.outcome}"
 
 
 def result(job: "Job[Any]") -> JobReturn | str:

@@ -20,7 +20,6 @@ from hydra.core.utils import JobReturn
 
 if TYPE_CHECKING:
     from cab.compose import Composer
-    from cab.store.record import Record
 
 
 class CabSweeper(BasicSweeper):
@@ -76,7 +75,7 @@ class CabSweeper(BasicSweeper):
 
 def cells_to_run(cells: Sequence[list[str]], composer: "Composer") -> list[list[str]]:
     """The cells, given as lists of overrides, that are not done. Prints a line about each of the others."""
-    from cab.command import REFUSED, cell_exit_code, exit_code, title
+    from cab.command import REFUSED, cell_exit_code, exit_code, summary, title
     from cab.errors import NoSuchPattern, UserError
     from cab.machine import resolve_device
     from cab.store.store import Store
@@ -108,11 +107,3 @@ def cells_to_run(cells: Sequence[list[str]], composer: "Composer") -> list[list[
     if not todo and not done:
         exit_code.record(REFUSED)
     return todo
-
-
-def summary(record: "Record") -> str:
-    """The result of a quality cell in a few words."""
-    if record.status != "ok":
-        return f"{record.status}: {record.reason}"
-    name = record.result["headline"]
-    return f"{name.replace('_', ' ')} {record.result['metrics'][name]:.4g}"

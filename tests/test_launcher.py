@@ -1,13 +1,16 @@
 """The launcher for SLURM, without SLURM: presets, waiting for jobs, and its errors."""
 
+import pickle
 import sys
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
+from test_run import cab  # noqa: F401
 
 from cab import ROOT, run
+from cab.command import CellCode
 from cab.compose import compose_one
 from cab.errors import UserError
 from hydra_plugins import cab_slurm
@@ -114,6 +117,31 @@ def test_results_are_collected_in_any_order(clock, monkeypatch, tmp_path, capsys
     assert found == {"5_0": jobs[0].given, "5_1": jobs[1].given}
     output = capsys.readouterr().out.splitlines()
     assert output == ["  5_1  seed=5_1  failed; 1 to go", "  5_0  seed=5_0  done; 0 to go"]
+
+
+def test_the_line_of_a_job_has_the_cells_name_and_its_score(clock, monkeypatch, tmp_path, capsys):
+    """They come back with what the job returns, through the file that SLURM's node writes."""
+    title = "vanilla · causal_self · lm · smoke · seed 3"
+    codes = [CellCode(0, title, "bits per byte 2.051"), CellCode(1, title, "error: RuntimeError: no")]
+    jobs = [
+        Job(f"5_{n}", tmp_path, pickle.loads(pickle.dumps(ended(code))), 10 + 10 * n) for n, code in enumerate(codes)
+    ]
+    clock.jobs = jobs
+    monkeypatch.setattr(cab_slurm, "query_squeue", dict)
+    cab_slurm.wait(jobs, {job.job_id: "seed=3 model.dim=32" for job in jobs})
+    assert capsys.readouterr().out.splitlines() == [
+        f"  5_0  {title} model.dim=32  done, bits per byte 2.051; 1 to go",
+        f"  5_1  {title} model.dim=32  failed, error: RuntimeError: no; 0 to go",
+    ]
+
+
+def test_what_a_cell_returns_has_its_name_and_score(cab, monkeypatch):  # noqa: F811
+    returned, command_line = [], run.command_line
+    monkeypatch.setattr(run, "command_line", lambda work: returned.append(command_line(work)) or returned[-1])
+    cab("attention=none", "measure=false")
+    [code] = returned
+    assert (code, code.title) == (0, "none · causal_self · lm · smoke · seed 0")
+    assert code.outcome.startswith("bits per byte ")
 
 
 def test_a_lost_job_is_reported_after_the_grace_period_and_the_others_are_waited_for(clock, monkeypatch, tmp_path):
