@@ -1,7 +1,9 @@
 """The launcher for SLURM, without SLURM: presets, waiting for jobs, and its errors."""
 
 import pickle
+import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
@@ -13,6 +15,7 @@ from cab import ROOT, run
 from cab.command import CellCode
 from cab.compose import compose_one
 from cab.errors import UserError
+from dev import slurm_cluster
 from hydra_plugins import cab_slurm
 
 
@@ -197,3 +200,18 @@ def test_what_jobs_print_does_not_make_the_checkout_dirty():
     launcher = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "hydra" / "launcher" / "slurm.yaml"))
     folder = launcher["submitit_folder"].split("/")[1]
     assert f"/results/{folder}/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_what_make_slurm_up_installs_is_said(tmp_path, monkeypatch, capsys):
+    """Python packages into .venv; of SLURM nothing."""
+    planned = subprocess.run(["make", "-n", "-B", "slurm-up"], cwd=ROOT, capture_output=True, text=True, check=True)
+    before = planned.stdout.partition("-m venv .venv")[0]
+    assert "Installing into .venv: " in before
+    assert "GB" in before
+    monkeypatch.setattr(slurm_cluster, "missing", lambda: ["slurmd"])
+    with pytest.raises(SystemExit, match=r"no slurmd, and this installs nothing of SLURM.*apt-get install"):
+        slurm_cluster.up(tmp_path / "cluster", 2)
+    monkeypatch.setattr(slurm_cluster, "missing", list)
+    monkeypatch.setattr(slurm_cluster, "start", lambda *arguments: Namespace(pid=1))
+    slurm_cluster.up(tmp_path / "cluster", 2)
+    assert f"all of its files are in {tmp_path}/cluster" in capsys.readouterr().out
