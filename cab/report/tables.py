@@ -113,7 +113,7 @@ def _train_time(found: Efficiency) -> Cell:
         return Cell(MISSING)
     text = f"{estimate(found.train_ratio, '.2f')} at {count(found.train_length)}"
     if found.train_rounds and not found.train_ratio.interval:
-        text += f", {found.train_rounds} round{'s' * (found.train_rounds > 1)}: a tie"
+        text += f" ({found.train_rounds} round{'s' * (found.train_rounds > 1)}, no interval)"
     return Cell(text, found.train_ratio.value)
 
 
