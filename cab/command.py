@@ -29,6 +29,18 @@ INTERRUPTED = 130
 """What a shell gives a program that Ctrl-C ended."""
 
 
+class CellCode(int):
+    """The exit code of a cell, with its name and how it ended: all that a launcher gets of a job is what it returns."""
+
+    title: str
+    outcome: str
+
+    def __new__(cls, code: int, title: str = "", outcome: str = "") -> CellCode:
+        made = super().__new__(cls, code)
+        made.title, made.outcome = title, outcome
+        return made
+
+
 def command_line(work: Callable[[], int]) -> int:
     """Runs `work` and returns the exit code. With CAB_TRACEBACK=1 a user error shows its traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -86,6 +98,14 @@ def title(request: Request) -> str:
     """How command lines name a cell, with its learning rate if that is one of several."""
     rate = f" · rate {request.training.lr:g}" if request.training.tuned_over else ""
     return f"{request.attention} · {request.pattern} · {request.task} · {request.size} · seed {request.seed}{rate}"
+
+
+def summary(record: Record) -> str:
+    """The result of a quality cell in a few words."""
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}"
+    name = record.result["headline"]
+    return f"{name.replace('_', ' ')} {record.result['metrics'][name]:.4g}"
 
 
 def cell_exit_code(*records: Record) -> int:

@@ -99,7 +99,7 @@ def lines(cells: Sequence[Cell]) -> list[str]:
 
     Cells that are left out are only counted, except for a single one.
     """
-    from tabulate import tabulate
+    from cab.report.plain_table import plain_table
 
     options = [dict(override.partition("=")[::2] for override in cell.overrides) for cell in cells]
     hidden = ("seed", "measure", "train.tuned_over")
@@ -117,7 +117,7 @@ def lines(cells: Sequence[Cell]) -> list[str]:
         seeds = [" ".join(options[index]["seed"] for index in members)] if has_seeds else []
         body.append([*names, *seeds, state, total_duration([cells[index] for index in members])])
     head = [*varied, *(["seed"] if has_seeds else []), "state", "time"]
-    return [tabulate(body, headers=head, tablefmt="simple", disable_numparse=True), "", sums(cells)]
+    return [plain_table(body, head), "", sums(cells)]
 
 
 def sums(cells: Sequence[Cell]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cab.arguments import cells_parser, next_command, parse_cells
-from cab.command import cell_exit_code, command_line, make_results, title
+from cab.command import CellCode, cell_exit_code, command_line, make_results, summary, title
 from cab.errors import UserError
 from cab.quality.distributed import init_process_group, is_rank_zero
 
@@ -81,7 +81,7 @@ def run_cell(request: "Request", line: Sequence[str]) -> int:
         quality = quality_cell(request, "cab.run", line)
     except Busy as busy:
         print(f"  skipped: being run by {busy}\n", flush=True)
-        return 0
+        return CellCode(0, title(request), f"skipped, being run by {busy}")
     print("\n".join(quality_lines(quality.record, quality.was_done)))
     records = [quality.record]
     if wants_efficiency(request, quality.record):
@@ -94,7 +94,7 @@ def run_cell(request: "Request", line: Sequence[str]) -> int:
         print(f"  record      {record_path(request.results, record.kind, record.hash)}")
     tables = next_command("cab.leaderboard", request.results)
     print(f"  {time.monotonic() - start:.0f} s in all; tables and plots: {tables}\n", flush=True)
-    return cell_exit_code(*records)
+    return CellCode(cell_exit_code(*records), title(request), summary(quality.record))
 
 
 if __name__ == "__main__":

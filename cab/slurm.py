@@ -14,11 +14,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from cab.command import FAILED, INTERRUPTED, command_line
+from cab.command import FAILED, INTERRUPTED, CellCode, command_line
 from cab.compose import compose_one
 from cab.errors import UserError
 from cab.run import on_rank_zero, run_cell
@@ -71,20 +71,17 @@ class RequeuedCell:
         return DelayedSubmission(RequeuedCell(self.requeues - 1), line)
 
 
-def launch(
-    parameters: Mapping[str, Any], cells: Sequence[Sequence[str]], describe: Callable[[Sequence[str]], str]
-) -> int:
+def launch(parameters: Mapping[str, Any], cells: Sequence[Sequence[str]]) -> int:
     """Runs cells, given by their command lines, as jobs with the parameters of conf/hydra/launcher/slurm.yaml.
 
-    `describe` says which cell a command line asks for, and its score if it has one. Returns the worst exit code.
-    Raises UserError if SLURM refuses the jobs.
+    Returns the worst exit code. Raises UserError if SLURM refuses the jobs.
     """
     jobs = submit(parameters, cells)
     array = jobs[0].job_id.split("_")[0]
     print(f"submitted {len(jobs)} cells as SLURM job {array}; output: {jobs[0].paths.folder.parent}", flush=True)
-    lines = {job.job_id: line for job, line in zip(jobs, cells, strict=True)}
+    titles = {job.job_id: varying_overrides(own, cells) for job, own in zip(jobs, cells, strict=True)}
     try:
-        results = wait(jobs, lambda name: describe(lines[name]))
+        results = wait(jobs, titles)
     except KeyboardInterrupt:
         print(f"job {array} continues without this command; scancel {array} ends it", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
@@ -118,8 +115,14 @@ def submit(parameters: Mapping[str, Any], cells: Sequence[Sequence[str]]) -> "li
         raise UserError(" ".join(str(error).split())) from error
 
 
-def wait(jobs: "Sequence[Job[Any]]", describe: Callable[[str], str]) -> dict[str, int | str]:
-    """Waits until every job has a result or is lost, and prints a line for each, with what `describe` says of its id.
+def varying_overrides(own: Sequence[str], all_overrides: Sequence[Sequence[str]]) -> str:
+    """The overrides that not all cells have; of a single cell all."""
+    others = [overrides for overrides in all_overrides if overrides is not own]
+    return " ".join(one for one in own if not others or not all(one in overrides for overrides in others))
+
+
+def wait(jobs: "Sequence[Job[Any]]", titles: Mapping[str, str]) -> dict[str, int | str]:
+    """Waits until every job has a result or is lost, and prints a line for each.
 
     Returns the exit code, or the last state of a lost job, by job id.
     """
@@ -135,10 +138,21 @@ def wait(jobs: "Sequence[Job[Any]]", describe: Callable[[str], str]) -> dict[str
             ended |= lost_jobs(waiting.keys() - ended.keys(), last_active)
         for name, end in ended.items():
             del waiting[name]
-            state = f"lost: {end}" if isinstance(end, str) else "failed" if end else "done"
-            print(f"  {name}  {state}  {describe(name)}; {len(waiting)} to go", flush=True)
+            print(f"  {name}  {describe(end, titles[name])}; {len(waiting)} to go", flush=True)
         results |= ended
     return results
+
+
+def describe(end: int | str, overrides: str) -> str:
+    """The cell and how it ended, with its score. `overrides` are those that not all cells have."""
+    if isinstance(end, str):
+        return f"{overrides}  lost: {end}"
+    word = "failed" if end else "done"
+    if not isinstance(end, CellCode):
+        return f"{overrides}  {word}"
+    named = ("attention=", "pattern=", "task=", "size=", "seed=")  # in the title
+    rest = "".join(f" {one}" for one in overrides.split() if not one.startswith(named))
+    return f"{end.title}{rest}  {word}, {end.outcome}"
 
 
 def result(job: "Job[Any]") -> int | str:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from cab.arguments import CONFIG_DIR
 from cab.checked import user_errors
-from cab.command import FAILED, REFUSED, cell_exit_code, make_results, title
+from cab.command import FAILED, REFUSED, cell_exit_code, make_results, summary, title
 from cab.compose import Composer, check_task, sweep_of
 from cab.config import Request
 from cab.errors import NoSuchPattern, UserError
@@ -25,7 +25,6 @@ from cab.machine import resolve_device
 from cab.overrides import LAUNCHER
 from cab.quality.tracker import sweep_group
 from cab.run import run_cell
-from cab.store.identity import quality_key
 from cab.store.record import Record
 from cab.store.store import Store
 from cab.trials import refuse_rates, tune
@@ -67,7 +66,7 @@ def launcher(hydra: Any, composer: Composer) -> Launch:
     if target == "cab.slurm.launch":
         from cab import slurm
 
-        return lambda cells: slurm.launch(parameters, cells, lambda cell: described(cell, composer))
+        return lambda cells: slurm.launch(parameters, cells)
     if not target.endswith(".BasicLauncher"):
         choice = hydra.runtime.choices[LAUNCHER]
         raise UserError(f"{LAUNCHER}={choice}: use slurm, slurm_gpu or a YAML of your own that starts from them")
@@ -150,18 +149,3 @@ def stored(request: Request, stores: dict[tuple[Path, bool], Store]) -> Record |
     """The record of a cell that is done. Raises UserError."""
     store = stores.setdefault((request.results, request.rerun), Store(request.results, request.rerun))
     return store.request_state(request, resolve_device(request.device.name)).record
-
-
-def described(cell: Cell, composer: Composer) -> str:
-    """Which cell a command line asks for, and its result if it has one."""
-    request = composer.request(cell)
-    record = Store(request.results).state(quality_key(request, resolve_device(request.device.name))).record
-    return title(request) if record is None else f"{title(request)}: {summary(record)}"
-
-
-def summary(record: Record) -> str:
-    """The result of a quality cell in a few words."""
-    if record.status != "ok":
-        return f"{record.status}: {record.reason}"
-    name = record.result["headline"]
-    return f"{name.replace('_', ' ')} {record.result['metrics'][name]:.4g}"

@@ -1,12 +1,19 @@
 """The launcher for SLURM, without SLURM: presets, waiting for jobs, and its errors."""
 
+import pickle
+import subprocess
+from argparse import Namespace
+
 import pytest
 from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
+from test_run import cab  # noqa: F401
 
 from cab import ROOT, run, slurm
+from cab.command import CellCode
 from cab.compose import compose_one
 from cab.errors import UserError
+from dev import slurm_cluster
 
 
 @pytest.mark.parametrize("preset", ["slurm", "slurm_gpu"])
@@ -92,7 +99,7 @@ def wait(clock, monkeypatch, jobs, states):
     """The result of waiting while squeue reports states(now)."""
     clock.jobs = jobs
     monkeypatch.setattr(slurm, "query_squeue", lambda: states(clock.now))
-    return slurm.wait(jobs, lambda name: f"seed={name}: bits per byte 2")
+    return slurm.wait(jobs, {job.job_id: f"seed={job.job_id}" for job in jobs})
 
 
 def test_results_are_collected_in_any_order(clock, monkeypatch, tmp_path, capsys):
@@ -100,10 +107,27 @@ def test_results_are_collected_in_any_order(clock, monkeypatch, tmp_path, capsys
     found = wait(clock, monkeypatch, jobs, lambda now: {"5_0": "RUNNING", "5_1": "RUNNING"})
     assert found == {"5_0": jobs[0].given, "5_1": jobs[1].given}
     output = capsys.readouterr().out.splitlines()
-    assert output == [
-        "  5_1  failed  seed=5_1: bits per byte 2; 1 to go",
-        "  5_0  done  seed=5_0: bits per byte 2; 0 to go",
+    assert output == ["  5_1  seed=5_1  failed; 1 to go", "  5_0  seed=5_0  done; 0 to go"]
+
+
+def test_the_line_of_a_job_has_the_cells_name_and_its_score(clock, monkeypatch, tmp_path, capsys):
+    """They come back with what the job returns, through the file that SLURM's node writes."""
+    title = "vanilla · causal_self · lm · smoke · seed 3"
+    codes = [CellCode(0, title, "bits per byte 2.051"), CellCode(1, title, "error: RuntimeError: no")]
+    jobs = [Job(f"5_{n}", tmp_path, pickle.loads(pickle.dumps(code)), 10 + 10 * n) for n, code in enumerate(codes)]
+    clock.jobs = jobs
+    monkeypatch.setattr(slurm, "query_squeue", dict)
+    slurm.wait(jobs, {job.job_id: "seed=3 model.dim=32" for job in jobs})
+    assert capsys.readouterr().out.splitlines() == [
+        f"  5_0  {title} model.dim=32  done, bits per byte 2.051; 1 to go",
+        f"  5_1  {title} model.dim=32  failed, error: RuntimeError: no; 0 to go",
     ]
+
+
+def test_what_a_cell_returns_has_its_name_and_score(cab):  # noqa: F811
+    code, _, _ = cab("attention=none", "measure=false")
+    assert (code, code.title) == (0, "none · causal_self · lm · smoke · seed 0")
+    assert code.outcome.startswith("bits per byte ")
 
 
 def test_a_lost_job_is_reported_after_the_grace_period_and_the_others_are_waited_for(clock, monkeypatch, tmp_path):
@@ -161,3 +185,18 @@ def test_what_jobs_print_does_not_make_the_checkout_dirty():
     launcher = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "hydra" / "launcher" / "slurm.yaml"))
     folder = launcher["submitit_folder"].split("/")[1]
     assert f"/results/{folder}/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_what_make_slurm_up_installs_is_said(tmp_path, monkeypatch, capsys):
+    """Python packages into .venv; of SLURM nothing."""
+    planned = subprocess.run(["make", "-n", "-B", "slurm-up"], cwd=ROOT, capture_output=True, text=True, check=True)
+    before = planned.stdout.partition("-m venv .venv")[0]
+    assert "Installing into .venv: " in before
+    assert "GB" in before
+    monkeypatch.setattr(slurm_cluster, "missing", lambda: ["slurmd"])
+    with pytest.raises(SystemExit, match=r"no slurmd, and this installs nothing of SLURM.*apt-get install"):
+        slurm_cluster.up(tmp_path / "cluster", 2)
+    monkeypatch.setattr(slurm_cluster, "missing", list)
+    monkeypatch.setattr(slurm_cluster, "start", lambda *arguments: Namespace(pid=1))
+    slurm_cluster.up(tmp_path / "cluster", 2)
+    assert f"all of its files are in {tmp_path}/cluster" in capsys.readouterr().out

@@ -27,7 +27,7 @@ from cab.store.record import SCIENCE_VERSION, Record
         ("task", {"task": "lm"}, {"task": "recall"}),
     ],
 )
-def test_rows_and_benefits_never_mix(tmp_path, name, first, second):
+def test_rows_and_gains_never_mix(tmp_path, name, first, second):
     made = build(
         tmp_path,
         *(synthetic.quality("lightning", seed, score=1.0, **first) for seed in range(2)),
@@ -37,7 +37,7 @@ def test_rows_and_benefits_never_mix(tmp_path, name, first, second):
     rows = [row for row in made["leaderboard"] if row["attention"] == "lightning"]
     assert len({row[name] for row in rows}) == 2
     assert sorted(float(row["mean"]) for row in rows) == [1.0, 9.0]
-    assert [row["benefit"] for row in rows if row["mean"] == "9.0"] == [""]
+    assert [row["gain"] for row in rows if row["mean"] == "9.0"] == [""]
     assert page(tmp_path).partition("## Compositional Index")[0].count("\n## ") == 2
 
 

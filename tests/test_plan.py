@@ -228,6 +228,17 @@ def test_the_paper_has_its_patterns_of_its_tasks(tmp_path):
     assert found == PAPER
 
 
+def test_a_task_of_your_own_is_none_of_the_papers(tmp_path):
+    """It has a recipe for smoke only."""
+    for folder in ("task", "recipe"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "task/mine.yaml").write_text((ROOT / "conf/task/lm.yaml").read_text())
+    (tmp_path / "recipe/mine_smoke.yaml").write_text((ROOT / "conf/recipe/lm_smoke.yaml").read_text())
+    cells = plan([f"--config-dir={tmp_path}", f"results={tmp_path}", "experiment=cab", "attention=none", "size=base"])
+    tasks = {option for cell in cells for option in cell.overrides if option.startswith("task=")}
+    assert tasks == {f"task={name}" for names in PAPER.values() for name in names}
+
+
 def test_durations():
     assert [duration(seconds) for seconds in (5, 89, 90, 3000, 7200)] == ["5 s", "89 s", "2 min", "50 min", "2.0 h"]
 

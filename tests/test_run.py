@@ -239,14 +239,46 @@ def test_efficiency_of_several_families_in_one_process(tmp_path, capsys):
 
 def test_decoding_shows_tokens_per_second_and_state():
     rows = [
-        {"subject": name, "phase": "decode", "length": n, "batch": 4, "status": "ok", "seconds": [seconds] * 5,
+        {"subject": name, "phase": "decode", "length": n, "batch": 4, "status": "ok", "seconds": [seconds] * 7,
          "state_bytes": 4 * 2_000_000, "reason": ""}
         for n in (64, 128) for name, seconds in (("vanilla", 0.002), ("none", 0.001))
     ]  # fmt: skip
     record = Record("efficiency", "ok", cell={"attention": "none"}, identity={}, result={"measurements": rows})
     lines = efficiency_lines(record, done=False)
     assert "decoding step, batch 4: 0.50 (0.50 to 0.50) of vanilla's time at 128; cheaper at all" in lines[0]
-    assert lines[1].endswith("decoding step, batch 4: 4,000 tokens/s after 128, state 2 MB a sequence")
+    assert lines[1].endswith("decoding step, batch 4: 4,000 tokens/s after 128, state 1.91 MiB a sequence")
+
+
+def lines_of(**seconds):
+    """What the terminal says of `none` beside vanilla: seconds of all rounds by length, as `at_64=[...]`."""
+    rows = [
+        {"subject": subject, "phase": "train", "length": int(name[3:]), "batch": 1, "status": "ok", "seconds": each}
+        for name, own in seconds.items()
+        for subject, each in (("none", own), ("vanilla", [1.0] * len(own)))
+    ]
+    record = Record("efficiency", "ok", cell={"attention": "none"}, identity={}, result={"measurements": rows})
+    [line] = efficiency_lines(record, done=False)
+    return line.removeprefix("  efficiency forward + backward: ")
+
+
+def test_no_sentence_says_more_than_its_interval():
+    """Medians below 1 at all lengths, of rounds that scatter around it."""
+    wide = [0.17, 0.2, 0.3, 0.87, 1.5, 2.0, 4.58]
+    assert lines_of(at_64=wide, at_128=wide) == (
+        "0.87 (0.17 to 4.58) of vanilla's time at 128 (a tie); "
+        "no length from which it is cheaper beyond the noise (<= 64 to > 128)"
+    )
+    few = [0.5, 0.5, 0.5]
+    assert lines_of(at_64=few, at_128=few) == (
+        "0.50 of vanilla's time at 128 (a tie: 3 rounds, no interval); "
+        "no length from which it is cheaper beyond the noise (<= 64 to > 128)"
+    )
+    sure = [0.5] * 8
+    assert lines_of(at_64=sure, at_128=sure) == (
+        "0.50 (0.50 to 0.50) of vanilla's time at 128; cheaper at all lengths measured (from 64)"
+    )
+    assert lines_of(at_64=wide, at_128=sure).endswith("; cheaper from <= 64 (<= 64 to 103)")
+    assert lines_of(at_64=sure, at_128=[2.0] * 8).endswith("; not cheaper up to 128")
 
 
 def test_a_level_that_a_family_does_not_have_is_a_row(tmp_path, capsys):

@@ -16,6 +16,7 @@ from attentions.slots import Family
 from attentions.vanilla import Vanilla
 from cab.check.gate import gate
 from cab.config import Request
+from cab.efficiency.efficiency_length import ROUNDS
 from cab.efficiency.plan import Plan
 from cab.efficiency.sweep import sweep
 from cab.errors import UserError
@@ -104,6 +105,7 @@ def make_plan(request: Request, device: torch.device, families: int) -> Plan:
         decode_batches=tuple(wanted.decode_batches),
         precision=chosen_precision(request.device.precision, device),
         rounds=wanted.rounds,
+        min_rounds=min(ROUNDS, wanted.rounds),
     )
 
 
