@@ -26,6 +26,7 @@ from cab import ROOT
 from cab.errors import NoSuchPattern, UserError, one_line
 from cab.store.fingerprint import own_fingerprint
 from tasks.base import Data, Options, Task, TaskContext, leaves_positions
+from tasks.data.set_aside import make_way
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -148,6 +149,7 @@ class Request:
     attention._source_ or task._source_, so that a changed file makes a new cell."""
 
     def build_task(self) -> Task:
+        make_way(self.results / "cache", "folder")
         return self.make_task(TaskContext(self.pattern, self.shape, self.data, self.seed, self.results / "cache"))
 
 

@@ -36,6 +36,7 @@ class CabSweeper(BasicSweeper):
         from cab.compose import Composer
         from cab.quality.tracker import sweep_group
         from cab.tune import refuse_rates, tune
+        from tasks.data.set_aside import make_way
 
         context, launcher, config = self.hydra_context, self.launcher, self.config
         assert context is not None
@@ -54,6 +55,7 @@ class CabSweeper(BasicSweeper):
             own: list[JobReturn] = []
             for first in range(0, len(todo), size):
                 batch = todo[first : first + size]
+                make_way(Path(config.results) / "sweeps", "folder")
                 ended = launcher.launch(batch, initial_job_idx=jobs)
                 jobs += len(batch)
                 own.extend(ended)

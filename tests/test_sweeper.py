@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import synthetic
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
@@ -54,14 +55,17 @@ def quick(monkeypatch):
         request = load(config, choices["attention"], choices["task"])
         cpu = torch.device("cpu")
         content = request.build_task().prepare().content
-        result = {"data": {"content": content}, "headline": "bits_per_byte", "metrics": {"bits_per_byte": 1.0}}
+        results = {
+            "quality": synthetic.quality(score=1.0, data=content).result,
+            "efficiency": synthetic.efficiency(phases=["forward"], lengths=[16], rounds=1).result,
+        }
         keys = [quality_key(request, cpu)]
         if request.measure:
             keys.append(efficiency_key(request, cpu, set_allocator()))
         store = Store(request.results, request.rerun)
         for key in keys:
             with store.claim(key):
-                store.write(Record(key.kind, "ok", key.cell, key.identity, result=result))
+                store.write(Record(key.kind, "ok", key.cell, key.identity, result=results[key.kind]))
         return 0
 
     monkeypatch.setattr(run, "run_cell", write)

@@ -48,7 +48,7 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> Out
     key = quality_key(request, device)
     store = Store(request.results, request.rerun)
     if record := store.state(key, source.content).record:
-        store.remove_old_checkpoint(key)
+        store.remove_checkpoint_left_over(key, record)
         return Outcome(record, was_done=True)
     with store.claim(key, source.content) as state:
         if state.record:
