@@ -252,7 +252,7 @@ def test_an_option_that_is_none_is_one_line(family, words):
 
 
 def test_the_source_is_what_a_family_imports_of_its_own(tmp_path, monkeypatch):
-    """Modules of the same package or folder, relative imports and packages' own files; nothing else."""
+    """Its package, imported or not, and what it imports that is neither the project's nor installed; nothing else."""
     files = {
         "single_file.py": "import beside, json\nimport numpy\nfrom pack_a.inner import x\nclass F: pass\n",
         "beside.py": "def f():\n    import far_beside\n",
@@ -266,12 +266,25 @@ def test_the_source_is_what_a_family_imports_of_its_own(tmp_path, monkeypatch):
         "pack_b/__init__.py": "",
         "pack_b/family.py": "import beside, attentions.base\nfrom pack_b import helper\nclass F: pass\n",
         "pack_b/helper.py": "",
+        "pack_b/by_name.py": "",  # imported by importlib, or by nobody
+        "pack_b/below/__init__.py": "",
+        "pack_b/below/deep.py": "from ...too_far import x\n",
+        "pack_b/below/broken.py": "no python\n",
+        "pack_b/below/compiled.abi3.so": "",
+        "pack_b/namespace/alone.py": "import through_namespace\n",
+        "through_namespace.py": "",
+        "pack_b/.hidden/no_module.py": "",
+        "pack_b/notes.txt": "",
+        "site-packages/installed.py": "",
+        "pack_c/__init__.py": "import installed\nfrom pack_b.family import F\nclass G(F): pass\n",
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
     monkeypatch.syspath_prepend(tmp_path)
     import pack_b.family
+    import pack_c
     import single_file
 
     def changed(kind) -> set[str]:
@@ -284,11 +297,13 @@ def test_the_source_is_what_a_family_imports_of_its_own(tmp_path, monkeypatch):
             (tmp_path / name).write_text(content)
         return found
 
-    assert changed(single_file.F) == files.keys() - {
-        *("unused.py", "pack_a/unused.py"),
-        *("pack_b/__init__.py", "pack_b/family.py", "pack_b/helper.py"),
-    }
-    assert changed(pack_b.family.F) == {"pack_b/__init__.py", "pack_b/family.py", "pack_b/helper.py"}
+    beside = {"beside.py", "far_beside.py"}
+    top_a = {"pack_a/__init__.py", "pack_a/inner/__init__.py", "pack_a/inner/deep.py", "pack_a/top.py"}
+    assert changed(single_file.F) == {"single_file.py"} | beside | top_a
+    all_b = {name for name in files if name.startswith("pack_b") and "hidden" not in name and "txt" not in name}
+    of_b = all_b | beside | {"through_namespace.py"}
+    assert changed(pack_b.family.F) == of_b
+    assert changed(pack_c.G) == of_b | {"pack_c/__init__.py"}  # a base counts with its package
     assert own_fingerprint(pack_b.family.F) != fingerprint(pack_b.family.F)  # the latter has attentions.base too
     assert fingerprint(Vanilla) == fingerprint(Vanilla)
 
