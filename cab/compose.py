@@ -98,10 +98,11 @@ def request_of(config: DictConfig, hydra: HydraConf) -> Request:
     """
     _use_own_folders(hydra)
     choices = hydra.runtime.choices
-    name, family_arguments = _family(choices["attention"], config, own_arguments(hydra))
+    own = own_arguments(config, hydra)
+    name, family_arguments = _family(choices["attention"], config, hydra, own)
     with open_dict(config):
         config.pop("hydra", None)
-    return load(config, name, choices["task"], family_arguments)
+    return load(config, name, choices["task"], own, family_arguments)
 
 
 def built_in_families() -> list[str]:
@@ -110,12 +111,27 @@ def built_in_families() -> list[str]:
     return sorted(names, key=lambda name: ({"vanilla": 0, "eager": 1, "none": 3}.get(name, 2), name))
 
 
-def own_arguments(hydra: HydraConf) -> list[str]:
-    """The arguments that make Hydra find the user's own YAML, for commands in records."""
+def own_arguments(config: DictConfig, hydra: HydraConf) -> list[str]:
+    """The arguments with which the user's own YAML and Python files are found from anywhere, for commands in records.
+
+    The current folder is one of them if the family or the task is in a file there.
+    """
     sources = hydra.runtime.config_sources
-    found = [_config_dir(source.path) for source in sources if source.provider == FROM_CONFIG_DIR]
+    found = [source.path for source in sources if source.provider == FROM_CONFIG_DIR]
     others = [f"{source.schema}://{source.path}" for source in sources if source.provider == FROM_SEARCH_PATH]
-    return found + ([f"hydra.searchpath=[{','.join(others)}]"] if others else [])
+    here = os.getcwd()
+    known = {os.path.abspath(path.removeprefix("file://")) for path in [*found, *others]}
+    if here not in known and any(
+        _is_in(here, str(OmegaConf.select(config, f"{group}._target_"))) for group in ("attention", "task")
+    ):
+        others.append(f"file://{here}")
+    return [*map(_config_dir, found), *([f"hydra.searchpath=[{','.join(others)}]"] if others else [])]
+
+
+def _is_in(folder: str, target: str) -> bool:
+    """Whether the class `target` is in a file or package of the user's own in a folder."""
+    module = Path(folder, target.partition(".")[0])
+    return not is_built_in(target) and (module.is_dir() or module.with_suffix(".py").is_file())
 
 
 def expand(command_line: Sequence[str]) -> list[list[str]]:
@@ -168,11 +184,15 @@ def _use_own_folders(hydra: HydraConf) -> None:
     sys.path += [folder for folder in folders if folder not in sys.path]
 
 
-def _check_names(source: ConfigSourceInfo) -> None:
+def _folder(source: ConfigSourceInfo) -> Traversable:
     try:
-        folder: Traversable = Path(source.path) if source.schema == "file" else files(source.path.replace("/", "."))
+        return Path(source.path) if source.schema == "file" else files(source.path.replace("/", "."))
     except ModuleNotFoundError as error:
         raise UserError(f"{source.schema}://{source.path}: {error}") from error
+
+
+def _check_names(source: ConfigSourceInfo) -> None:
+    folder = _folder(source)
     for path in sorted((ROOT / "conf").glob("*/**/*.yaml")):
         name = path.relative_to(ROOT / "conf")
         own = folder.joinpath(str(name))
@@ -180,22 +200,33 @@ def _check_names(source: ConfigSourceInfo) -> None:
             raise UserError(f"{own}: CAB has {name.parent}={name.stem} already, rename yours")
 
 
-def _family(choice: str, config: DictConfig, own: Sequence[str]) -> tuple[str, list[str]]:
+def _family(choice: str, config: DictConfig, hydra: HydraConf, own: Sequence[str]) -> tuple[str, list[str]]:
     """The name of a cell's family, and the arguments that choose it and its options.
 
-    The name is that of the YAML; if attention._target_= replaces the class of a built-in family, it is the class's.
+    The name is that of the YAML; if attention._target_= replaces the class that is named there, it is the class's.
     """
     with user_errors():
         resolved = OmegaConf.to_container(config.attention, resolve=True)
     assert isinstance(resolved, dict)
     options: dict[str, Any] = {str(key): value for key, value in resolved.items() if key not in (CHECK, "_partial_")}
     target = str(options.pop("_target_", ""))
-    built_in = built_in_families()
     arguments = [*own, f"attention={choice}"]
-    if choice not in built_in or is_built_in(target):
+    if target == _target_in_yaml(choice, hydra) or target == "":
         return choice, arguments + [f"attention.{key}={json.dumps(value)}" for key, value in options.items()]
+    if is_built_in(target):
+        raise UserError(f"attention._target_={target}: choose a family of CAB with attention=")
     name = target.rpartition(".")[2]
-    if name in built_in:
-        raise UserError(f"attention._target_={target}: CAB has attention={name} already, rename the class")
+    if (other := name.lower()) in built_in_families():
+        raise UserError(f"attention._target_={target}: CAB has attention={other} already, rename the class")
     arguments += [f"attention._target_={target}"]
     return name, arguments + [f"++attention.{key}={json.dumps(value)}" for key, value in options.items()]
+
+
+def _target_in_yaml(choice: str, hydra: HydraConf) -> str | None:
+    """The class that the YAML of a family names."""
+    for source in hydra.runtime.config_sources:
+        if source.schema in ("file", "pkg"):
+            path = _folder(source).joinpath(f"attention/{choice}.yaml")
+            if path.is_file():
+                return str(OmegaConf.select(OmegaConf.create(path.read_text()), "_target_"))
+    return None

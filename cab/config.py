@@ -128,8 +128,10 @@ class Request:
     family: Any  # attentions.slots.Family, which pydantic cannot look into
     small_family: Any
     """The family with the options under `check:` in its YAML, for cab.check.gate."""
+    own_arguments: list[str]
+    """The arguments of a command line with which the user's own files are found."""
     family_arguments: list[str]
-    """The arguments of a command line that choose the family and its options."""
+    """The arguments that choose the family and its options, those included."""
     pattern: Pattern
     make_task: Callable[[TaskContext], Task]
     shape: Shape
@@ -153,7 +155,13 @@ class Request:
         return self.make_task(TaskContext(self.pattern, self.shape, self.data, self.seed, self.results / "cache"))
 
 
-def load(config: DictConfig, attention: str, task: str, family_arguments: Sequence[str] = ()) -> Request:
+def load(
+    config: DictConfig,
+    attention: str,
+    task: str,
+    own_arguments: Sequence[str] = (),
+    family_arguments: Sequence[str] = (),
+) -> Request:
     """The request of a configuration, given the names of family and task. Raises UserError."""
     with user_errors():
         for key in OmegaConf.missing_keys(config):
@@ -180,6 +188,7 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
         size=checked("size", str, resolved["size"]),
         family=family,
         small_family=make_family(config, small=True),
+        own_arguments=list(own_arguments),
         family_arguments=list(family_arguments),
         pattern=pattern,
         make_task=make_task,
@@ -233,12 +242,16 @@ def task_factory(config: DictConfig) -> partial[Task]:
     options = get_type_hints(made.func).get("options")
     if not (isinstance(options, type) and issubclass(options, Options)):
         raise UserError(f"task: {config._target_} has to be a Task with `options: MyOptions`, a subclass of Options")
+    if "name" in made.keywords:
+        raise UserError("task.name: in records that is what the task is called, rename the option")
     return partial(made.func, options=checked("task", options, made.keywords))
 
 
 def family_factory(name: str, config: DictConfig) -> partial[Any]:
     """The constructor of a family with its options, which are checked against its type hints."""
     made = instantiate_partial(name, config)
+    if "name" in made.keywords:
+        raise UserError(f"{name}.name: in records that is what the family is called, rename the option")
     parameters = inspect.signature(made.func).parameters
     known = [key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
     hints = get_type_hints(made.func.__init__)

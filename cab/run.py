@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from cab import ROOT
 from cab.command import cell_exit_code, command_line, exit_code, title
-from cab.compose import own_arguments, request_of
+from cab.compose import request_of
 from cab.quality.distributed import check_request, init_process_group, is_rank_zero
 
 sys.path.append(str(ROOT))  # Hydra finds hydra_plugins there, whatever the working directory is
@@ -42,7 +42,7 @@ def run_cell(config: DictConfig) -> int:
     """Runs the cell that a composed configuration asks for; returns an exit code."""
     hydra_config = HydraConfig.get()
     request = request_of(config, hydra_config)
-    overrides = [*own_arguments(hydra_config), *hydra_config.overrides.task]
+    overrides = [*request.own_arguments, *hydra_config.overrides.task]
 
     from cab.efficiency.cell import efficiency_cells, make_plan
     from cab.machine import resolve_device, set_threads

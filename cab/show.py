@@ -41,8 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> int:
+        from cab.report.origin import of_records
+
         try:
-            print("\n".join(show(read_record(options.record), options.folder)))
+            record = read_record(options.record)
+            print("\n".join(f"{name + ':':<11}{text}" for name, text in of_records([record]).items() if text))
+            print("\n".join(show(record, options.folder)))
         except (DamagedRecord, UserError) as error:
             raise UserError(f"{options.record}: {error}") from error
         return 0

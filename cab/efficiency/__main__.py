@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from cab.command import ExitCode, cell_exit_code, command_line
-from cab.compose import Composer, expand, parse_arguments
+from cab.compose import CONFIG_DIR, Composer, expand, parse_arguments
 from cab.config import Request
 from cab.efficiency.cell import efficiency_cells
 from cab.errors import UserError
@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             groups.setdefault(rest, {})[choices[0] if choices else request.attention] = request
         exit_code = ExitCode()
         for rest, group in groups.items():
-            command = [f"attention={','.join(group)}", *rest]
             requests = list(group.values())
+            given = [override for override in rest if not override.startswith((CONFIG_DIR, "hydra.searchpath="))]
+            command = [*requests[0].own_arguments, f"attention={','.join(group)}", *given]
             outcomes = efficiency_cells(requests, "cab.efficiency", command)
             for request, outcome in zip(requests, outcomes, strict=True):
                 record = outcome.record

@@ -115,7 +115,10 @@ def started(record: Record) -> str:
 
 def revision(record: Record) -> str | None:
     """`1ec352d+dirty`: the commit, and whether files differed from it."""
-    git = record.provenance.get("git") or {}
+    return revision_of(record.provenance.get("git") or {})
+
+
+def revision_of(git: Mapping[str, Any]) -> str | None:
     if not git.get("revision"):
         return None
     return f"{git['revision']}+dirty" if git.get("dirty") else git["revision"]

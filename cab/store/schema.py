@@ -33,9 +33,15 @@ class _Git(_Part):
     dirty: YesNo | None = None
 
 
+class _OwnCode(_Git):
+    kind: Text = Field(alias="class")
+    source: Text
+
+
 class _Provenance(_Part):
     command: Text = ""
     git: _Git = Field(default_factory=_Git)
+    own_code: list[_OwnCode] = []
     versions: dict[Text, Text] = {}
     device: _Device = Field(default_factory=_Device)
     started: Text = ""
