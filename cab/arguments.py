@@ -12,6 +12,7 @@ from cab import ROOT
 from cab.errors import UserError, instead
 
 CONFIG_DIR = "--config-dir="
+SEARCH_PATH = "hydra.searchpath"
 RESULTS = "results="
 EXIT_CODES = """\
 exit codes:
@@ -114,6 +115,11 @@ def results_folder(parser: Parser, given: str | None, rest: Sequence[str]) -> Pa
     if "" in folders:
         parser.error("results=: no folder is named")
     return Path(folders[0]).expanduser() if folders else ROOT / "results"
+
+
+def is_own(argument: str) -> bool:
+    """Whether an argument names a folder with a user's own YAML."""
+    return argument.startswith((CONFIG_DIR, f"{SEARCH_PATH}="))
 
 
 def results_override(folder: Path | str) -> str:

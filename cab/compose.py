@@ -26,15 +26,15 @@ from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.version import setbase
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from cab import ROOT
-from cab.arguments import CONFIG_DIR
+from cab.arguments import CONFIG_DIR, is_own
 from cab.checked import user_errors
 from cab.config import CHECK, Request, is_built_in, load, resolve
 from cab.errors import UserError, instead, one_line
-from cab.overrides import SEARCH_PATH, is_for_sweeps, parse, products, refuse_sweep
+from cab.overrides import is_for_sweeps, parse, products, refuse_sweep
 
 FROM_CONFIG_DIR, FROM_SEARCH_PATH = "command-line", "hydra.searchpath in command-line"
 """What we, as Hydra, call the origins of folders with a user's own YAML."""
@@ -95,8 +95,9 @@ def request_of(config: DictConfig, hydra: HydraConf) -> Request:
     with open_dict(config):
         config.pop("hydra", None)
     resolved, choices = resolve(config), hydra.runtime.choices
-    name, family_arguments = _family(choices["attention"], resolved["attention"], own_arguments(hydra))
-    request = load(resolved, name, choices["task"], family_arguments)
+    own = own_arguments(resolved, hydra)
+    name, family_arguments = _family(choices["attention"], resolved["attention"], hydra, own)
+    request = load(resolved, name, choices["task"], own, family_arguments)
     make_plan(request, torch.device("cpu"), families=1)  # what is wrong with `efficiency` is wrong for every command
     return request
 
@@ -113,12 +114,25 @@ def built_in_families() -> list[str]:
     return sorted(names, key=lambda name: ({"vanilla": 0, "eager": 1, "none": 3}.get(name, 2), name))
 
 
-def own_arguments(hydra: HydraConf) -> list[str]:
-    """The arguments that make Hydra find the user's own YAML, for commands in records."""
+def own_arguments(resolved: Mapping[str, Any], hydra: HydraConf) -> list[str]:
+    """The arguments with which the user's own YAML and Python files are found from anywhere, for commands in records.
+
+    The current folder is one of them if the family or the task is in a file there.
+    """
     sources = hydra.runtime.config_sources
-    found = [_config_dir(source.path) for source in sources if source.provider == FROM_CONFIG_DIR]
+    found = [source.path for source in sources if source.provider == FROM_CONFIG_DIR]
     others = [f"{source.schema}://{source.path}" for source in sources if source.provider == FROM_SEARCH_PATH]
-    return found + ([f"hydra.searchpath=[{','.join(others)}]"] if others else [])
+    here = os.getcwd()
+    known = {os.path.abspath(path.removeprefix("file://")) for path in [*found, *others]}
+    if here not in known and any(_is_in(here, str(resolved[group].get("_target_"))) for group in ("attention", "task")):
+        others.append(f"file://{here}")
+    return [*map(_config_dir, found), *([f"hydra.searchpath=[{','.join(others)}]"] if others else [])]
+
+
+def _is_in(folder: str, target: str) -> bool:
+    """Whether the class `target` is in a file or package of the user's own in a folder."""
+    module = Path(folder, target.partition(".")[0])
+    return not is_built_in(target) and (module.is_dir() or module.with_suffix(".py").is_file())
 
 
 def expand(command_line: Sequence[str]) -> list[list[str]]:
@@ -136,7 +150,7 @@ def sweep_of(command_line: Sequence[str]) -> tuple[list[list[str]], HydraConf]:
     preset = [f"{name}={values}" for name, values in (config.hydra.sweeper.params or {}).items()]
     given = [override for override in overrides if not is_for_sweeps(override)]
     cells = products([*parse(preset, loader), *given])
-    own = [argument for argument in command_line if _is_own(argument)]
+    own = [argument for argument in command_line if is_own(argument)]
     return [[*own, *cell] for cell in cells], config.hydra
 
 
@@ -149,13 +163,13 @@ def _parse(command_line: Sequence[str]) -> tuple[ConfigLoader, list[Override]]:
     for argument in command_line:
         if argument.startswith(CONFIG_DIR):
             search_path.prepend(FROM_CONFIG_DIR, f"file://{argument.removeprefix(CONFIG_DIR)}", schema)
-        elif _is_own(argument):
+        elif is_own(argument):
             [override] = parse([argument], ConfigLoaderImpl(search_path))
             folders: Any = override.value()
             for folder in folders:
                 search_path.prepend(FROM_SEARCH_PATH, folder, schema)
     loader = ConfigLoaderImpl(search_path)
-    return loader, parse([argument for argument in command_line if not _is_own(argument)], loader)
+    return loader, parse([argument for argument in command_line if not is_own(argument)], loader)
 
 
 def _compose(loader: ConfigLoader, overrides: Sequence[Override], mode: RunMode) -> DictConfig:
@@ -179,11 +193,6 @@ def _reason(error: Exception) -> str:
     return text.partition(" full_key:")[0].partition(" To append to your config")[0]
 
 
-def _is_own(argument: str) -> bool:
-    """Whether an argument names a folder with a user's own YAML."""
-    return argument.startswith((CONFIG_DIR, f"{SEARCH_PATH}="))
-
-
 def _config_dir(folder: str) -> str:
     return f"{CONFIG_DIR}{Path(folder).expanduser().absolute()}"
 
@@ -201,11 +210,15 @@ def _use_own_folders(hydra: HydraConf) -> None:
     sys.path += [folder for folder in folders if folder not in sys.path]
 
 
-def _check_names(source: ConfigSourceInfo) -> None:
+def _folder(source: ConfigSourceInfo) -> Traversable:
     try:
-        folder: Traversable = Path(source.path) if source.schema == "file" else files(source.path.replace("/", "."))
+        return Path(source.path) if source.schema == "file" else files(source.path.replace("/", "."))
     except ModuleNotFoundError as error:
         raise UserError(f"{source.schema}://{source.path}: {error}") from error
+
+
+def _check_names(source: ConfigSourceInfo) -> None:
+    folder = _folder(source)
     for path in sorted((ROOT / "conf").glob("*/**/*.yaml")):
         name = path.relative_to(ROOT / "conf")
         own = folder.joinpath(str(name))
@@ -213,19 +226,30 @@ def _check_names(source: ConfigSourceInfo) -> None:
             raise UserError(f"{own}: CAB has {name.parent}={name.stem} already, rename yours")
 
 
-def _family(choice: str, given: Mapping[str, Any], own: Sequence[str]) -> tuple[str, list[str]]:
+def _family(choice: str, given: Mapping[str, Any], hydra: HydraConf, own: Sequence[str]) -> tuple[str, list[str]]:
     """The name of a cell's family, and the arguments that choose it and its options.
 
-    The name is that of the YAML; if attention._target_= replaces the class of a built-in family, it is the class's.
+    The name is that of the YAML; if attention._target_= replaces the class that is named there, it is the class's.
     """
     options = {key: value for key, value in given.items() if key not in (CHECK, "_partial_")}
     target = str(options.pop("_target_", ""))
-    built_in = built_in_families()
     arguments = [*own, f"attention={choice}"]
-    if choice not in built_in or is_built_in(target):
+    if target == _target_in_yaml(choice, hydra) or target == "":
         return choice, arguments + [f"attention.{key}={json.dumps(value)}" for key, value in options.items()]
+    if is_built_in(target):
+        raise UserError(f"attention._target_={target}: choose a family of CAB with attention=")
     name = target.rpartition(".")[2]
-    if name in built_in:
-        raise UserError(f"attention._target_={target}: CAB has attention={name} already, rename the class")
+    if (other := name.lower()) in built_in_families():
+        raise UserError(f"attention._target_={target}: CAB has attention={other} already, rename the class")
     arguments += [f"attention._target_={target}"]
     return name, arguments + [f"++attention.{key}={json.dumps(value)}" for key, value in options.items()]
+
+
+def _target_in_yaml(choice: str, hydra: HydraConf) -> str | None:
+    """The class that the YAML of a family names."""
+    for source in hydra.runtime.config_sources:
+        if source.schema in ("file", "pkg"):
+            path = _folder(source).joinpath(f"attention/{choice}.yaml")
+            if path.is_file():
+                return str(OmegaConf.select(OmegaConf.create(path.read_text()), "_target_"))
+    return None

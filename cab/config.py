@@ -24,6 +24,7 @@ from cab.checked import checked, mapping, user_errors
 from cab.errors import NoSuchPattern, UserError, instead, one_line
 from cab.store.fingerprint import own_fingerprint
 from tasks.base import Data, Options, Task, TaskContext, leaves_positions
+from tasks.data.set_aside import make_way
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
@@ -130,8 +131,10 @@ class Request:
     family: Any  # attentions.slots.Family, which pydantic cannot look into
     small_family: Any
     """The family with the options under `check:` in its YAML, for cab.check.gate."""
+    own_arguments: list[str]
+    """The arguments of a command line with which the user's own files are found."""
     family_arguments: list[str]
-    """The arguments of a command line that choose the family and its options."""
+    """The arguments that choose the family and its options, those included."""
     pattern: Pattern
     make_task: Callable[[TaskContext], Task]
     shape: Shape
@@ -151,6 +154,7 @@ class Request:
     attention._source_ or task._source_, so that a changed file makes a new cell."""
 
     def build_task(self) -> Task:
+        make_way(self.results / "cache", "folder")
         return self.make_task(TaskContext(self.pattern, self.shape, self.data, self.seed, self.results / "cache"))
 
 
@@ -173,7 +177,13 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     return resolved
 
 
-def load(resolved: Mapping[str, Any], attention: str, task: str, family_arguments: Sequence[str] = ()) -> Request:
+def load(
+    resolved: Mapping[str, Any],
+    attention: str,
+    task: str,
+    own_arguments: Sequence[str] = (),
+    family_arguments: Sequence[str] = (),
+) -> Request:
     """The request of what `resolve` returned, given the names of family and task. Raises UserError."""
     resolved = {**resolved, "attention": dict(resolved["attention"])}
     small = mapping(f"attention.{CHECK}", resolved["attention"].pop(CHECK, {}))
@@ -197,6 +207,7 @@ def load(resolved: Mapping[str, Any], attention: str, task: str, family_argument
         size=checked("size", str, resolved["size"]),
         family=family,
         small_family=small_family,
+        own_arguments=list(own_arguments),
         family_arguments=list(family_arguments),
         pattern=pattern,
         make_task=make_task,
@@ -269,6 +280,9 @@ def constructor(name: str, options: Mapping[str, Any], *kinds: type) -> partial[
         raise UserError(f"{name}._partial_={is_partial!r}: its YAML needs _partial_: true")
     if not isinstance(target, str):
         raise UserError(f"{name}._target_={target!r}: the path of a class is needed, as in my_module.MyClass")
+    if "name" in options:
+        own = "task" if name == "task" else "family"
+        raise UserError(f"{name}.name: in records that is what the {own} is called, rename the option")
     module, _, kind = target.rpartition(".")
     try:
         found = getattr(import_module(module), kind)

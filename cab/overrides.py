@@ -14,12 +14,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from cab.arguments import quoted
+from cab.arguments import SEARCH_PATH, quoted
 from cab.errors import UserError, instead, one_line
 
 LAUNCHER = "hydra/launcher"
 BATCH = "hydra.sweeper.max_batch_size"
-SEARCH_PATH = "hydra.searchpath"
 OPTIONAL = "experiment"
 """The group of which there may be no choice."""
 MOST_CELLS = 100_000

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cab.arguments import cells_parser, next_command, parse_cells
+from cab.arguments import cells_parser, is_own, next_command, parse_cells
 from cab.command import CellCode, cell_exit_code, command_line, make_results, summary, title
 from cab.errors import UserError
 from cab.quality.distributed import init_process_group, is_rank_zero
@@ -72,20 +72,21 @@ def run_cell(request: "Request", line: Sequence[str]) -> int:
     from cab.store.record import record_path
     from cab.store.store import wants_efficiency
 
+    command = [*request.own_arguments, *(argument for argument in line if not is_own(argument))]
     set_threads(request.device.threads)
     check_request(request)
     make_results(request.results)
     start = time.monotonic()
     print(title(request))
     try:
-        quality = quality_cell(request, "cab.run", line)
+        quality = quality_cell(request, "cab.run", command)
     except Busy as busy:
         print(f"  skipped: being run by {busy}\n", flush=True)
         return CellCode(0, title(request), f"skipped, being run by {busy}")
     print("\n".join(quality_lines(quality.record, quality.was_done)))
     records = [quality.record]
     if wants_efficiency(request, quality.record):
-        [efficiency] = efficiency_cells([request], "cab.run", line)
+        [efficiency] = efficiency_cells([request], "cab.run", command)
         if not efficiency.was_done:
             mirror_costs(request, efficiency.record)
         print("\n".join(efficiency_lines(efficiency.record, efficiency.was_done)))

@@ -46,17 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _, paths = parser.parse(arguments)
         if not 1 <= len(paths) <= 2:
             parser.error(f"{len(paths)} paths: RECORD or RECORD FOLDER is needed")
-        record, folder = Path(paths[0]), Path(paths[1] if len(paths) > 1 else "examples")
+        path, folder = Path(paths[0]), Path(paths[1] if len(paths) > 1 else "examples")
+        from cab.report.origin import of_records
         from cab.store.record import RECORD, DamagedRecord, read_record
 
-        if record.is_dir():
-            record /= RECORD
-        if not record.is_file():
-            raise UserError(f"{record}: no such file")
+        if path.is_dir():
+            path /= RECORD
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
         try:
-            print("\n".join(show(read_record(record), folder)))
+            record = read_record(path)
+            print("\n".join(f"{name + ':':<11}{text}" for name, text in of_records([record]).items() if text))
+            print("\n".join(show(record, folder)))
         except (DamagedRecord, UserError) as error:
-            raise UserError(f"{record}: {error}") from error
+            raise UserError(f"{path}: {error}") from error
         except FileExistsError as error:
             raise UserError(f"{folder}: no folder: choose another one") from error
         return 0

@@ -187,7 +187,7 @@ def _figure(
 
 def page(lines: Sequence[dict[str, str]], device: torch.device, gemm: tuple[float, float], call: str) -> str:
     """bench.md."""
-    code = git()
+    code = git(ROOT)
     revision = code.get("revision", "unknown") + (" with changes" if code.get("dirty") else "")
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"""\

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import synthetic
 from test_run import TINY, cab  # noqa: F401
 
 from cab import ROOT
@@ -41,10 +42,13 @@ def write(results: Path, *overrides: str, status: Status = "ok", reason: str = "
     """Records of a cell and of its efficiency."""
     request, device = compose_one([f"results={results}", *overrides]), resolve_device("auto")
     efficiency = efficiency_key(request, device, set_allocator())
-    Record("efficiency", "ok", efficiency.cell, efficiency.identity).write(results)
+    measured = synthetic.efficiency(request.attention, phases=["forward"], lengths=[16], rounds=1).result
+    Record("efficiency", "ok", efficiency.cell, efficiency.identity, result=measured).write(results)
     quality = quality_key(request, device)
-    provenance = {"seconds": seconds}
-    return Record("quality", status, quality.cell, quality.identity, reason, provenance=provenance).write(results)
+    result = synthetic.quality(status=status, data=request.build_task().prepare().content).result
+    return Record(
+        "quality", status, quality.cell, quality.identity, reason, result, provenance={"seconds": seconds}
+    ).write(results)
 
 
 def states(results: Path, *overrides: str) -> list[tuple[str, float | None]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import synthetic
 from PIL import Image
 
 from cab import show
@@ -30,7 +31,8 @@ def rng() -> np.random.Generator:
 
 
 def record(folder: Path, tables: dict) -> Path:
-    return Record("quality", "ok", CELL, {"tables": sorted(tables)}, result={"tables": tables}).write(folder)
+    result = synthetic.quality().result | {"tables": tables}
+    return Record("quality", "ok", CELL, {"tables": sorted(tables)}, result=result).write(folder)
 
 
 def test_clouds(tmp_path, rng):

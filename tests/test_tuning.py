@@ -113,10 +113,11 @@ def tune(tmp_path, monkeypatch, capsys):
             raise KeyboardInterrupt
         value = call.values[request.attention].get(rate, 9.0)
         status = value if isinstance(value, str) else "ok"
-        result = {"data": {"content": request.build_task().prepare().content}}
+        content = request.build_task().prepare().content
+        result = {"data": {"content": content}}
         if status == "ok":
+            result = synthetic.quality(data=content, validation=value + seed).result
             result |= {"headline": "loss", "better": {"loss": "lower"}, "metrics": {"loss": -value + seed}}
-            result |= {"training": {"validation": value + seed}}
         key = quality_key(request, torch.device("cpu"))
         store = Store(request.results, request.rerun)
         with store.claim(key):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cab.arguments import cells_parser, parse_cells
+from cab.arguments import cells_parser, is_own, parse_cells
 from cab.command import cell_exit_code, command_line, make_results
 from cab.errors import UserError
 from cab.quality import distributed
@@ -51,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         worst = 0
         for rest, group in requests_by_shape(line).items():
-            command = [f"attention={','.join(group)}", *rest]
             requests = list(group.values())
+            given = [argument for argument in rest if not is_own(argument)]
+            command = [*requests[0].own_arguments, f"attention={','.join(group)}", *given]
             make_results(requests[0].results)
             outcomes = efficiency_cells(requests, "cab.efficiency", command)
             for request, outcome in zip(requests, outcomes, strict=True):

@@ -80,7 +80,7 @@ def _measure(
             status, reason = summary([row for row in rows if row["subject"] == name])
             measurements = [row for row in rows if row["subject"] in (name, *BASELINES)]
             result = {"measurements": measurements, "gemm_gflops": gemm, "allocator": allocator}
-        origin = provenance(module, overrides, device, clock)
+        origin = provenance(module, overrides, device, clock, [request.family.func])
         key = efficiency_key(request, device, allocator)
         records[name] = key.record(status, reason, request.resolved, result, origin)
     return records
