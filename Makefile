@@ -33,7 +33,7 @@ bench: .venv/ready ## Targets of speed and memory, measured (15 minutes on a qui
 test: .venv/ready ## Tests, in two processes; all of them with ARGS='-m "slow or not slow"'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart=0 $(ARGS)
 
-slurm-up: .venv/ready ## A SLURM of one node to try sweeps on, in a folder of its own
+slurm-up: .venv/ready ## A SLURM of one node to try sweeps on, in a folder of its own; SLURM has to be installed
 	@$(BIN)/python dev/slurm_cluster.py up $(ARGS)
 
 slurm-down: .venv/ready ## End it, with all its jobs
@@ -55,6 +55,8 @@ clean: ## Remove the environment; results stay
 # saves gigabytes.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python %d.%d: 3.11 to 3.13 is needed; choose one with make PYTHON=python3.12" % v[:2])'
+	@echo 'Installing into .venv: this project, editable, and the packages of constraints.txt that it needs, with torch'
+	@echo '(1.5 GB with the CPU build, several more with CUDA). Nothing outside of this folder.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@

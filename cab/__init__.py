@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-from cab.quality.distributed import world_size
-
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 
@@ -13,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # at once, small operations take three times as long. The same for everyone, and recorded.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# Also before: of several processes, each would tell at length that a search for parameters without gradient, which some
-# models need, has found none.
-if world_size() > 1:
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+# Also before: torch's errors only. It warns in the middle of a measurement that memory from before the profile was
+# freed within, which is meant; and each of several processes, at length, that a search for parameters without gradient,
+# which some models need, has found none.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -3,37 +3,40 @@
 A value that does not fit is a UserError of one line that names it.
 """
 
-import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass, is_pydantic_dataclass
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from attentions.base import Attention, Pattern, Shape, Stack, Unsupported
+from attentions.base import Attention, Pattern, Shape, Stack
 from attentions.slots import Family
 from cab import ROOT
-from cab.errors import NoSuchPattern, UserError, one_line
+from cab.checked import checked, mapping, user_errors
+from cab.errors import NoSuchPattern, UserError, instead, one_line
 from cab.store.fingerprint import own_fingerprint
 from tasks.base import Data, Options, Task, TaskContext, leaves_positions
+from tasks.data.set_aside import make_way
 
-STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What both numpy and torch take."""
 
 CHECK = "check"
 """Key in a family's YAML: options so small that a few tokens cross several blocks. Not part of any result."""
+
+MAPPINGS = ("attention", "task", "model", "train", "tune", "data", "device", "efficiency", "wandb")
+VALUES = ("pattern", "size", "seed", "results", "rerun", "measure")
+"""The parts of a configuration."""
 
 OmegaConf.register_new_resolver("cab.root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("cab.share", lambda share, whole: max(1, round(share * whole)), replace=True)
@@ -49,7 +52,7 @@ class Training:
     lr: float = Field(gt=0)
     warmup: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
-    betas: list[float] = Field(min_length=2, max_length=2)
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=2, max_length=2)
     clip: float = Field(gt=0)
     final_lr: float = Field(ge=0, le=1)
     """Last learning rate as a fraction of `lr`, reached by a cosine."""
@@ -93,7 +96,8 @@ class Tune:
 class Device:
     name: str
     precision: Literal["auto", "float32", "bfloat16"]
-    threads: int | None = Field(ge=1)
+    threads: int | None = Field(ge=1, le=1024)
+    """More than any machine has: OpenMP hangs or crashes with some thousands."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -106,7 +110,7 @@ class Efficiency:
     batch: int
     decode_batches: list[int]
     rounds: int
-    budget: float
+    budget: float = Field(gt=0)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -127,8 +131,10 @@ class Request:
     family: Any  # attentions.slots.Family, which pydantic cannot look into
     small_family: Any
     """The family with the options under `check:` in its YAML, for cab.check.gate."""
+    own_arguments: list[str]
+    """The arguments of a command line with which the user's own files are found."""
     family_arguments: list[str]
-    """The arguments of a command line that choose the family and its options."""
+    """The arguments that choose the family and its options, those included."""
     pattern: Pattern
     make_task: Callable[[TaskContext], Task]
     shape: Shape
@@ -148,36 +154,60 @@ class Request:
     attention._source_ or task._source_, so that a changed file makes a new cell."""
 
     def build_task(self) -> Task:
+        make_way(self.results / "cache", "folder")
         return self.make_task(TaskContext(self.pattern, self.shape, self.data, self.seed, self.results / "cache"))
 
 
-def load(config: DictConfig, attention: str, task: str, family_arguments: Sequence[str] = ()) -> Request:
-    """The request of a configuration, given the names of family and task. Raises UserError."""
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """A composed configuration without interpolations, whose parts are there and no others. Raises UserError."""
     with user_errors():
         for key in OmegaConf.missing_keys(config):
             raise UserError(f"{key} is missing: give it as {key}=...")
         plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
-    resolved["attention"].pop(CHECK, None)
-    pattern = Pattern(resolved["pattern"])
-    make_task = task_factory(config.task)
+    resolved = {str(key): value for key, value in plain.items()}
+    for key, value in resolved.items():
+        if key not in (*MAPPINGS, *VALUES):
+            raise UserError(f"{key}={value!r}: no such option; {instead(key, [*MAPPINGS, *VALUES])}")
+        if key in MAPPINGS:
+            mapping(key, value)
+    for key in (*MAPPINGS, *VALUES):
+        if key not in resolved:
+            raise UserError(f"{key} is missing: give it as {key}=...")
+    return resolved
+
+
+def load(
+    resolved: Mapping[str, Any],
+    attention: str,
+    task: str,
+    own_arguments: Sequence[str] = (),
+    family_arguments: Sequence[str] = (),
+) -> Request:
+    """The request of what `resolve` returned, given the names of family and task. Raises UserError."""
+    resolved = {**resolved, "attention": dict(resolved["attention"])}
+    small = mapping(f"attention.{CHECK}", resolved["attention"].pop(CHECK, {}))
+    with user_errors("pattern: "):
+        pattern = Pattern(resolved["pattern"])
+    make_task = task_factory(resolved["task"])
     patterns = make_task.func.patterns  # type: ignore[attr-defined]
     if pattern not in patterns:
         raise NoSuchPattern(f"task {task} has no pattern {pattern}: use pattern={' or pattern='.join(patterns)}")
     if "rotary" in resolved["model"]:
         raise UserError("model.rotary: follows from the task, use task.positions=rotary")
-    resolved["model"]["rotary"] = leaves_positions(make_task.keywords["options"])
-    family = make_family(config)
+    resolved["model"] = {**resolved["model"], "rotary": leaves_positions(make_task.keywords["options"])}
+    family = make_family(resolved["attention"])
+    small_family = make_family(resolved["attention"] | small, f"attention.{CHECK}")
     for group, kind in (("attention", family.func), ("task", make_task.func)):
         if not is_built_in(kind.__module__):
-            resolved[group]["_source_"] = own_fingerprint(kind)
+            resolved[group] = {**resolved[group], "_source_": own_fingerprint(kind)}
     return Request(
         attention=attention,
         task=task,
         size=checked("size", str, resolved["size"]),
         family=family,
-        small_family=make_family(config, small=True),
+        small_family=small_family,
+        own_arguments=list(own_arguments),
         family_arguments=list(family_arguments),
         pattern=pattern,
         make_task=make_task,
@@ -189,7 +219,7 @@ def load(config: DictConfig, attention: str, task: str, family_arguments: Sequen
         efficiency=checked("efficiency", Efficiency, resolved["efficiency"]),
         device=checked("device", Device, resolved["device"]),
         tracking=checked("wandb", Tracking, resolved["wandb"]),
-        results=Path(checked("results", str, resolved.pop("results"))).expanduser().absolute(),
+        results=results_folder(resolved.pop("results")),
         rerun=checked("rerun", bool, resolved["rerun"]),
         measure=checked("measure", bool, resolved["measure"]),
         resolved=resolved,
@@ -201,85 +231,64 @@ def is_built_in(module: str) -> bool:
     return module.partition(".")[0] in ("attentions", "tasks")
 
 
-def make_family(config: DictConfig, small: bool = False) -> Family:
-    """The family with its options; with `small`, those under `check:` replace others."""
-    name = f"attention.{CHECK}" if small else "attention"
-    options = copy.deepcopy(config.attention)
-    with open_dict(options), user_errors(f"attention.{CHECK}: "):
-        small_options = options.pop(CHECK, None) or {}
-        if small:
-            for key, value in small_options.items():
-                options[key] = value
-    family: Family = family_factory(name, options)
-    if not (isinstance(family.func, type) and issubclass(family.func, Attention | Stack)):
-        raise UserError(f"{name}._target_={options._target_}: a subclass of Attention or Stack is needed")
-    return family
+def results_folder(value: Any) -> Path:
+    """The folder for results, which need not be there. Raises UserError if it cannot be."""
+    if not checked("results", str, value):
+        raise UserError("results='': a folder is needed")
+    try:
+        folder = Path(value).expanduser().absolute()
+    except RuntimeError as error:  # ~ without a home
+        raise UserError(f"results={value}: {one_line(error)}") from error
+    for place in (folder, *folder.parents):
+        if os.path.lexists(place) and not os.path.isdir(place):
+            raise UserError(f"results={value}: {place} is no folder: choose another one")
+    return folder
 
 
-def instantiate_partial(name: str, config: DictConfig) -> partial[Any]:
-    """What `_target_` names, with the options of the YAML as keyword arguments."""
-    with user_errors(f"{name}: "):
-        made = instantiate(config, _convert_="all")
-    if not isinstance(made, partial):
-        raise UserError(f"{name}: its YAML needs _partial_: true")
-    return made
-
-
-def task_factory(config: DictConfig) -> partial[Task]:
-    """The task's class with its options, checked against the class that it declares as `options`."""
-    made = instantiate_partial("task", config)
-    options = get_type_hints(made.func).get("options")
-    if not (isinstance(options, type) and issubclass(options, Options)):
-        raise UserError(f"task: {config._target_} has to be a Task with `options: MyOptions`, a subclass of Options")
-    return partial(made.func, options=checked("task", options, made.keywords))
-
-
-def family_factory(name: str, config: DictConfig) -> partial[Any]:
-    """The constructor of a family with its options, which are checked against its type hints."""
-    made = instantiate_partial(name, config)
-    parameters = inspect.signature(made.func).parameters
+def make_family(options: Mapping[str, Any], name: str = "attention") -> Family:
+    """The family with its options, which are checked against the type hints of its constructor. Raises UserError."""
+    family = constructor(name, options, Attention, Stack)
+    parameters = inspect.signature(family.func).parameters
     known = [key for key, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
-    hints = get_type_hints(made.func.__init__)
-    for key, value in made.keywords.items():
+    hints = get_type_hints(family.func.__init__)
+    for key, value in family.keywords.items():
         if key in parameters and key not in known:
             raise UserError(f"{name}.{key}: the constructor has to take it as an option, after `*`")
         if key not in known:
-            raise UserError(f"{name}.{key}={value!r}: no such option; it has {', '.join(known) or 'none'}")
+            raise UserError(f"{name}.{key}={value!r}: no such option; {instead(key, known)}")
         if key not in hints:
             raise UserError(f"{name}.{key}: the constructor does not say of what type it is, as in `{key}: float`")
         checked(f"{name}.{key}", hints[key], value)
-    return made
+    return family
 
 
-def checked(name: str, kind: Any, value: Any) -> Any:
-    """The value as `kind`; a dataclass or pydantic model is made from a mapping of its fields."""
-    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
-    made_of_fields = is_dataclass(kind) or is_model
-    if made_of_fields:
-        known = list(kind.model_fields) if is_model else [field.name for field in fields(kind)]
-        for key in value:
-            if key not in known:
-                raise UserError(f"{name}.{key}={value[key]!r}: no such option; it has {', '.join(known) or 'none'}")
+def task_factory(options: Mapping[str, Any]) -> partial[Task]:
+    """The task's class with its options, checked against the class that it declares as `options`. Raises UserError."""
+    made = constructor("task", options, Task)
+    declared = get_type_hints(made.func).get("options")
+    if not (isinstance(declared, type) and issubclass(declared, Options)):
+        raise UserError(
+            f"task: {options['_target_']} has to be a Task with `options: MyOptions`, a subclass of Options"
+        )
+    return partial(made.func, options=checked("task", declared, made.keywords))
+
+
+def constructor(name: str, options: Mapping[str, Any], *kinds: type) -> partial[Any]:
+    """The class that `_target_` names, one of these kinds, with the other options of a YAML as keyword arguments."""
+    target, is_partial = options.get("_target_"), options.get("_partial_")
+    if is_partial is not True:
+        raise UserError(f"{name}._partial_={is_partial!r}: its YAML needs _partial_: true")
+    if not isinstance(target, str):
+        raise UserError(f"{name}._target_={target!r}: the path of a class is needed, as in my_module.MyClass")
+    if "name" in options:
+        own = "task" if name == "task" else "family"
+        raise UserError(f"{name}.name: in records that is what the {own} is called, rename the option")
+    module, _, kind = target.rpartition(".")
     try:
-        if is_model or is_pydantic_dataclass(kind):
-            return kind(**value)
-        return TypeAdapter(kind).validate_python(value, strict=not made_of_fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([name, *(str(part) for part in first["loc"])])
-        no_value = first["type"] == "missing" or (made_of_fields and not first["loc"])
-        shown = "" if no_value else f"={first['input']!r}"
-        raise UserError(f"{where}{shown}: {first['msg'].removeprefix('Value error, ')}") from error
-
-
-@contextmanager
-def user_errors(where: str = "") -> Iterator[None]:
-    """Turns errors about values into UserErrors: for places where only what the user gave can be wrong."""
-    try:
-        yield
-    except Unsupported:
-        raise
-    except InstantiationException as error:
-        raise UserError(where + one_line(error.__cause__ or error)) from error
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(where + one_line(error)) from error
+        found = getattr(import_module(module), kind)
+    except Exception as error:  # whatever a module of the user's own raises
+        raise UserError(f"{name}._target_={target}: {type(error).__name__}: {one_line(error)}") from error
+    if not (isinstance(found, type) and issubclass(found, kinds)):
+        names = " or ".join(each.__name__ for each in kinds)
+        raise UserError(f"{name}._target_={target}: a subclass of {names} is needed")
+    return partial(found, **{key: value for key, value in options.items() if key not in ("_target_", "_partial_")})

@@ -1,4 +1,4 @@
-"""Tables and figures from the records alone: `python -m cab.leaderboard [--results DIR]`.
+"""Tables and figures from the records alone.
 
 Writes below DIR/leaderboard
     leaderboard.csv, .md   one row per task, pattern, size, data, settings, family and options
@@ -12,39 +12,45 @@ Writes below DIR/leaderboard
 and prints a short table. It trains and measures nothing, and changes no record.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from cab import ROOT
-from cab.report.load import load
+from cab.arguments import EXIT_CODES, Parser, results_folder
+from cab.command import command_line
+from cab.errors import UserError
 
-RESULTS = ROOT / "results"
+EXAMPLES = ("", "results=/tmp/try", "--no-plots")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cab.leaderboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder with the records, default {RESULTS}")
+    return command_line(lambda: leaderboard(arguments))
+
+
+def leaderboard(arguments: Sequence[str] | None) -> int:
+    """Returns an exit code. Raises UserError."""
+    parser = Parser("cab.leaderboard", __doc__, "[results=DIR] [--no-plots]", EXAMPLES, EXIT_CODES)
+    parser.add_argument("--results", metavar="DIR", help="the same as results=DIR: the folder with the records")
     parser.add_argument("--no-plots", action="store_true", help="tables only")
-    options = parser.parse_args(arguments)
-    results: Path = options.results
+    options, rest = parser.parse(arguments)
+    results = results_folder(parser, options.results, rest)
+    if not results.is_dir():
+        raise UserError(f"results={results}: {'a file' if results.exists() else 'no such folder'}")
+    from cab.report.load import load
+
     loaded = load(results)
     for problem in loaded.problems:
         print(f"warning: {problem.path}: {problem.reason}; left out", file=sys.stderr)
     if not loaded.quality and not loaded.efficiency:
         found = f"{len(loaded.problems)} files, none of them usable" if loaded.problems else "no records"
-        print(f"{results}: {found}. Make some with `make run`, or name their folder with --results.", file=sys.stderr)
-        return 2
+        raise UserError(f"results={results}: {found}: make some with `make run`, or name their folder with results=")
     from cab.report.build import build  # imports pandas and matplotlib
 
     try:
         build(loaded, results, plots=not options.no_plots)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        print(f"{results / 'leaderboard'}: cannot be written ({error})", file=sys.stderr)
-        return 2
+        raise UserError(f"{results / 'leaderboard'}: cannot be written ({error})") from error
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a sweep would do: `python -m cab.plan attention=vanilla,fit task=lm,recall seed=0,1,2`.
+"""What a sweep would do.
 
 Takes the arguments of `python -m cab.run`, -m and experiment= too, and runs nothing. Every cell of the product is
 
@@ -23,160 +23,28 @@ Nothing is written, except that the data of cells with a record may be prepared 
 is not downloaded.
 """
 
-from __future__ import annotations
-
 import os
-import statistics
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-
+from cab.arguments import cells_parser, parse_cells
 from cab.command import command_line
-from cab.compose import Composer, expand, parse_arguments
-from cab.config import Request
-from cab.errors import NoSuchPattern
-from cab.machine import resolve_device
-from cab.store.identity import quality_key
-from cab.store.record import Record
-from cab.store.store import CellState, State, Store
-from cab.tune import Trials, changed, sweeps_of
 
-TO_TRAIN = (State.INTERRUPTED, State.STALE, State.NO_DATA, State.FAILED, State.DAMAGED, State.NEW)
-
-
-@dataclass(frozen=True)
-class Cell:
-    overrides: tuple[str, ...]
-    found: CellState
-    seconds: float | None = None
-    """The expected time of the training; None if there is none or nothing is known."""
-
-
-TO_BE_CHOSEN = "to be chosen"
-
-
-def plan(overrides: Sequence[str], tune: bool = False) -> list[Cell]:
-    """Every cell that `cab.run -m`, or with `tune` cab.tune, would run with these overrides, in its order."""
-    from cab.report.load import load
-
-    earlier: dict[Path, list[Record]] = {}
-    stores: dict[tuple[Path, bool], Store] = {}
-    cells, composer = [], Composer()
-    for chosen in tuned_cells(expand(overrides), composer) if tune else expand(overrides):
-        try:
-            known = [override for override in chosen if not override.endswith(TO_BE_CHOSEN)]
-            request = composer.request(known)
-        except NoSuchPattern as error:
-            cells.append(Cell(tuple(chosen), CellState(State.LEFT_OUT, str(error))))
-            continue
-        device = resolve_device(request.device.name)
-        store = stores.setdefault((request.results, request.rerun), Store(request.results, request.rerun))
-        found = store.request_state(request, device) if known == chosen else CellState(State.NEW)
-        if request.results not in earlier:
-            earlier[request.results] = load(request.results).quality
-        seconds = estimate(request, device, earlier[request.results]) if found.state in TO_TRAIN else None
-        cells.append(Cell(tuple(chosen), found, seconds))
-    return cells
-
-
-def tuned_cells(cells: Sequence[list[str]], composer: Composer) -> list[list[str]]:
-    """The trials of every family, and its cells at the chosen rate; `train.lr=to be chosen` if that is not known."""
-    found, trials = [], Trials(composer)
-    for sweep in sweeps_of(cells, composer):
-        tuning = trials.tuning(sweep)
-        rates = sorted({*sweep.grid, *tuning.missing, *tuning.validations})
-        found += [sweep.trial(rate) for rate in rates if rate != tuning.rate]
-        if tuning.rate is not None:
-            found += sweep.at(tuning.rate)
-        elif tuning.missing:
-            found += [changed(cell, {"train.lr": TO_BE_CHOSEN}) for cell in sweep.cells[1:]]
-    return found
-
-
-def estimate(request: Request, device: torch.device, records: Iterable[Record]) -> float | None:
-    """The median time in seconds of the records that are most similar to a request; None if none is."""
-    identity = quality_key(request, device).identity
-
-    def same(record: Record, *names: str) -> bool:
-        return all(record.identity.get(name) == identity[name] for name in names)
-
-    def without_rate(train: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in train.items() if key not in ("lr", "tuned_over")}
-
-    train = without_rate(identity["train"])
-    similar = [
-        record
-        for record in records
-        if record.status == "ok"
-        and same(record, "task", "model")
-        and without_rate(record.identity.get("train") or {}) == train
-    ]
-    same_family = [record for record in similar if same(record, "attention")]
-    seconds = [record.provenance["seconds"] for record in same_family or similar if "seconds" in record.provenance]
-    return statistics.median(seconds) if seconds else None
-
-
-def lines(cells: Sequence[Cell]) -> list[str]:
-    """A table with a row per combination and state, which lists its seeds, and a line of sums.
-
-    Cells that are left out are only counted, except for a single one.
-    """
-    from tabulate import tabulate
-
-    options = [dict(override.partition("=")[::2] for override in cell.overrides) for cell in cells]
-    hidden = ("seed", "measure", "train.tuned_over")
-    given = dict.fromkeys(name for values in options for name in values if name not in hidden)
-    varied = [name for name in given if len({values.get(name) for values in options}) > 1]
-    has_seeds = any("seed" in values for values in options)
-    rows: dict[tuple[str, ...], list[int]] = {}
-    for index, cell in enumerate(cells):
-        if cell.found.state is State.LEFT_OUT and len(cells) > 1:
-            continue
-        key = (*(options[index].get(name, "") for name in varied), str(cell.found))
-        rows.setdefault(key, []).append(index)
-    body = []
-    for (*names, state), members in rows.items():
-        seeds = [" ".join(options[index]["seed"] for index in members)] if has_seeds else []
-        body.append([*names, *seeds, state, total_duration([cells[index] for index in members])])
-    head = [*varied, *(["seed"] if has_seeds else []), "state", "time"]
-    return [tabulate(body, headers=head, tablefmt="simple", disable_numparse=True), "", sums(cells)]
-
-
-def sums(cells: Sequence[Cell]) -> str:
-    counts = Counter(cell.found.state for cell in cells)
-    text = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}: "
-    text += ", ".join(f"{count} {state}" for state, count in counts.items())
-    if time := total_duration(cells):
-        text += f"; about {time} one after the other"
-    unknown = sum(cell.found.state in TO_TRAIN and cell.seconds is None for cell in cells)
-    if unknown:
-        text += f"; no earlier time for {unknown}"
-    return text
-
-
-def total_duration(cells: Sequence[Cell]) -> str:
-    """The expected time of the cells whose time is known; empty if that is none."""
-    seconds = [cell.seconds for cell in cells if cell.seconds is not None]
-    return duration(sum(seconds)) if seconds else ""
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+EXAMPLES = (
+    "attention=vanilla,fit task=lm,recall seed=0,1,2",
+    "-m experiment=recall size=small",
+    "--tune experiment=books",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    overrides = parse_arguments("cab.plan", __doc__, [argument for argument in given if argument != "--tune"])
-
     def work() -> int:
-        print("\n".join(lines(plan(overrides, tune="--tune" in given))))
+        parser = cells_parser("cab.plan", __doc__, EXAMPLES)
+        parser.add_argument("--tune", action="store_true", help="plan cab.tune instead of cab.run")
+        given = parse_cells(parser, arguments)
+        from cab.planning import lines, plan
+
+        print("\n".join(lines(plan(given.line, tune=given.options["tune"]))))
         return 0
 
     return command_line(work)

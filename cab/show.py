@@ -1,20 +1,28 @@
-"""Examples of what a model predicted: `python -m cab.show results/runs/quality/HASH/result.json FOLDER`.
+"""Examples of what a model predicted.
 
 From the tables of a record alone, so exactly what was scored: pictures of completed clouds and of images, speech as wav
 files with its spectrograms, texts in the terminal.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from cab.arguments import Parser
 from cab.command import command_line
 from cab.errors import UserError
-from cab.store.record import DamagedRecord, Record, read_record
+
+if TYPE_CHECKING:
+    from cab.store.record import Record
+
+ARGUMENTS = """\
+RECORD is the result.json of a quality cell, or its folder; cab.run prints its path
+FOLDER is for the files; by default `examples` in the current one"""
+EXAMPLES = ("results/runs/quality/HASH/result.json", "results/runs/quality/HASH/result.json /tmp/examples")
 
 
-def show(record: Record, folder: Path) -> list[str]:
+def show(record: "Record", folder: Path) -> list[str]:
     """Writes the examples below a folder; returns lines with their paths, or the examples themselves.
 
     Raises UserError if the record has none.
@@ -33,18 +41,27 @@ def show(record: Record, folder: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cab.show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("record", type=Path, help="result.json of a quality cell; cab.run prints its path")
-    parser.add_argument("folder", type=Path, help="for the files")
-    options = parser.parse_args(arguments)
-
     def work() -> int:
+        parser = Parser("cab.show", __doc__, "RECORD [FOLDER]", EXAMPLES, ARGUMENTS)
+        _, paths = parser.parse(arguments)
+        if not 1 <= len(paths) <= 2:
+            parser.error(f"{len(paths)} paths: RECORD or RECORD FOLDER is needed")
+        path, folder = Path(paths[0]), Path(paths[1] if len(paths) > 1 else "examples")
+        from cab.report.origin import of_records
+        from cab.store.record import RECORD, DamagedRecord, read_record
+
+        if path.is_dir():
+            path /= RECORD
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
         try:
-            print("\n".join(show(read_record(options.record), options.folder)))
+            record = read_record(path)
+            print("\n".join(f"{name + ':':<11}{text}" for name, text in of_records([record]).items() if text))
+            print("\n".join(show(record, folder)))
         except (DamagedRecord, UserError) as error:
-            raise UserError(f"{options.record}: {error}") from error
+            raise UserError(f"{path}: {error}") from error
+        except FileExistsError as error:
+            raise UserError(f"{folder}: no folder: choose another one") from error
         return 0
 
     return command_line(work)

@@ -1,175 +1,33 @@
-"""A sweep in which every family gets its own learning rate: `python -m cab.tune attention=vanilla,fit seed=0,1,2`.
+"""A sweep in which every family gets its own learning rate.
 
-Takes the arguments of `cab.run -m` and uses the same launcher. For every cell apart from its seed:
-
-  1. every rate of the recipe's grid (tune.rates) is tried with the first seed
-  2. if the best on validation is the least or greatest of them, one more is tried on that side
-  3. all seeds run at the rate with the best validation (see cab.tuning); that of the first seed is there already
-
-Every trial is an ordinary record, and what is done is not run again, so that the same command resumes.
+Takes the arguments of `cab.run -m` and uses the same launcher. Every rate of the recipe's grid (tune.rates) is tried
+with the first seed, the best on validation is chosen, and all seeds run at it (see cab.trials). What is done is not run
+again, so that the same command resumes.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from cab.command import FAILED, REFUSED, exit_code, title
-from cab.compose import Composer
-from cab.config import Request
-from cab.errors import NoSuchPattern, UserError
-from cab.machine import resolve_device
-from cab.report.text import MISSING, number
-from cab.store.record import Record
-from cab.store.store import Store
-from cab.tuning import Tuning, next_rates, tuning_of
+from cab.arguments import cells_parser, parse_cells
+from cab.command import command_line
+from cab.run import on_rank_zero
 
-Cell = list[str]
-"""A command line: overrides."""
-CHOSEN_HERE = ("train.lr", "train.tuned_over")
+EXAMPLES = (
+    "attention=vanilla,fit task=lm seed=0,1,2",
+    "attention=vanilla,fit 'tune.rates=[1e-3,2e-3,4e-3]'",
+    "experiment=recall size=small",
+)
 
 
-@dataclass
-class Sweep:
-    """The cells that differ in their seed only."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    def work() -> int:
+        given = parse_cells(cells_parser("cab.tune", __doc__, EXAMPLES), arguments)
+        from cab.sweep import sweep
 
-    first: Request
-    """That of the first seed, before it has a rate."""
-    grid: list[float]
-    cells: list[Cell] = field(default_factory=list)
-    launched: list[float] = field(default_factory=list)
-    """The rates tried by this command."""
+        return sweep(given.line, tuned=True)
 
-    def at(self, rate: float) -> list[Cell]:
-        """The cells of all seeds at a rate. With rerun=true that of the first seed has just been run."""
-        first, *others = [changed(cell, self._overrides(rate)) for cell in self.cells]
-        return [changed(first, {"rerun": "false"}) if self.first.rerun else first, *others]
-
-    def trial(self, rate: float) -> Cell:
-        """That of the first seed. What a family costs does not depend on its rate."""
-        return changed(self.cells[0], self._overrides(rate) | {"measure": "false"})
-
-    def _overrides(self, rate: float) -> dict[str, str]:
-        return {"train.lr": repr(rate), "train.tuned_over": f"[{','.join(map(repr, self.grid))}]"}
-
-
-def tune(cells: Sequence[Cell], composer: Composer, launch: Callable[[Sequence[Cell]], None]) -> None:
-    """Runs the cells with rates chosen on validation. `launch` runs those that are not done, and waits for them."""
-    sweeps = sweeps_of(cells, composer)
-    trials = Trials(composer)
-    for _ in ("the grid", "what makes it wider"):
-        missing = {
-            place: [rate for rate in trials.tuning(sweep).missing if rate not in sweep.launched]
-            for place, sweep in enumerate(sweeps)
-        }
-        todo = [sweeps[place].trial(rate) for place, rates in missing.items() for rate in rates]
-        for place, rates in missing.items():
-            sweeps[place].launched += rates
-        if todo:
-            launch_trials(todo, launch)
-    chosen = []
-    for sweep, options in zip(sweeps, differing_options(sweeps), strict=True):
-        tuning = trials.tuning(sweep)
-        print(line(sweep, options, tuning), flush=True)
-        if tuning.rate is not None:
-            chosen += sweep.at(tuning.rate)
-        elif tuning.missing or any(record.status != "unsupported" for record in trials.records(sweep)):
-            exit_code.record(FAILED)
-    if chosen:
-        launch(chosen)
-
-
-def launch_trials(trials: Sequence[Cell], launch: Callable[[Sequence[Cell]], None]) -> None:
-    """A trial that fails is no failure of the command; a request that cannot be met is."""
-    before, exit_code.worst = exit_code.worst, 0
-    try:
-        launch(trials)
-    finally:
-        exit_code.worst = max(before, exit_code.worst if exit_code.worst == REFUSED else 0)
-
-
-def sweeps_of(cells: Sequence[Cell], composer: Composer) -> list[Sweep]:
-    """Prints which cells are left out. Raises UserError."""
-    found: dict[tuple[str, ...], Sweep] = {}
-    no_pattern: dict[tuple[str, ...], str] = {}
-    for cell in cells:
-        key = tuple(override for override in cell if _name(override) not in ("seed", *CHOSEN_HERE))
-        if key in no_pattern:
-            continue
-        try:
-            request = composer.request(cell)
-        except NoSuchPattern as error:
-            no_pattern[key] = str(error)
-            continue
-        if not request.rates:
-            size = f"task={request.task} size={request.size}"
-            raise UserError(f"{size} has no grid of learning rates: give one as tune.rates=[1e-3,2e-3,4e-3]")
-        sweep = found.setdefault(key, Sweep(request, request.rates))
-        if cell not in sweep.cells:
-            sweep.cells.append(cell)
-    for reason in dict.fromkeys(no_pattern.values()):
-        print(f"left out: {reason}")
-    if not found:
-        exit_code.record(REFUSED)
-    return list(found.values())
-
-
-class Trials:
-    """What the records say of trials."""
-
-    def __init__(self, composer: Composer) -> None:
-        self.composer = composer
-        self.stores: dict[str, Store] = {}
-
-    def tuning(self, sweep: Sweep) -> Tuning:
-        return tuning_of(records) if (records := self.records(sweep)) else Tuning(sweep.grid, {}, "lower")
-
-    def records(self, sweep: Sweep) -> list[Record]:
-        """Of the trials that are done; with rerun=true only of those that this command has run."""
-        rates = sweep.launched if sweep.first.rerun else [*sweep.grid, *next_rates(sweep.grid)]
-        return [record for rate in rates if (record := self._record(sweep.trial(rate)))]
-
-    def _record(self, trial: Cell) -> Record | None:
-        request = self.composer.request(trial)
-        store = self.stores.setdefault(str(request.results), Store(request.results))
-        return store.request_state(request, resolve_device(request.device.name)).record
-
-
-def line(sweep: Sweep, options: str, tuning: Tuning) -> str:
-    """What was tried, and what is chosen."""
-    name = f"{title(sweep.first)}{f' · {options}' if options else ''}"
-    values = [f"{rate:g}: {number(value)}" for rate, value in sorted(tuning.validations.items())]
-    edge = " (edge: nothing was tried beyond it)" if tuning.at_edge else ""
-    chosen = f"rate {tuning.rate:g}{edge}" if tuning.rate is not None else tuning.problem
-    return f"{name} · validation by rate: {', '.join(values) or MISSING} · {chosen}"
-
-
-def differing_options(sweeps: Sequence[Sweep]) -> list[str]:
-    """What not all sweeps have, besides what their titles say."""
-    in_title = ("attention", "pattern", "task", "size", "seed")
-    first = [[override for override in sweep.cells[0] if _name(override) not in in_title] for sweep in sweeps]
-    return [" ".join(one for one in own if not all(one in overrides for overrides in first)) for own in first]
-
-
-def changed(cell: Cell, values: Mapping[str, str]) -> Cell:
-    """The cell with these values in place of others."""
-    return [override for override in cell if _name(override) not in values] + [f"{k}={v}" for k, v in values.items()]
-
-
-def refuse_rates(arguments: Sequence[str]) -> None:
-    """Raises UserError for an argument that says what is chosen here."""
-    for argument in arguments:
-        if _name(argument) in CHOSEN_HERE:
-            raise UserError(f"{argument}: cab.tune chooses the learning rate: give tune.rates=[1e-3,2e-3,4e-3]")
-
-
-def _name(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
+    return command_line(lambda: on_rank_zero(work))
 
 
 if __name__ == "__main__":
-    from cab.quality.distributed import init_process_group, is_rank_zero
-    from cab.run import command, work_for_rank_zero
-
-    sys.argv[1:1] = ["-m", "hydra.sweeper.tune=true"]
-    init_process_group()
-    sys.exit(command() if is_rank_zero() else work_for_rank_zero())
+    sys.exit(main())

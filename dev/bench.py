@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import pandas as pd
@@ -29,7 +30,7 @@ from attentions.vanilla import Vanilla
 from cab import ROOT
 from cab.command import command_line
 from cab.compose import compose_requests
-from cab.efficiency import efficiency_length as statistics
+from cab.efficiency import efficiency_length
 from cab.efficiency.plan import Measurement, Plan
 from cab.efficiency.sweep import sweep
 from cab.machine import device_name, gemm_gflops, resolve_device, set_allocator
@@ -126,7 +127,7 @@ def measure(plan: Sweep, device: torch.device) -> list[Measurement]:
             batch=plan.batch,
             decode_batches=(plan.batch,),
             rounds=plan.rounds,
-            min_rounds=min(statistics.MIN_SAMPLES_FOR_MEDIAN, plan.rounds),
+            min_rounds=min(efficiency_length.ROUNDS, plan.rounds),
         ),
         lambda line: print(f"  {line}", flush=True),
     )
@@ -149,12 +150,22 @@ def outcome(target: Target, plan: Sweep, rows: Sequence[Measurement], gemm: floa
     if failed or not own:
         return line | {"measured": failed[0].reason} if failed else line
     value, low, high = _figure(target, plan, own, vanilla)
-    met = value >= target.bound if target.figure == "speed-up" else value <= target.bound
     line["measured"] = f"{value:.3g}" if low is None else f"{value:.3g} ({low:.3g} to {high:.3g})"
-    line["met"] = "yes" if met else "no"
+    if target.figure == "memory":
+        line["met"] = _met(target, value, value)
+    elif low is not None and high is not None:
+        line["met"] = _met(target, low, high)
     if target.figure == "time" and own[0].flops:
-        line["floor"] = f"{own[0].flops / gemm / 1e9 / statistics.middle(vanilla[0].seconds):.2g}"
+        line["floor"] = f"{own[0].flops / gemm / 1e9 / median(vanilla[0].seconds):.2g}"
     return line
+
+
+def _met(target: Target, low: float, high: float) -> str:
+    """Whether all of an interval is on the target's side of its bound; "tie" if the bound is within."""
+    least, greatest = (low >= target.bound, high >= target.bound)
+    if target.figure != "speed-up":
+        least, greatest = (high <= target.bound, low <= target.bound)
+    return "yes" if least else "tie" if greatest else "no"
 
 
 def _figure(
@@ -162,13 +173,13 @@ def _figure(
 ) -> tuple[float, float | None, float | None]:
     """The target's figure and its interval, if it has one."""
     if target.figure == "growth":
-        growth = statistics.growth([row.length for row in own], [row.seconds for row in own], points=len(own))
+        growth = efficiency_length.growth([row.length for row in own], [row.seconds for row in own], points=len(own))
         assert growth is not None
         return growth.exponent, growth.low, growth.high
     if target.figure == "memory":
         return (own[0].peak_bytes or 0) / (vanilla[0].peak_bytes or 1), None, None
     rows = [own[0].to_dict(), vanilla[0].to_dict()]
-    [ratio] = statistics.ratios(rows, target.family, "vanilla", plan.phase, plan.batch)
+    [ratio] = efficiency_length.ratios(rows, target.family, "vanilla", plan.phase, plan.batch)
     if target.figure == "time":
         return ratio.ratio, ratio.low, ratio.high
     return 1 / ratio.ratio, ratio.high and 1 / ratio.high, ratio.low and 1 / ratio.low
@@ -176,7 +187,7 @@ def _figure(
 
 def page(lines: Sequence[dict[str, str]], device: torch.device, gemm: tuple[float, float], call: str) -> str:
     """bench.md."""
-    code = git()
+    code = git(ROOT)
     revision = code.get("revision", "unknown") + (" with changes" if code.get("dirty") else "")
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"""\

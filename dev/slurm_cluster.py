@@ -191,13 +191,17 @@ def start(folder: Path, cpus: int, stdin: int) -> subprocess.Popen[bytes]:
 def up(folder: Path, cpus: int) -> None:
     absent = missing()
     if absent:
-        sys.exit(f"error: no {', '.join(absent)}; on Debian: apt-get install slurmctld slurmd slurm-client munge")
+        sys.exit(
+            f"error: no {', '.join(absent)}, and this installs nothing of SLURM itself; on Debian: apt-get install"
+            " slurmctld slurmd slurm-client munge"
+        )
     if folder.exists():
         sys.exit(f"error: {folder} exists already; `down` ends that cluster")
     folder.mkdir(parents=True)
     watcher = start(folder, cpus, subprocess.DEVNULL)
     (folder / "pid").write_text(str(watcher.pid))
-    print(f"A cluster with {cpus} CPUs. Now:\n  export SLURM_CONF={folder}/slurm.conf")
+    print(f"A cluster with {cpus} CPUs, by the SLURM that this machine has; all of its files are in {folder}. Now:")
+    print(f"  export SLURM_CONF={folder}/slurm.conf")
 
 
 def down(folder: Path) -> None:

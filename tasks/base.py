@@ -92,7 +92,7 @@ class TaskContext:
 class Options(BaseModel):
     """Base class of a task's options: each field has a type, a default and its limits (`Field(8, ge=1)`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def leaves_positions(options: Options) -> bool:

@@ -8,7 +8,7 @@ from helpers import synthetic
 from helpers.analysed import material, one, scored, seeds, with_tables
 
 from cab.leaderboard import main
-from cab.report.analyses import QUESTIONS, base, benefit, context, correlation, noise, options, time
+from cab.report.analyses import QUESTIONS, base, context, correlation, gain, noise, options, time
 from cab.report.analyses.base import Answer
 from cab.report.csv_table import columns
 from cab.report.groups import Group, make_groups
@@ -18,28 +18,28 @@ from cab.store.record import Record
 FAMILIES = ("vanilla", "lightning", "routing", "ssa", "fit", "block_transformer")
 
 
-# Benefit
+# Gain
 
 
-def test_benefit_is_a_share_of_what_vanilla_gains_over_the_best_predictor():
+def test_the_gain_is_a_share_of_what_vanilla_gains_over_the_best_predictor():
     own, theirs = (2.1, 2.2), (2.6, 2.64)
     records = [*seeds("vanilla", 2.0, 2.02), *seeds("none", *theirs), *seeds("lightning", *own)]
-    line = one(benefit.lines(material(*records)), attention="lightning")
+    line = one(gain.lines(material(*records)), attention="lightning")
     unit = 4.6 - 2.01
     assert line.unit == pytest.approx(unit)
     assert line.figure == "smoke"
-    assert line.benefit.value == pytest.approx(2.62 - 2.15)
+    assert line.gain.value == pytest.approx(2.62 - 2.15)
     assert line.share.value == pytest.approx((2.62 - 2.15) / unit)
     low, high = welch_interval(theirs, own)  # lower is better
     assert line.share.interval == pytest.approx((low / unit, high / unit))
 
 
-def test_benefit_of_a_perplexity_is_taken_of_its_logarithm():
+def test_the_gain_of_a_perplexity_is_taken_of_its_logarithm():
     scores = {"vanilla": 8.0, "none": 16.0, "fit": 4.0}
     records = [scored(synthetic.quality(n), "perplexity", "lower", x, 64.0) for n, x in scores.items()]
-    line = one(benefit.lines(material(*records)), attention="fit")
+    line = one(gain.lines(material(*records)), attention="fit")
     assert line.share == Estimate(pytest.approx(math.log(16 / 4) / math.log(64 / 8)))
-    assert line.benefit.value == pytest.approx(12.0)  # as in leaderboard.csv
+    assert line.gain.value == pytest.approx(math.log(16 / 4))  # as in leaderboard.csv
     assert line.n == 1
 
 
@@ -50,11 +50,11 @@ def test_benefit_of_a_perplexity_is_taken_of_its_logarithm():
 def test_where_vanilla_gains_nothing_there_is_no_unit(vanilla, why):
     """The second: better on average, within the noise."""
     records = [*seeds("vanilla", *vanilla), *seeds("none", 2.6, 2.7), *seeds("fit", 2.0, 2.1)]
-    line = one(benefit.lines(material(*records)), attention="fit")
+    line = one(gain.lines(material(*records)), attention="fit")
     assert line.unit is line.share is None
     assert line.figure == ""  # a figure without a number says nothing
     assert why in line.no_unit
-    assert line.benefit.value == pytest.approx(0.6)
+    assert line.gain.value == pytest.approx(0.6)
 
 
 def test_figures_show_one_set_of_options_a_family_and_not_the_best():
@@ -62,7 +62,7 @@ def test_figures_show_one_set_of_options_a_family_and_not_the_best():
     records += seeds("ssa", 1.5, options={"reduction": 2})
     records += [*seeds("ssa", 1.0, 1.0, 1.0, options={"reduction": 8})]
     records += [synthetic.quality("ssa", 3, options={"reduction": 8}, status="diverged", reason="loss is not finite")]
-    lines = benefit.lines(material(*records))
+    lines = gain.lines(material(*records))
     assert {line.label: line.shown for line in lines if line.attention == "ssa"} == {
         "ssa (reduction=4)": True,
         "ssa (reduction=2)": False,
@@ -77,7 +77,7 @@ def test_a_row_without_all_of_its_seeds_has_no_part_in_anything():
         *seeds("none", 2.6, 2.7),
         *seeds("fit", 2.0, 2.1),
     ]
-    for question in (benefit, noise, time):
+    for question in (gain, noise, time):
         assert "'fit'" in str(question.lines(material(*records)))
         assert "'fit'" not in str(question.lines(material(*records, failed)))
 
@@ -361,11 +361,11 @@ def test_without_data_nothing_is_written_and_one_line_says_so(tmp_path):
     assert "## Analyses" not in (folder / "leaderboard.md").read_text()
     synthetic.write(tmp_path, synthetic.quality("none", 0), synthetic.quality("lightning", 0))
     assert main(["--results", str(tmp_path), "--no-plots"]) == 0
-    assert {path.name for path in (folder / "analyses").iterdir()} == {"benefit.csv", "time.csv"}
+    assert {path.name for path in (folder / "analyses").iterdir()} == {"gain.csv", "time.csv"}
     text = (folder / "leaderboard.md").read_text()
     assert text.count("Without an answer in these records: ") == 1
     for question in QUESTIONS:
-        written = question.name in ("benefit", "time")
+        written = question.name in ("gain", "time")
         assert (f"### {question.title}\n\n{question.explanation} Table: " in text) is written
         assert (f"{question.title} (needs {question.needs})" in text) is not written
     assert "![" not in text  # no figure was asked for
@@ -374,7 +374,7 @@ def test_without_data_nothing_is_written_and_one_line_says_so(tmp_path):
 def test_a_file_that_is_no_longer_true_goes(tmp_path):
     paths = synthetic.write(tmp_path, *(synthetic.quality(name) for name in ("vanilla", "none")))
     main(["--results", str(tmp_path), "--no-plots"])
-    rows = list(csv.DictReader((tmp_path / "leaderboard/analyses/benefit.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "leaderboard/analyses/gain.csv").open()))
     assert [row["attention"] for row in rows] == ["vanilla"]
     paths[1].unlink()
     main(["--results", str(tmp_path), "--no-plots"])
@@ -388,7 +388,7 @@ def test_figures_of_the_page_and_of_leaderboard_md_are_those_drawn(tmp_path):
     linked = [Path(part.partition(")")[0]) for part in (folder / "leaderboard.md").read_text().split("](plots/")[1:]]
     assert {path.stem.partition("_")[0] for path in linked} == {
         "curves",
-        "benefit",
+        "gain",
         "noise",
         "context",
         "copies",

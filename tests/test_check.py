@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -218,8 +217,7 @@ TINY += ["efficiency.rounds=3", "wandb.mode=disabled", "task=lm"]
 def test_a_cell_of_a_family_that_failed_is_recorded_and_not_run(tmp_path, quick, monkeypatch, capsys):
     quick.found = [Finding("leak", 0.5, "output 3 reacts to input 9")]
     arguments = [f"results={tmp_path}", *TINY, "pattern=causal_self"]
-    monkeypatch.setattr(sys, "argv", ["cab.run", *arguments, "attention=vanilla"])
-    assert run.command() == 1
+    assert run.main([*arguments, "attention=vanilla"]) == 1
     assert efficiency.main([*arguments, "attention=lightning", "attention.block=16"]) == 1
     assert "failed_check" in capsys.readouterr().out
     found = {record.kind: record for _, record in all_records(tmp_path)}
@@ -232,14 +230,13 @@ def test_a_cell_of_a_family_that_failed_is_recorded_and_not_run(tmp_path, quick,
     assert "metrics" not in found["quality"].result
     quick.found = [Finding("leak", 0.0, "")]
     monkeypatch.setattr(check, "fingerprint", lambda *_: "mended")
-    run.main()
+    run.main([*arguments, "attention=vanilla"])
     assert {record.status for _, record in all_records(tmp_path) if record.kind == "quality"} == {"ok"}
 
 
-def test_small_options_are_no_part_of_a_cell(tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["cab.run", f"results={tmp_path}", *TINY, "attention=lightning", "measure=false"])
-    sys.argv += ["attention.block=16", "attention.check.block=2", "pattern=causal_self"]
-    run.main()
+def test_small_options_are_no_part_of_a_cell(tmp_path, quick):
+    arguments = ["attention.block=16", "attention.check.block=2", "pattern=causal_self"]
+    run.main([f"results={tmp_path}", *TINY, "attention=lightning", "measure=false", *arguments])
     [(_, record)] = all_records(tmp_path)
     assert record.config["attention"] == {"_target_": "attentions.lightning.Lightning", "_partial_": True, "block": 16}
     assert record.identity["attention"].keys() == {"name", "_target_", "_partial_", "block"}

@@ -8,18 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
+from attentions.base import Attention
 from attentions.vanilla import Vanilla
 from cab import ROOT
 from cab import plan as plan_command
+from cab import show as show_command
 from cab.check import __main__ as check_command
 from cab.compose import compose_one, compose_requests
-from cab.config import family_factory
+from cab.config import make_family
 from cab.efficiency import __main__ as efficiency_command
 from cab.errors import UserError
+from cab.slurm import RequeuedCell
 from cab.store.fingerprint import fingerprint, own_fingerprint
-from cab.store.record import all_records
+from cab.store.record import all_records, read_record
 
 TINY = ["model.dim=16", "model.heads=2", "model.depth=1", "model.hidden=32", "model.length=32", "train.steps=2"]
 TINY += ["train.batch=2", "train.warmup=1", "train.validations=1", "task.validation_windows=2", "task.test_windows=2"]
@@ -118,12 +120,14 @@ def test_processes_of_torchrun_find_the_family(tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_of_a_launcher_find_the_family(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    write_example(tmp_path / "outside")
-    command = "python -m cab.run --config-dir outside -m hydra/launcher=submitit_local hydra.launcher.timeout_min=5"
-    done = call(tmp_path, command, "attention=mine", *TINY, f"results={tmp_path}")
-    assert done.returncode == 0, done
+def test_jobs_of_a_launcher_find_the_family(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    folder = write_example(tmp_path / "outside")
+    executor = submitit.AutoExecutor(tmp_path / "jobs", cluster="local")
+    executor.update_parameters(timeout_min=5)
+    line = [f"--config-dir={folder}", "attention=mine", *TINY, f"results={tmp_path}"]
+    assert executor.submit(RequeuedCell(0), line).result() == 0
     [(_, record)] = all_records(tmp_path)
     assert (record.cell["attention"], record.status) == ("mine", "ok")
 
@@ -142,18 +146,141 @@ class Own(Attention):
 """
 
 
-def test_a_leak_in_a_helper_module_after_a_passed_check_is_seen(tmp_path):
-    package = tmp_path / "mypkg"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "family.py").write_text(PACKAGE)
-    (package / "core.py").write_text(RIGHT)
-    command = "python -m cab.check attention=vanilla attention._target_=mypkg.family.Own pattern=causal_self"
+HELPERS = {
+    "a module of the package": ("mypkg.family", "from .core import mix", "mypkg/core.py"),
+    "a package below": ("mypkg.family", "from .below.deep import mix", "mypkg/below/deep.py"),
+    "from above": ("mypkg.below.family", "from ..core import mix", "mypkg/core.py"),
+    "beside the package": ("mypkg.family", "from beside import mix", "beside.py"),
+    "by its name": ("mypkg.family", "mix = __import__('importlib').import_module('mypkg.core').mix", "mypkg/core.py"),
+    "beside a file": ("family", "from beside import mix", "beside.py"),
+}
+
+
+@pytest.mark.parametrize(
+    "where", [pytest.param(where, marks=pytest.mark.slow if place else ()) for place, where in enumerate(HELPERS)]
+)
+def test_a_leak_in_a_helper_module_after_a_passed_check_is_seen(tmp_path, where):
+    module, line, helper = HELPERS[where]
+    family = (tmp_path / module.replace(".", "/")).with_suffix(".py")
+    for path in (family, tmp_path / helper):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in {path.parent, family.parent, tmp_path / "mypkg"} - {tmp_path}:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "__init__.py").touch()
+    family.write_text(PACKAGE.replace("from .core import mix", line))
+    (tmp_path / helper).write_text(RIGHT)
+    command = f"python -m cab.check attention=vanilla attention._target_={module}.Own pattern=causal_self"
     first = call(tmp_path, command, f"results={tmp_path / 'results'}")
     assert "Own, causal_self: ok" in first.stdout, first
-    (package / "core.py").write_text(LEAK)
+    (tmp_path / helper).write_text(LEAK)
     second = call(tmp_path, command, f"results={tmp_path / 'results'}")
     assert (second.returncode, "Own, causal_self: failed_check" in second.stdout) == (1, True), second
+
+
+RUN = [o for o in TINY if not o.startswith(("task", "model.length"))]
+RUN += ["pattern=causal_self", "task=recall", "model.length=64"]
+
+
+@pytest.mark.parametrize(
+    "way", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("config-dir", "folder")), "git"]
+)
+def test_the_recorded_command_makes_the_same_cell_from_anywhere(tmp_path, capsys, way):
+    """It names the folders of the user's own files, and the record says what that code was."""
+    folder = write_example(tmp_path / "outside")
+    chosen = ["attention=vanilla", "attention._target_=my_attention.MyAttention", "++attention.gain=0.5"]
+    if way == "config-dir":
+        chosen = ["--config-dir", ".", "attention=mine", "attention.gain=0.5"]
+    elif way == "git":
+        (folder / "mypkg").mkdir()
+        (folder / "mypkg" / "__init__.py").write_text("from my_attention import MyAttention as One\n")
+        (folder / "mypkg" / "own.py").write_text("from mypkg import One\nclass MyAttention(One): pass\n")
+        chosen[1] = "attention._target_=mypkg.own.MyAttention"
+        for line in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm first"):
+            subprocess.run(["git", *line.split()], cwd=folder, check=True)
+        (folder / "mypkg" / "unused.py").write_text("")
+    results = tmp_path / "results"
+    done = call(folder, "python -m cab.run", *chosen, *RUN, f"results={results}")
+    assert done.returncode == 0, done
+    [(path, record)] = all_records(results)
+    assert (record.status, record.config["attention"]["gain"]) == ("ok", 0.5)
+    command = record.provenance["command"]
+    assert str(folder) in command
+    [own] = record.provenance["own_code"]
+    assert own["source"] == record.identity["attention"]["_source_"]
+    assert Path(own["file"]).is_relative_to(folder)
+    assert ("revision" in own) == (way == "git")
+    assert own.get("dirty", True)
+    path.unlink()
+    again = call(tmp_path, command)
+    assert again.returncode == 0, again
+    assert read_record(path).result["metrics"] == record.result["metrics"]  # a file of this name: the same hash
+    show_command.main([str(path), str(tmp_path / "shown")])
+    shown = capsys.readouterr().out
+    assert own["class"] in shown
+    assert own["source"] in shown
+    assert command in shown
+    assert own.get("revision", "")[:10] in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("swept", ["attention=mine,none", "experiment=smoke"])
+def test_the_recorded_commands_of_a_sweep_make_the_same_cells(tmp_path, swept):
+    folder = write_example(tmp_path / "outside")
+    results = tmp_path / "results"
+    sweep = ["-m", swept, *RUN, f"results={results}", *(["seed=0"] if "experiment" in swept else ["seed=0,1"])]
+    done = call(folder, "python -m cab.run --config-dir .", *sweep)
+    assert done.returncode == 0, done
+    found = list(all_records(results))
+    assert len(found) > 1
+    for _, record in found[:2]:
+        again = call(tmp_path, record.provenance["command"])
+        assert (again.returncode, "already done" in again.stdout) == (0, True), again
+
+
+@pytest.mark.slow
+def test_a_recorded_efficiency_command_measures_the_same_cell(tmp_path):
+    folder = write_example(tmp_path / "outside")
+    chosen = ["attention=vanilla", "attention._target_=my_attention.MyAttention", "efficiency.phases=[forward]"]
+    done = call(folder, "python -m cab.efficiency", *chosen, *RUN, f"results={tmp_path / 'results'}")
+    assert done.returncode == 0, done
+    [(_, record)] = all_records(tmp_path / "results")
+    again = call(tmp_path, record.provenance["command"])
+    assert (again.returncode, "already done" in again.stdout) == (0, True), again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["attention=vanilla", "attention._target_=my_attention.MyAttention"], "MyAttention"),
+        (["attention=mine"], "mine"),
+        (["attention=mine", "attention._target_=my_attention.Other"], "Other"),
+        (["attention=mine", "attention._target_=attentions.vanilla.Vanilla", "~attention.gain"], None),
+        (["attention=vanilla", "attention._target_=attentions.eager.Eager"], None),
+        (["attention=vanilla", "attention._target_=attentions.vanilla.Vanilla"], "vanilla"),
+        (["attention=vanilla", "attention._target_=my_attention.Vanilla"], None),
+    ],
+)
+def test_a_family_is_listed_by_what_it_is(outside, arguments, name):
+    """Another class than that of the YAML has its own name, and never one that could be taken for ours."""
+    with (outside / "my_attention.py").open("a") as file:
+        file.write("\n\nclass Other(MyAttention):\n    pass\n\n\nVanilla = Other\n")
+    line = [f"--config-dir={outside}", *arguments]
+    if name is not None:
+        assert compose_one(line).attention == name
+        return
+    with pytest.raises(UserError, match=r"attention\._target_=") as error:
+        compose_one(line)
+    assert "\n" not in str(error.value)
+
+
+def test_an_option_cannot_take_the_place_of_the_name(outside):
+    source = (outside / "my_attention.py").read_text().replace("gain: float = 1.0", 'name: str = "a"')
+    (outside / "my_attention.py").write_text(source.replace("self.gain = gain", "self.gain = 1.0"))
+    (outside / "attention" / "mine.yaml").write_text(
+        "_target_: my_attention.MyAttention\n_partial_: true\nname: vanilla\n"
+    )
+    with pytest.raises(UserError, match=r"attention\.name: in records that is what the family is called"):
+        compose_one([f"--config-dir={outside}", "attention=mine"])
 
 
 def test_a_changed_file_is_a_new_cell(outside):
@@ -234,25 +361,25 @@ def test_its_option_is_checked(outside, gain, words):
         compose_one([f"--config-dir={outside}", "attention=mine", f"attention.gain={gain}"])
 
 
-class Untyped:
+class Untyped(Attention):
     def __init__(self, shape, pattern, layer, layers, *, gain):
         pass
 
 
-class Positional:
+class Positional(Attention):
     def __init__(self, shape, pattern, layer, layers, gain: float = 1.0):
         pass
 
 
 @pytest.mark.parametrize(("family", "words"), [("Untyped", "does not say of what type"), ("Positional", "after `\\*`")])
 def test_an_option_that_is_none_is_one_line(family, words):
-    options = OmegaConf.create({"_target_": f"{__name__}.{family}", "_partial_": True, "gain": 1.0})
+    options = {"_target_": f"{__name__}.{family}", "_partial_": True, "gain": 1.0}
     with pytest.raises(UserError, match=f"attention.gain: .*{words}"):
-        family_factory("attention", options)
+        make_family(options)
 
 
 def test_the_source_is_what_a_family_imports_of_its_own(tmp_path, monkeypatch):
-    """Modules of the same package or folder, relative imports and packages' own files; nothing else."""
+    """Its package, imported or not, and what it imports that is neither the project's nor installed; nothing else."""
     files = {
         "single_file.py": "import beside, json\nimport numpy\nfrom pack_a.inner import x\nclass F: pass\n",
         "beside.py": "def f():\n    import far_beside\n",
@@ -266,12 +393,25 @@ def test_the_source_is_what_a_family_imports_of_its_own(tmp_path, monkeypatch):
         "pack_b/__init__.py": "",
         "pack_b/family.py": "import beside, attentions.base\nfrom pack_b import helper\nclass F: pass\n",
         "pack_b/helper.py": "",
+        "pack_b/by_name.py": "",  # imported by importlib, or by nobody
+        "pack_b/below/__init__.py": "",
+        "pack_b/below/deep.py": "from ...too_far import x\n",
+        "pack_b/below/broken.py": "no python\n",
+        "pack_b/below/compiled.abi3.so": "",
+        "pack_b/namespace/alone.py": "import through_namespace\n",
+        "through_namespace.py": "",
+        "pack_b/.hidden/no_module.py": "",
+        "pack_b/notes.txt": "",
+        "site-packages/installed.py": "",
+        "pack_c/__init__.py": "import installed\nfrom pack_b.family import F\nclass G(F): pass\n",
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
     monkeypatch.syspath_prepend(tmp_path)
     import pack_b.family
+    import pack_c
     import single_file
 
     def changed(kind) -> set[str]:
@@ -284,11 +424,13 @@ def test_the_source_is_what_a_family_imports_of_its_own(tmp_path, monkeypatch):
             (tmp_path / name).write_text(content)
         return found
 
-    assert changed(single_file.F) == files.keys() - {
-        *("unused.py", "pack_a/unused.py"),
-        *("pack_b/__init__.py", "pack_b/family.py", "pack_b/helper.py"),
-    }
-    assert changed(pack_b.family.F) == {"pack_b/__init__.py", "pack_b/family.py", "pack_b/helper.py"}
+    beside = {"beside.py", "far_beside.py"}
+    top_a = {"pack_a/__init__.py", "pack_a/inner/__init__.py", "pack_a/inner/deep.py", "pack_a/top.py"}
+    assert changed(single_file.F) == {"single_file.py"} | beside | top_a
+    all_b = {name for name in files if name.startswith("pack_b") and "hidden" not in name and "txt" not in name}
+    of_b = all_b | beside | {"through_namespace.py"}
+    assert changed(pack_b.family.F) == of_b
+    assert changed(pack_c.G) == of_b | {"pack_c/__init__.py"}  # a base counts with its package
     assert own_fingerprint(pack_b.family.F) != fingerprint(pack_b.family.F)  # the latter has attentions.base too
     assert fingerprint(Vanilla) == fingerprint(Vanilla)
 

@@ -39,7 +39,7 @@ def test_every_figure_is_written_twice_and_legible(tmp_path):
     stems = {path.stem for path in folder.iterdir()}
     sizes = "d128_h4_l3_f512"
     expected = {f"{kind}_lm_causal_self_smoke" for kind in ("curves", "tradeoff", "time")}
-    expected |= {f"efficiency_causal_self_stack_{sizes}", "benefit_smoke"}
+    expected |= {f"efficiency_causal_self_stack_{sizes}", "gain_smoke"}
     assert stems == expected
     for stem in stems:
         assert (folder / f"{stem}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

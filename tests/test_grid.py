@@ -1,6 +1,5 @@
 """Every task, pattern, size and family composes and builds, or says why not; and at a tiny size all of it runs."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -105,9 +104,8 @@ def test_every_cell_builds_or_says_why_not(task, size, tmp_path):
 def test_every_cell_runs(task, pattern, tmp_path, monkeypatch):
     families = built_in_families()
     arguments = [f"task={task}", f"pattern={pattern}", f"results={tmp_path}", *TINY, *TINY_TASK[task]]
-    monkeypatch.setattr(sys, "argv", ["cab.run", "-m", f"attention={','.join(families)}", *arguments])
     monkeypatch.chdir(tmp_path)
-    assert run.command() == 0
+    assert run.main(["-m", f"attention={','.join(families)}", *arguments]) == 0
     found = {record.cell["attention"]: record for _, record in all_records(Path(tmp_path))}
     assert sorted(found) == sorted(families)
     for record in found.values():

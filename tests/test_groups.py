@@ -74,7 +74,7 @@ def test_a_seed_that_others_have_is_named_where_it_is_missing(tmp_path):
     assert "ok; no seed 1, 2" in page(tmp_path)
 
 
-# Ranks and benefit
+# Ranks and gain
 
 
 def test_overlapping_intervals_share_a_rank():
@@ -98,26 +98,26 @@ def test_ranks_follow_the_metric_direction():
 
     (group,) = make_groups([*upward("none", 1.0), *upward("vanilla", 3.0), *upward("lightning", 2.0)])
     assert [(each.attention, each.rank) for each in group.variants] == [("vanilla", 1), ("lightning", 2), ("none", 3)]
-    assert group.variants[0].benefit.value == pytest.approx(2.0)
-    assert group.variants[2].benefit is None
+    assert group.variants[0].gain.value == pytest.approx(2.0)
+    assert group.variants[2].gain is None
 
 
-def test_benefit_is_the_gain_over_none(tmp_path):
+def test_the_gain_is_the_gain_over_none(tmp_path):
     made = build(tmp_path, synthetic.quality("none", 0, score=2.5), synthetic.quality("vanilla", 0, score=2.0))
-    assert float(one(made["leaderboard"], attention="vanilla")["benefit"]) == pytest.approx(0.5)
-    assert not one(made["leaderboard"], attention="none")["benefit"]
+    assert float(one(made["leaderboard"], attention="vanilla")["gain"]) == pytest.approx(0.5)
+    assert not one(made["leaderboard"], attention="none")["gain"]
 
 
-def test_the_interval_of_the_benefit_is_welchs(tmp_path):
+def test_the_interval_of_the_gain_is_welchs(tmp_path):
     seeds = {"vanilla": [2.0, 2.9], "none": [2.5, 2.6]}
     made = build(tmp_path, *(synthetic.quality(n, s, score=x) for n, xs in seeds.items() for s, x in enumerate(xs)))
     row = one(made["leaderboard"], attention="vanilla")
     expected = welch_interval(seeds["none"], seeds["vanilla"])  # lower is better
     assert expected is not None
-    assert (float(row["benefit_low"]), float(row["benefit_high"])) == pytest.approx(expected)
+    assert (float(row["gain_low"]), float(row["gain_high"])) == pytest.approx(expected)
     assert f" ({expected[0]:+.3g} to {expected[1]:+.3g})" in page(tmp_path)
 
 
-def test_without_none_there_is_no_benefit(tmp_path):
+def test_without_none_there_is_no_gain(tmp_path):
     made = build(tmp_path, synthetic.quality("vanilla", 0), synthetic.quality("none", 0, status="error", reason="x"))
-    assert not one(made["leaderboard"], attention="vanilla")["benefit"]
+    assert not one(made["leaderboard"], attention="vanilla")["gain"]

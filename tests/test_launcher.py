@@ -1,16 +1,19 @@
 """The launcher for SLURM, without SLURM: presets, waiting for jobs, and its errors."""
 
-import sys
+import pickle
+import subprocess
+from argparse import Namespace
 
 import pytest
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
+from test_run import cab  # noqa: F401
 
-from cab import ROOT, run
+from cab import ROOT, run, slurm
+from cab.command import CellCode
 from cab.compose import compose_one
 from cab.errors import UserError
-from hydra_plugins import cab_slurm
+from dev import slurm_cluster
 
 
 @pytest.mark.parametrize("preset", ["slurm", "slurm_gpu"])
@@ -34,10 +37,7 @@ def launch(tmp_path, monkeypatch, capsys):
             (folder / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin" if programs else str(folder))
         overrides = ["-m", "hydra/launcher=slurm", f"results={tmp_path}", "measure=false", "wandb.mode=disabled"]
-        monkeypatch.setattr(sys, "argv", ["cab.run", *overrides, "attention=vanilla,none"])
-        with pytest.raises(SystemExit) as end:
-            run.main()
-        return end.value.code, capsys.readouterr().err
+        return run.main([*overrides, "attention=vanilla,none"]), capsys.readouterr().err
 
     return call
 
@@ -91,51 +91,65 @@ def clock(monkeypatch):
             return self.now
 
     made = Clock()
-    monkeypatch.setattr(cab_slurm, "time", made)
-    return made
-
-
-def ended(code=0, status=JobStatus.COMPLETED):
-    made = JobReturn()
-    made.status, made._return_value = status, code
+    monkeypatch.setattr(slurm, "time", made)
     return made
 
 
 def wait(clock, monkeypatch, jobs, states):
     """The result of waiting while squeue reports states(now)."""
     clock.jobs = jobs
-    monkeypatch.setattr(cab_slurm, "query_squeue", lambda: states(clock.now))
-    return cab_slurm.wait(jobs, {job.job_id: f"seed={job.job_id}" for job in jobs})
+    monkeypatch.setattr(slurm, "query_squeue", lambda: states(clock.now))
+    return slurm.wait(jobs, {job.job_id: f"seed={job.job_id}" for job in jobs})
 
 
 def test_results_are_collected_in_any_order(clock, monkeypatch, tmp_path, capsys):
-    jobs = [Job("5_0", tmp_path, ended(), 50), Job("5_1", tmp_path, ended(1), 20)]
+    jobs = [Job("5_0", tmp_path, 0, 50), Job("5_1", tmp_path, 1, 20)]
     found = wait(clock, monkeypatch, jobs, lambda now: {"5_0": "RUNNING", "5_1": "RUNNING"})
     assert found == {"5_0": jobs[0].given, "5_1": jobs[1].given}
     output = capsys.readouterr().out.splitlines()
     assert output == ["  5_1  seed=5_1  failed; 1 to go", "  5_0  seed=5_0  done; 0 to go"]
 
 
+def test_the_line_of_a_job_has_the_cells_name_and_its_score(clock, monkeypatch, tmp_path, capsys):
+    """They come back with what the job returns, through the file that SLURM's node writes."""
+    title = "vanilla · causal_self · lm · smoke · seed 3"
+    codes = [CellCode(0, title, "bits per byte 2.051"), CellCode(1, title, "error: RuntimeError: no")]
+    jobs = [Job(f"5_{n}", tmp_path, pickle.loads(pickle.dumps(code)), 10 + 10 * n) for n, code in enumerate(codes)]
+    clock.jobs = jobs
+    monkeypatch.setattr(slurm, "query_squeue", dict)
+    slurm.wait(jobs, {job.job_id: "seed=3 model.dim=32" for job in jobs})
+    assert capsys.readouterr().out.splitlines() == [
+        f"  5_0  {title} model.dim=32  done, bits per byte 2.051; 1 to go",
+        f"  5_1  {title} model.dim=32  failed, error: RuntimeError: no; 0 to go",
+    ]
+
+
+def test_what_a_cell_returns_has_its_name_and_score(cab):  # noqa: F811
+    code, _, _ = cab("attention=none", "measure=false")
+    assert (code, code.title) == (0, "none · causal_self · lm · smoke · seed 0")
+    assert code.outcome.startswith("bits per byte ")
+
+
 def test_a_lost_job_is_reported_after_the_grace_period_and_the_others_are_waited_for(clock, monkeypatch, tmp_path):
-    jobs = [Job("5_0", tmp_path, at=None), Job("5_1", tmp_path, at=None), Job("5_2", tmp_path, ended(), 200)]
+    jobs = [Job("5_0", tmp_path, at=None), Job("5_1", tmp_path, at=None), Job("5_2", tmp_path, 0, 200)]
     found = wait(clock, monkeypatch, jobs, lambda now: {"5_0": "CANCELLED", "5_2": "RUNNING"})
     assert found == {"5_0": "CANCELLED", "5_1": "GONE", "5_2": jobs[2].given}
     assert clock.now == 200
 
 
 def test_a_result_within_the_grace_period_counts(clock, monkeypatch, tmp_path):
-    job = Job("5", tmp_path, ended(), cab_slurm.GRACE_SECONDS - 1)
+    job = Job("5", tmp_path, 0, slurm.GRACE_SECONDS - 1)
     assert wait(clock, monkeypatch, [job], lambda now: {}) == {"5": job.given}
 
 
 def test_a_job_that_is_queued_again_is_not_lost(clock, monkeypatch, tmp_path):
-    job = Job("5", tmp_path, ended(), 300)
+    job = Job("5", tmp_path, 0, 300)
     states = lambda now: {"5": "PREEMPTED" if now % 40 < 20 else "PENDING"}  # noqa: E731
     assert wait(clock, monkeypatch, [job], states) == {"5": job.given}
 
 
 def test_a_slurm_that_does_not_answer_loses_nothing(clock, monkeypatch, tmp_path):
-    job = Job("5", tmp_path, ended(), 500)
+    job = Job("5", tmp_path, 0, 500)
     states = lambda now: None if now < 450 else {"5": "RUNNING"}  # noqa: E731
     assert wait(clock, monkeypatch, [job], states) == {"5": job.given}
 
@@ -148,24 +162,41 @@ def test_an_error_outside_of_the_cell_is_a_lost_job(clock, monkeypatch, tmp_path
 
 def test_states_are_read_from_squeue(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert cab_slurm.query_squeue() is None
+    assert slurm.query_squeue() is None
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 5_0 RUNNING; echo 5_1 PENDING\n")
     (tmp_path / "squeue").chmod(0o755)
-    assert cab_slurm.query_squeue() == {"5_0": "RUNNING", "5_1": "PENDING"}
+    assert slurm.query_squeue() == {"5_0": "RUNNING", "5_1": "PENDING"}
     (tmp_path / "squeue").write_text("#!/bin/sh\necho slurm_load_jobs error: Unable to contact controller; exit 1\n")
-    assert cab_slurm.query_squeue() is None
+    assert slurm.query_squeue() is None
 
 
-def test_a_cell_whose_time_is_up_goes_on_for_as_often_as_it_may():
-    cell = cab_slurm.RequeuedCell(lambda *arguments: arguments, requeues=1)
-    assert cell(3, 4) == (3, 4)
-    again = cell.checkpoint(3, 4)
-    assert again.result() == (3, 4)
+def test_a_cell_whose_time_is_up_goes_on_for_as_often_as_it_may(monkeypatch):
+    monkeypatch.setattr(slurm, "run_cell", lambda request, line: len(line))
+    monkeypatch.setattr(slurm, "compose_one", lambda line: None)
+    cell = slurm.RequeuedCell(requeues=1)
+    assert cell(["seed=1", "task=lm"]) == 2
+    again = cell.checkpoint(["seed=1", "task=lm"])
+    assert again.result() == 2
     with pytest.raises(SystemExit, match="max_num_timeout"):
-        again.function.checkpoint(3, 4)
+        again.function.checkpoint(["seed=1"])
 
 
 def test_what_jobs_print_does_not_make_the_checkout_dirty():
     launcher = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "hydra" / "launcher" / "slurm.yaml"))
     folder = launcher["submitit_folder"].split("/")[1]
     assert f"/results/{folder}/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_what_make_slurm_up_installs_is_said(tmp_path, monkeypatch, capsys):
+    """Python packages into .venv; of SLURM nothing."""
+    planned = subprocess.run(["make", "-n", "-B", "slurm-up"], cwd=ROOT, capture_output=True, text=True, check=True)
+    before = planned.stdout.partition("-m venv .venv")[0]
+    assert "Installing into .venv: " in before
+    assert "GB" in before
+    monkeypatch.setattr(slurm_cluster, "missing", lambda: ["slurmd"])
+    with pytest.raises(SystemExit, match=r"no slurmd, and this installs nothing of SLURM.*apt-get install"):
+        slurm_cluster.up(tmp_path / "cluster", 2)
+    monkeypatch.setattr(slurm_cluster, "missing", list)
+    monkeypatch.setattr(slurm_cluster, "start", lambda *arguments: Namespace(pid=1))
+    slurm_cluster.up(tmp_path / "cluster", 2)
+    assert f"all of its files are in {tmp_path}/cluster" in capsys.readouterr().out

@@ -13,10 +13,12 @@ BELOW = {
     "cab/store": {"attentions", "tasks", "cab.ROOT", "cab.config", "cab.errors", "cab.machine"},
     "cab/check": {"attentions", "tasks", "cab.config", "cab.errors", "cab.store"},
     "cab/quality": {"attentions", "tasks", "cab.config", "cab.errors", "cab.machine", "cab.store", "cab.check"},
-    "cab/efficiency": {"attentions", "tasks", "cab.config", "cab.errors", "cab.machine", "cab.store", "cab.check"},
+    "cab/efficiency": {
+        *("attentions", "tasks", "cab.config", "cab.errors", "cab.machine", "cab.sizes", "cab.store", "cab.check")
+    },
     "cab/report": {
         *("attentions", "tasks", "cab.ROOT", "cab.config", "cab.errors", "cab.store.record"),
-        "cab.tuning",
+        *("cab.sizes", "cab.tuning"),
         *("cab.check.battery", "cab.efficiency.efficiency_length", "cab.quality.tracker"),
     },
 }

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -27,7 +28,7 @@ from cab.store.record import SCIENCE_VERSION, Record
         ("task", {"task": "lm"}, {"task": "recall"}),
     ],
 )
-def test_rows_and_benefits_never_mix(tmp_path, name, first, second):
+def test_rows_and_gains_never_mix(tmp_path, name, first, second):
     made = build(
         tmp_path,
         *(synthetic.quality("lightning", seed, score=1.0, **first) for seed in range(2)),
@@ -37,7 +38,7 @@ def test_rows_and_benefits_never_mix(tmp_path, name, first, second):
     rows = [row for row in made["leaderboard"] if row["attention"] == "lightning"]
     assert len({row[name] for row in rows}) == 2
     assert sorted(float(row["mean"]) for row in rows) == [1.0, 9.0]
-    assert [row["benefit"] for row in rows if row["mean"] == "9.0"] == [""]
+    assert [row["gain"] for row in rows if row["mean"] == "9.0"] == [""]
     assert page(tmp_path).partition("## Compositional Index")[0].count("\n## ") == 2
 
 
@@ -122,10 +123,10 @@ def test_a_copy_is_not_counted_twice(tmp_path, folder):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"cell": {"attention": "fit", "pattern": "causal_self", "size": "smoke"}}, "its cell has no task, seed"),
-        ({"cell": []}, "its cell is no mapping"),
-        ({"result": {"metrics": [1.0]}}, "its metrics is no mapping"),
-        ({"provenance": None}, "its provenance is no mapping"),
+        ({"cell": {"attention": "fit", "pattern": "causal_self", "size": "smoke"}}, "cell.task is missing"),
+        ({"cell": []}, "cell: Input should be a valid dictionary"),
+        ({"result": {"metrics": [1.0]}}, "result.data is missing"),
+        ({"provenance": None}, "provenance: Input should be a valid dictionary"),
     ],
 )
 def test_a_whole_record_that_fits_no_table_is_left_out_and_named(tmp_path, change, reason):
@@ -219,9 +220,10 @@ def test_with_unusable_records_only_the_line_says_so(tmp_path, capsys):
     assert "1 files, none of them usable" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
     synthetic.quality().write(tmp_path)
-    (tmp_path / "leaderboard").write_text("a file in the way")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("cab.report.build.write_csv", lambda *_: (_ for _ in ()).throw(full))
     assert main(["--results", str(tmp_path)]) == 2
     assert "cannot be written" in capsys.readouterr().err
 

@@ -246,7 +246,7 @@ def test_colours_have_contrast(scheme):
 
 def test_analyses_are_explained(text):
     parts = text.partition("<section id=analyses>")[2].partition("<section id=efficiency>")[0]
-    for name in ("benefit", "noise", "state", "time"):
+    for name in ("gain", "noise", "state", "time"):
         assert f"<code>analyses/{name}.csv</code>" in parts
     time = parts.partition("<section id=about-time>")[2]
     assert time.count("<figure>") == 2

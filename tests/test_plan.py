@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import synthetic
 from test_run import TINY, cab  # noqa: F401
 
 from cab import ROOT
 from cab.compose import compose_one, expand
 from cab.machine import resolve_device, set_allocator
-from cab.plan import duration, lines, main, plan
+from cab.plan import main
+from cab.planning import duration, lines, plan
 from cab.store.identity import CellKey, efficiency_key, quality_key
 from cab.store.record import Record, Status, record_path
 
@@ -40,10 +42,13 @@ def write(results: Path, *overrides: str, status: Status = "ok", reason: str = "
     """Records of a cell and of its efficiency."""
     request, device = compose_one([f"results={results}", *overrides]), resolve_device("auto")
     efficiency = efficiency_key(request, device, set_allocator())
-    Record("efficiency", "ok", efficiency.cell, efficiency.identity).write(results)
+    measured = synthetic.efficiency(request.attention, phases=["forward"], lengths=[16], rounds=1).result
+    Record("efficiency", "ok", efficiency.cell, efficiency.identity, result=measured).write(results)
     quality = quality_key(request, device)
-    provenance = {"seconds": seconds}
-    return Record("quality", status, quality.cell, quality.identity, reason, provenance=provenance).write(results)
+    result = synthetic.quality(status=status, data=request.build_task().prepare().content).result
+    return Record(
+        "quality", status, quality.cell, quality.identity, reason, result, provenance={"seconds": seconds}
+    ).write(results)
 
 
 def states(results: Path, *overrides: str) -> list[tuple[str, float | None]]:
@@ -225,6 +230,17 @@ def test_the_paper_has_its_patterns_of_its_tasks(tmp_path):
     there = [dict(option.split("=") for option in cell.overrides) for cell in cells if cell.found.state == "new"]
     found = {pattern: {cell["task"] for cell in there if cell["pattern"] == pattern} for pattern in PAPER}
     assert found == PAPER
+
+
+def test_a_task_of_your_own_is_none_of_the_papers(tmp_path):
+    """It has a recipe for smoke only."""
+    for folder in ("task", "recipe"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "task/mine.yaml").write_text((ROOT / "conf/task/lm.yaml").read_text())
+    (tmp_path / "recipe/mine_smoke.yaml").write_text((ROOT / "conf/recipe/lm_smoke.yaml").read_text())
+    cells = plan([f"--config-dir={tmp_path}", f"results={tmp_path}", "experiment=cab", "attention=none", "size=base"])
+    tasks = {option for cell in cells for option in cell.overrides if option.startswith("task=")}
+    assert tasks == {f"task={name}" for names in PAPER.values() for name in names}
 
 
 def test_durations():

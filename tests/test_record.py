@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers import synthetic
 
 from cab.compose import compose_one
 from cab.store.identity import efficiency_key, quality_key
@@ -17,14 +18,16 @@ from cab.store.record import (
     write_atomically,
 )
 
+GOOD = synthetic.quality("vanilla", 0)
+
 
 def make(**changes) -> Record:
     content = {
         "kind": "quality",
         "status": "ok",
-        "cell": {"attention": "vanilla", "seed": 0},
-        "identity": {"attention": "vanilla", "seed": 0},
-        "result": {"metrics": {"loss": 1.5}, "curve": [{"step": 1, "loss": 2.0}]},
+        "cell": GOOD.cell,
+        "identity": {"attention": {"name": "vanilla"}, "seed": 0},
+        "result": GOOD.result | {"metrics": {"bits_per_byte": 1.5}},
     }
     return Record(**(content | changes))
 
@@ -40,7 +43,7 @@ def test_round_trip(tmp_path):
 def test_hash_depends_on_identity_and_science_version_only():
     record = make()
     assert make(config={"threads": 8}, provenance={"git": "abc"}).hash == record.hash
-    assert make(identity={"attention": "vanilla", "seed": 1}).hash != record.hash
+    assert make(identity={"attention": {"name": "vanilla"}, "seed": 1}).hash != record.hash
     assert make(science_version=SCIENCE_VERSION + 1).hash != record.hash
     assert identity_hash({"a": 1, "b": 2}) == identity_hash({"b": 2, "a": 1})
 
@@ -63,8 +66,8 @@ def test_hashes_have_not_changed(overrides, tmp_path):
 
 
 def test_numbers_that_are_not_finite_become_missing(tmp_path):
-    path = make(result={"metrics": {"loss": float("nan"), "gain": float("inf")}}).write(tmp_path)
-    assert read_record(path).result["metrics"] == {"loss": None, "gain": None}
+    path = make(result=GOOD.result | {"metrics": {"bits_per_byte": float("nan"), "gain": float("inf")}}).write(tmp_path)
+    assert read_record(path).result["metrics"] == {"bits_per_byte": None, "gain": None}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_numbers_that_are_not_finite_become_missing(tmp_path):
     ],
 )
 def test_a_damaged_record_is_never_read(tmp_path, damage, reason):
-    good = make(identity={"seed": 1})
+    good = make(cell=GOOD.cell | {"seed": 1}, identity={"seed": 1})
     good.write(tmp_path)
     record = make()
     path = record.write(tmp_path)

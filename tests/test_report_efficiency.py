@@ -165,5 +165,5 @@ def test_decoding_by_recomputation_is_marked(tmp_path):
     made = build(tmp_path, *map(synthetic.quality, names), synthetic.efficiency("lightning"), recomputed)
     decoding = {row["attention"]: row["decoding"] for row in made["leaderboard"]}
     assert decoding == {"vanilla": "state", "lightning": "state", "routing": "recomputation"}
-    marked = [line for line in page(tmp_path).splitlines() if " at 2,048, recomputed |" in line]
+    marked = [line for line in page(tmp_path).splitlines() if " at 2,048, recomputed, " in line]
     assert [line.split("|")[2].strip() for line in marked] == ["routing"]

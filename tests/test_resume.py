@@ -1,21 +1,18 @@
 """A cell that is killed at any point and started again gives the numbers of an undisturbed one, bit for bit."""
 
+import os
 import random
 import shutil
-import signal
-import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers import killable_runs
+from helpers import random_kills
+from helpers.random_kills import KILLED, files, numbers, run_cell
 from test_run import TINY
 
-from cab.store.record import Record, all_records
+from cab.store.record import all_records, read_record
 
-ROOT = Path(__file__).resolve().parent.parent
-KILLED = -signal.SIGKILL
 CELL = [
     *(o for o in TINY if not o.startswith(("train.steps", "train.validations", "task.validation", "efficiency."))),
     "attention=ssa",  # it samples in training, so that a wrong random state would show
@@ -38,60 +35,36 @@ CELL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
+def cell_on_text(folder: Path) -> list[str]:
+    """The cell, with data that is written to this folder."""
     words = ["cat", "mat", "sat", "seven", "black", "birds", "fly", "over", "green", "hills", "rain"]
     for index, split in enumerate(("train", "validation", "test")):
         draw = random.Random(index)
-        (folder / split).mkdir()
+        (folder / split).mkdir(parents=True)
         (folder / split / "a.txt").write_text(" ".join(draw.choice(words) for _ in range(4000 if index == 0 else 1500)))
-    return folder
-
-
-@pytest.fixture
-def start(text):
-    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; its output)."""
-    return partial(run_cell, text)
-
-
-def run_cell(text: Path, results: Path, patch: str = "", seconds: float | None = None) -> tuple[int, float, str]:
-    results.mkdir(exist_ok=True)
-    output = results / "output"
-    begin = time.monotonic()
-    process = killable_runs.start([f"results={results}", *CELL, f"data.path={text}"], patch, output)
-    process.join(seconds)
-    process.kill()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode, time.monotonic() - begin, output.read_text()
+    return [*CELL, f"data.path={folder}"]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(text, tmp_path_factory) -> Path:
+def cell(tmp_path_factory) -> list[str]:
+    return cell_on_text(tmp_path_factory.mktemp("text") / "text")
+
+
+@pytest.fixture
+def start(cell):
+    """Runs the cell in a results folder: (exit code, or minus the signal that killed it; seconds; its output)."""
+    return partial(run_cell, cell)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cell, tmp_path_factory) -> Path:
     """The results of a run that nothing disturbed."""
     results = tmp_path_factory.mktemp("undisturbed")
-    code, _, output = run_cell(text, results)
+    code, _, output = run_cell(cell, results)
     assert code == 0, output
     assert "continues" not in output
     assert numbers(results)["selected_step"] < 40
     return results
-
-
-def numbers(results: Path) -> dict[str, Any]:
-    """All numbers of the cell except times."""
-    [record] = [r for p, r in all_records(results) if p.parent.parent.name == "quality"]
-    assert isinstance(record, Record)
-    found = {name: record.result[name] for name in ("metrics", "tables", "predictors", "model", "data")}
-    curve = [{key: value for key, value in point.items() if key != "seconds"} for point in record.result["curve"]]
-    training = {name: record.result["training"][name] for name in ("steps", "selected_step", "validation")}
-    return found | {"curve": curve, "hash": record.hash} | training
-
-
-def files(results: Path) -> list[str]:
-    """All files of cells and of the cache, without those of a cache entry whose making was killed."""
-    cells = [str(path.relative_to(results)) for path in results.glob("runs/*/*/*")]
-    return sorted(cells) + sorted(path.name for path in (results / "cache").iterdir() if ".making-" not in path.name)
 
 
 BEFORE = "from {0} import {1} as at; real = at.{2}\nat.{2} = lambda *a, **k: kill() if {3} else real(*a, **k)"
@@ -167,13 +140,33 @@ def test_killed_at_a_place(start, undisturbed, tmp_path, place):
     assert files(tmp_path) == files(undisturbed)
 
 
+def test_a_rerun_does_not_continue_what_the_done_cell_left(start, undisturbed, tmp_path):
+    """The checkpoint of a cell whose record is there, dated in the future as by a clock that is ahead."""
+    shutil.copytree(undisturbed / "cache", tmp_path / "cache")
+    shutil.copytree(undisturbed / "runs" / "checks", tmp_path / "runs" / "checks")
+    assert start(tmp_path, PLACES["before the record"])[0] == KILLED
+    [left] = tmp_path.glob("runs/quality/*/checkpoint.pt")
+    content = left.read_bytes()
+    assert start(tmp_path)[0] == 0
+    [path] = [p for p, _ in all_records(tmp_path) if p.parent == left.parent]
+    before = read_record(path)
+    left.write_bytes(content)
+    os.utime(left, (4e9, 4e9))
+    code, _, output = random_kills.run_cell([*start.args[0], "rerun=true"], tmp_path)
+    assert code == 0, output
+    assert "continues at step" not in output
+    assert not left.exists()
+    assert read_record(path).digest != before.digest
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
 @pytest.mark.parametrize("changed", ["code", "torch", "data"])
-def test_a_checkpoint_of_other_code_or_data_is_not_used(start, undisturbed, text, tmp_path, changed):
+def test_a_checkpoint_of_other_code_or_data_is_not_used(start, undisturbed, cell, tmp_path, changed):
     shutil.copytree(undisturbed / "cache", tmp_path / "cache")
     shutil.copytree(undisturbed / "runs" / "checks", tmp_path / "runs" / "checks")
     code, _, output = start(tmp_path, PLACES["before a later checkpoint"])
     assert code == KILLED, output
-    path = text / "train" / "a.txt"
+    path = Path(cell[-1].removeprefix("data.path=")) / "train" / "a.txt"
     before = path.read_text()
     patches = {
         "code": "cell.fingerprint = lambda *parts: 'other'",
@@ -194,22 +187,7 @@ def test_a_checkpoint_of_other_code_or_data_is_not_used(start, undisturbed, text
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_random_moments(start, undisturbed, tmp_path):
-    """Killed ten times, and started again until it is done: every time the same numbers."""
-    draw, kills, runs = random.Random(0), 0, 0
-    known = undisturbed / "runs" / "checks"
-    shutil.copytree(known, tmp_path / "first" / "runs" / "checks")
-    code, longest, output = start(tmp_path / "first")
-    assert code == 0, output
-    while kills < 10:
-        results, code = tmp_path / str(runs), KILLED
-        shutil.copytree(known, results / "runs" / "checks")
-        while code == KILLED:
-            code, took, output = start(results, seconds=draw.uniform(0, longest))
-            kills += code == KILLED
-        longest = min(longest, 1.5 * took)  # the machine may be less busy now
-        assert code == 0, output
-        assert numbers(results) == numbers(undisturbed)
-        assert files(results) == files(undisturbed)
-        shutil.rmtree(results)
-        runs += 1
+def test_killed_at_random_moments(cell, undisturbed, tmp_path):
+    """Killed five times, and started again until it is done: every time the same numbers."""
+    [*_, tally] = random_kills.kill_at_random(cell, undisturbed, tmp_path, kills=5)
+    assert tally.equal == tally.cells, tally

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import synthetic
 from PIL import Image
 
 from cab import show
@@ -30,7 +31,8 @@ def rng() -> np.random.Generator:
 
 
 def record(folder: Path, tables: dict) -> Path:
-    return Record("quality", "ok", CELL, {"tables": sorted(tables)}, result={"tables": tables}).write(folder)
+    result = synthetic.quality().result | {"tables": tables}
+    return Record("quality", "ok", CELL, {"tables": sorted(tables)}, result=result).write(folder)
 
 
 def test_clouds(tmp_path, rng):
@@ -106,8 +108,8 @@ def test_what_cannot_be_shown_is_one_line(tmp_path, capsys):
     path.write_text("{}")
     assert show.main([str(path), str(tmp_path)]) == 2
     assert "not a record" in capsys.readouterr().err
-    assert show.main([str(tmp_path / "missing.json"), str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'missing.json'}: No such file")
+    assert show.main([str(tmp_path / "missing.json"), str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'missing.json'}: no such file\n"
 
 
 def test_what_is_packed_comes_back(rng):

@@ -163,7 +163,7 @@ def numbers(results):
 def test_a_sweep_gives_the_numbers_it_gives_without_slurm(launch, undisturbed, tmp_path):
     code, out, err = launch("seed=0,1").end()
     assert (code, err) == (0, "")
-    assert out.count("done; ") == 2
+    assert out.count("  done, bits per byte ") == 2
     assert numbers(tmp_path) == {seed: result for seed, result in numbers(undisturbed).items() if seed < 2}
 
 
@@ -182,7 +182,7 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
     sweep.command("scontrol", "update", f"JobId={sweep.job}_{OVER_TIME}", "TimeLimit=1")
     until(lambda: sweep.waiting(OVER_TIME) != first)
     (wait_folder / str(OVER_TIME)).unlink()
-    until(lambda: f"seed={OVER_TIME}  done" in text(sweep.files[0]))
+    until(lambda: f"seed {OVER_TIME}  done" in text(sweep.files[0]))
 
     first = sweep.waiting(PREEMPTED)
     sweep.command("srun", "--partition=high", f"--cpus-per-task={SEEDS}", "--mem=10", "true")
@@ -197,7 +197,7 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
     assert all(f"{sweep.job}_{number} (" in err for number in lost)
     assert f"{sweep.job}_{CANCELLED} (CANCELLED)" in err
     assert out.count("; 0 to go") == 1
-    assert {number for number in range(SEEDS) if f"seed={number}  done" in out} == set(range(SEEDS)) - set(lost)
+    assert {number for number in range(SEEDS) if f"seed {number}  done" in out} == set(range(SEEDS)) - set(lost)
     assert "exceeded memory limit" in sweep.log(OVER_MEMORY)
     assert "this job is timed-out" in sweep.log(OVER_TIME)
     for number in (OVER_TIME, PREEMPTED):
@@ -210,7 +210,7 @@ def test_whatever_happens_to_its_jobs_a_sweep_ends_as_an_undisturbed_one(launch,
     code, out, err = again.end()
     assert (code, err) == (0, "")
     assert out.count("already done") == 3
-    assert out.count("done; ") == 3
+    assert out.count("  done, bits per byte ") == 3
     assert sum("continues at step 5 of 12" in again.log(number) for number in range(3)) == 3
     assert numbers(tmp_path) == numbers(undisturbed)
     pandas.testing.assert_frame_equal(table(tmp_path), table(undisturbed))

@@ -6,31 +6,34 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import synthetic
 
 from cab.store.identity import CellKey
 from cab.store.lock import Busy
 from cab.store.record import Record, Status, record_path
 from cab.store.store import State, Store
 
-KEY = CellKey("quality", {"attention": "vanilla", "seed": 0}, {"attention": {"name": "vanilla"}, "seed": 0})
-CHECK = CellKey("checks", {"attention": "vanilla"}, {"attention": {"name": "vanilla"}})
+MADE = synthetic.quality("vanilla", 0)
+KEY = CellKey("quality", MADE.cell, MADE.identity)
+CHECK = CellKey("checks", {"attention": "vanilla", "pattern": "causal_self"}, {"attention": {"name": "vanilla"}})
 
 
 def record(status: Status = "ok", reason: str = "", content: str = "a", key: CellKey = KEY) -> Record:
-    return Record(key.kind, status, key.cell, key.identity, reason, result={"data": {"content": content}})
+    checks = {"declared": "paper", "control": False, "checks": []}
+    result = checks if key is CHECK else MADE.result | {"data": MADE.result["data"] | {"content": content}}
+    return Record(key.kind, status, key.cell, key.identity, reason, result=result)
 
 
 def folder(results: Path) -> Path:
     return record_path(results, KEY.kind, KEY.hash).parent
 
 
-def put_checkpoint(results: Path, age: float = 0.0) -> Path:
-    """A checkpoint, its age in seconds."""
-    path = folder(results) / "checkpoint.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"state")
-    os.utime(path, (time.time() - age, time.time() - age))
-    return path
+def put_checkpoint(store: Store, age: float = 0.0) -> Path:
+    """A checkpoint of a training that begins now, its age in seconds."""
+    checkpoint = store.checkpoint(KEY, "origin")
+    checkpoint.save({"step": 1})
+    os.utime(checkpoint.path, (time.time() - age, time.time() - age))
+    return checkpoint.path
 
 
 def claimed(store: Store, content: str = "a") -> State:
@@ -105,7 +108,7 @@ def test_a_damaged_record_is_renamed_by_a_claim_only(tmp_path, capsys):
 
 def test_a_checkpoint_makes_a_cell_interrupted_until_the_record_is_written(tmp_path):
     store = Store(tmp_path)
-    path = put_checkpoint(tmp_path)
+    path = put_checkpoint(store)
     assert store.state(KEY, "a").state is State.INTERRUPTED
     assert claimed(store) is State.INTERRUPTED
     assert path.exists()
@@ -113,28 +116,57 @@ def test_a_checkpoint_makes_a_cell_interrupted_until_the_record_is_written(tmp_p
     assert not path.exists()
 
 
-@pytest.mark.parametrize("remove", [claimed, lambda store: store.remove_old_checkpoint(KEY)])
-def test_a_checkpoint_older_than_the_record_is_removed(tmp_path, remove):
+AGES = [60, 0, -86_400]
+"""Seconds: clocks of other machines may be ahead."""
+
+
+@pytest.mark.parametrize("remove", [claimed, lambda store: store.remove_checkpoint_left_over(KEY, record())])
+@pytest.mark.parametrize("age", AGES)
+def test_a_checkpoint_of_the_training_that_the_record_is_of_is_removed(tmp_path, remove, age):
+    """Whatever its date: the process was killed between the record and the removal of the checkpoint."""
     store = Store(tmp_path)
+    path = put_checkpoint(store, age)
+    left_over = path.read_bytes()
     store.write(record())
-    path = put_checkpoint(tmp_path, age=60)
+    path.write_bytes(left_over)
+    os.utime(path, (time.time() - age, time.time() - age))
     assert store.state(KEY, "a").state is State.DONE
     assert Store(tmp_path, rerun=True).state(KEY, "a").state is State.NEW
     remove(store)
     assert not path.exists()
 
 
-def test_a_checkpoint_newer_than_the_record_is_kept(tmp_path):
+@pytest.mark.parametrize("age", AGES)
+def test_a_checkpoint_of_a_rerun_is_continued_by_a_rerun(tmp_path, age):
     store = Store(tmp_path, rerun=True)
     store.write(record())
-    path = put_checkpoint(tmp_path, age=-60)
+    path = put_checkpoint(store, age)
     assert claimed(store) is State.INTERRUPTED
     assert path.exists()
+    assert store.checkpoint(KEY, "origin").load() == {"step": 1}
+    store.write(record("diverged"))  # another record ends it
+    path = put_checkpoint(store, age)
+    assert store.state(KEY).state is State.INTERRUPTED
+    store.write(record())
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("age", AGES)
+def test_a_checkpoint_is_kept_beside_a_record_that_is_not_final(tmp_path, age):
+    """What ended the cell may have nothing to do with it."""
+    store = Store(tmp_path)
+    path = put_checkpoint(store, age)
+    store.write(record("error", "Broken pipe"))
+    assert path.exists()
+    assert store.state(KEY).state is State.FAILED
+    with store.claim(KEY) as state:
+        assert state.state is State.FAILED
+        assert store.checkpoint(KEY, "origin").load() == {"step": 1}
 
 
 def test_a_claim_removes_unfinished_files(tmp_path):
     store = Store(tmp_path)
-    put_checkpoint(tmp_path)
+    put_checkpoint(store)
     (folder(tmp_path) / ".result.json.abc").touch()
     assert store.state(KEY).state is State.INTERRUPTED
     assert (folder(tmp_path) / ".result.json.abc").exists()

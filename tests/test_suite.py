@@ -19,7 +19,7 @@ def test_hangs():
 """
 MAKE_TEST = re.search(r"-m pytest (.*) \$\(ARGS\)", (ROOT / "Makefile").read_text())[1].split()
 """The options of `make test`."""
-FOLDERS = ("attentions", "cab", "dev", "hydra_plugins", "tasks", "tests")
+FOLDERS = ("attentions", "cab", "dev", "tasks", "tests")
 
 
 def test_every_test_has_a_time_limit(pytestconfig):

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from attentions.base import Pattern, Shape
 from cab import ROOT
-from cab.config import checked, task_factory
+from cab.checked import checked
+from cab.config import task_factory
 from cab.errors import UserError
 from tasks.base import Data, Options, Task, TaskContext
 
@@ -118,4 +119,4 @@ def test_other_patterns_are_refused(task: str) -> None:
 
 def test_a_task_has_to_declare_its_options() -> None:
     with pytest.raises(UserError, match=r"^task: tasks.base.Task has to be a Task with `options: MyOptions`"):
-        task_factory(OmegaConf.create({"_target_": "tasks.base.Task", "_partial_": True}))
+        task_factory({"_target_": "tasks.base.Task", "_partial_": True})

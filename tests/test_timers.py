@@ -1,6 +1,8 @@
 """Time by a clock under control, memory of operations with a known footprint, FLOPs against closed forms."""
 
 import gc
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -203,3 +205,15 @@ def test_same_seed_same_subject_whatever_came_before():
 def test_state_bytes_count_shared_storage_once():
     x = torch.zeros(10, 4)
     assert state_bytes({"a": [x, x[:2]], "b": (torch.zeros(3, dtype=torch.float64), 5, None)}) == 160 + 24
+
+
+def test_torch_does_not_warn_in_a_measurement():
+    """It does when memory from before the profile is freed within."""
+    code = """
+import cab, torch
+from cab.efficiency.timers import peak_memory
+kept = [torch.zeros(10, 10)]
+print(peak_memory(lambda: (kept.clear(), torch.zeros(10)), torch.device("cpu")))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("40\n", "")

@@ -6,13 +6,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import synthetic
 from helpers.wandb_file import Run, raw_records, read_run
 from test_run import TINY
 
+from cab.compose import compose_one
 from cab.config import Tracking
+from cab.quality import cell
+from cab.quality import train as cell_training
 from cab.quality.tracker import Tracker, sweep_group
 from cab.store.record import Record, all_records
 
@@ -112,17 +116,52 @@ def test_a_failed_cell_ends_its_run_too(tmp_path):
     assert "loss" not in run.history[0]
 
 
-def test_a_cell_that_went_on_has_the_whole_curve(tmp_path):
-    record = synthetic.quality()
-    points = record.result["curve"]
-    tracker = Tracker(options(), record.cell, record.config, record.hash, tmp_path)
-    for point in points[3:]:
-        tracker.log(point)
-    tracker.finish(record, figure_of(record))
-    _, run = only_run(tmp_path)
-    logged = {entry["step"]: entry["loss"] for entry in run.history if "loss" in entry}
-    assert logged == pytest.approx({point["step"]: point["loss"] for point in points})
-    assert len([entry for entry in run.history if "loss" in entry]) == len(points)
+CELL = [o for o in TINY if not o.startswith(("wandb", "train.steps", "train.validations"))]
+CELL += ["measure=false", "wandb.mode=offline", "data=local"]
+CELL += ["train.steps=12", "train.validations=3", "train.checkpoint_seconds=0"]
+
+
+def cell_run(results: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int = 0) -> Run:
+    """The offline run of a cell, which is interrupted after some steps and started again."""
+    import wandb
+
+    for split in ("train", "validation", "test"):
+        (results / split).mkdir(parents=True)
+        (results / split / "a.txt").write_text(f"the {split} cat sat on the mat. " * 200)
+    request = compose_one([f"results={results}", f"data.path={results}", *CELL])
+    monkeypatch.setattr(cell, "gate", lambda request: ("ok", ""))  # which takes seconds
+    if killed_after:
+        step = cell_training.optimizer_step
+
+        def interrupted(*arguments):
+            if arguments[-1] == killed_after:
+                raise KeyboardInterrupt
+            return step(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cell_training, "optimizer_step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                cell.quality_cell(request, "cab.run", [])
+        wandb.teardown()  # as with the process that was killed
+        [first] = (results / "wandb").glob("offline-run-*")
+        first.rename(results / "interrupted")  # its name has only the second in which it began
+    cell.quality_cell(request, "cab.run", [])
+    return only_run(results)[1]
+
+
+def test_the_run_of_a_cell_that_was_killed_and_went_on_is_that_of_an_undisturbed_one(tmp_path, monkeypatch):
+    """Rows in their order, and the summary of the last: all numbers but times."""
+    whole = cell_run(tmp_path / "whole", monkeypatch)
+    resumed = cell_run(tmp_path / "resumed", monkeypatch, killed_after=7)
+
+    def numbers(entry: dict[str, Any]) -> dict[str, Any]:
+        others = ("seconds", "per_second", "runtime", "_timestamp", "artifact_path")  # times, and a random name
+        return {name: value for name, value in entry.items() if not name.endswith(others)}
+
+    assert [entry["step"] for entry in resumed.history if "loss" in entry] == list(range(1, 13))
+    assert [*map(numbers, resumed.history)] == [*map(numbers, whole.history)]
+    assert numbers(resumed.summary) == numbers(whole.summary)
+    assert resumed.summary["step"] == 12
 
 
 def test_a_sweep_is_a_group_and_again_the_same_when_it_is_started_again(monkeypatch):

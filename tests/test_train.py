@@ -1,5 +1,7 @@
 """The training loop on a task of a few lines: exact resume, exact accumulation, divergence, damaged checkpoints."""
 
+import hashlib
+import io
 from pathlib import Path
 
 import pytest
@@ -136,7 +138,7 @@ def test_an_interrupted_training_gives_the_same_numbers_bit_for_bit(tmp_path, ki
         run(tmp_path / "killed.pt", settings(**EVERY_STEP), kill)
     logged = []
     resumed, other = run(tmp_path / "killed.pt", settings(), lambda point: logged.append(point["step"]))
-    assert logged[0] == kill_at  # the point that was lost, and nothing before it
+    assert logged == [point["step"] for point in expected.curve]  # first those from before
     assert without_time(resumed.curve) == without_time(expected.curve)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
@@ -246,3 +248,59 @@ def test_a_checkpoint_round_trip(tmp_path):
     assert torch.equal(loaded["model"]["w"], state["model"]["w"])
     assert loaded["curve"] == state["curve"]
     assert Checkpoint(tmp_path / "missing.pt", "here").load() is None
+
+
+def forged(path, state) -> bytes:
+    """A checkpoint with the right digest of whatever bytes or state; returns its content."""
+    kept = Checkpoint(path, "this code")
+    kept.save({} if isinstance(state, bytes) else state)
+    if isinstance(state, bytes):
+        header = path.read_bytes()[32:128]
+        path.write_bytes(hashlib.sha256(header + state).digest() + header + state)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("wrong", ["text", "empty", "no dict", "missing keys", "other shapes", "optimizer", "random"])
+def test_a_checkpoint_that_is_no_state_of_this_training_is_set_aside(tmp_path, capsys, wrong):
+    path = tmp_path / "checkpoint.pt"
+    expected, _ = run(path, settings(**EVERY_STEP))
+    state = Checkpoint(path, "this code").load()
+    if wrong == "no dict":
+        buffer = io.BytesIO()
+        torch.save([1, 2], buffer)
+        state = buffer.getvalue()
+    elif wrong in ("text", "empty"):
+        state = b"hello" if wrong == "text" else b""
+    elif wrong == "missing keys":
+        del state["schedule"]
+    elif wrong == "other shapes":
+        state["model"] = {name: torch.zeros(1) for name in state["model"]}
+    else:
+        state[wrong] = {"optimizer": 5, "random": [{"cpu": torch.zeros(3), "cuda": None}]}[wrong]
+    content = forged(path, state)
+    capsys.readouterr()
+    again, _ = run(path, settings())
+    assert without_time(again.curve) == without_time(expected.curve)
+    said = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(said) == 1
+    assert f"{path}: no state of " in said[0]
+    assert said[0].endswith("; renamed to checkpoint.pt.damaged-1, training starts from step 0")
+    assert path.with_name("checkpoint.pt.damaged-1").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["cut", "nothing"])
+def test_a_truncated_checkpoint_is_set_aside(tmp_path, capsys, name):
+    path = tmp_path / "checkpoint.pt"
+    Checkpoint(path, "this code").save({"step": 1})
+    path.write_bytes(path.read_bytes()[:-7] if name == "cut" else b"")
+    assert Checkpoint(path, "this code").load() is None
+    assert "; renamed to checkpoint.pt.damaged-1, training starts" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_cell_is_set_aside(tmp_path, capsys):
+    """Copied into its folder, with the same code and data."""
+    path = tmp_path / "checkpoint.pt"
+    Checkpoint(path, "this code", cell="a").save({"step": 1})
+    assert Checkpoint(path, "this code", cell="b").load() is None
+    assert f"{path}: of another cell; renamed" in capsys.readouterr().out
+    assert not path.exists()

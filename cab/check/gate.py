@@ -102,7 +102,9 @@ def _examine(subject: Subject, pattern: Pattern, key: CellKey) -> Record:
     config = {"attention": subject.options, "check": subject.small.keywords}
     rows = [_row(finding, subject.control) for finding in findings]
     result = {"declared": key.identity["declared"], "control": subject.control, "checks": rows}
-    return key.record(status, reason, config, result, provenance("cab.check", overrides, torch.device("cpu"), clock))
+    kind: Any = subject.family.func
+    origin = provenance("cab.check", overrides, torch.device("cpu"), clock, [kind])
+    return key.record(status, reason, config, result, origin)
 
 
 def examine(family: Family, pattern: Pattern, small: Family | None = None) -> list[Finding]:

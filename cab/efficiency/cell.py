@@ -16,6 +16,7 @@ from attentions.slots import Family
 from attentions.vanilla import Vanilla
 from cab.check.gate import gate
 from cab.config import Request
+from cab.efficiency.efficiency_length import ROUNDS
 from cab.efficiency.plan import Plan
 from cab.efficiency.sweep import sweep
 from cab.errors import UserError
@@ -79,7 +80,7 @@ def _measure(
             status, reason = summary([row for row in rows if row["subject"] == name])
             measurements = [row for row in rows if row["subject"] in (name, *BASELINES)]
             result = {"measurements": measurements, "gemm_gflops": gemm, "allocator": allocator}
-        origin = provenance(module, overrides, device, clock)
+        origin = provenance(module, overrides, device, clock, [request.family.func])
         key = efficiency_key(request, device, allocator)
         records[name] = key.record(status, reason, request.resolved, result, origin)
     return records
@@ -90,7 +91,7 @@ def make_plan(request: Request, device: torch.device, families: int) -> Plan:
     that do not fit."""
     wanted = request.efficiency
     phases = tuple(phase for phase in wanted.phases if request.pattern.causal or phase in ("forward", "train"))
-    if not phases:
+    if wanted.phases and not phases:
         raise UserError(f"efficiency.phases={wanted.phases}: {request.pattern} has forward and train only")
     return Plan(
         pattern=request.pattern,
@@ -104,6 +105,7 @@ def make_plan(request: Request, device: torch.device, families: int) -> Plan:
         decode_batches=tuple(wanted.decode_batches),
         precision=chosen_precision(request.device.precision, device),
         rounds=wanted.rounds,
+        min_rounds=min(ROUNDS, wanted.rounds),
     )
 
 

@@ -1,17 +1,22 @@
 """Statistics of measurements: summaries, paired ratios, efficiency lengths and growth exponents.
 
-The samples of two subjects at one length are paired by round, so all statistics are of the log ratio within a round.
-The centre and its uncertainty depend on the number of rounds:
+The samples of two subjects at one length are paired by round, so all statistics are of the log ratio within a round,
+and its centre is the median over rounds. Its interval is exact for every distribution and every number of rounds n: the
+k-th smallest of n samples is above the median with the probability that fewer than k of n tosses of a coin are heads.
 
-    5 or more   the median, with a bootstrap over rounds
-    2 to 4      the mean, with Student's t: a bootstrap of so few samples cannot reach 95% coverage
-    1           no interval, and the verdict "tie"
+    error(n, k) = P(Binomial(n, 1/2) < k)      at most 2.5% at either end: 6 rounds or more
+
+With fewer rounds there is no interval, not even the whole range (of 5 rounds it has 94%), and the verdict is a tie.
 
 Efficiency length: the shortest length from which the family is cheaper than the baseline at every longer measured
 length. Both curves are taken as straight lines in log-log between the last measured length at which the family is not
 cheaper and the next one. A crossing outside the measured lengths is a bound ("<= 128", "> 2,048"), never an
-extrapolation. The family counts as not cheaper at a length where it failed and the baseline did not. The interval is
-the 2.5% and 97.5% quantile over resampled rounds, bounds included.
+extrapolation. The family counts as not cheaper at a length where it failed and the baseline did not.
+
+The crossing moves to longer lengths with every ratio. So its interval goes from the crossing of the ratios' lower ends
+to that of their upper ends, with at most 2.5% at either end in all: the upper end can be wrong only if one of the two
+lengths around the crossing is, so that each has half of that; the lower end if any length is, and each has its part.
+An end without enough rounds is unbounded. The interval of a growth exponent is that of a weighted sum of medians.
 
 `cab_fit` is the efficiency length of the original CAB: the larger root of a quadratic fit minus a linear fit. The
 longest length dominates it, and it may be far from where the measured curves cross.
@@ -20,13 +25,16 @@ longest length dominates it, and it may be far from where the measured curves cr
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from math import comb, inf
+from typing import Any, Literal
 
 import numpy as np
 
-MIN_SAMPLES_FOR_MEDIAN = 5
-DRAWS = 2000
-QUANTILES = (0.025, 0.975)
+MIN_SAMPLES_FOR_QUARTILES = 5
+TAIL = 0.025
+"""The error at either end of an interval."""
+ROUNDS = 8
+"""Enough for every interval over up to six lengths to be bounded."""
 FAILED = ("out_of_memory", "error")
 """Statuses of a row whose length the subject could not run."""
 
@@ -48,7 +56,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of the family over time of the baseline at one length, with its 95% interval."""
+    """Time of the family over time of the baseline at one length, with its 95% interval if there are enough rounds."""
 
     length: int
     batch: int
@@ -72,13 +80,24 @@ class EfficiencyLength:
     high_censored: str = ""
 
     @property
+    def verdict(self) -> Literal["cheaper", "not cheaper", "tie"]:
+        """At the longest lengths, as far as the interval carries it; without an interval the value is exact."""
+        low, high = (self.low_censored, self.high_censored) if self.low is not None else (self.censored, self.censored)
+        if high != ">":
+            return "cheaper"
+        return "not cheaper" if low == ">" else "tie"
+
+    @property
     def text(self) -> str:
+        """A tie has no value, only the interval in which it lies."""
         if self.value is None:
             return "not measured"
         value = _bound_text(self.value, self.censored)
         if self.low is None or self.high is None:
             return value
         low, high = _bound_text(self.low, self.low_censored), _bound_text(self.high, self.high_censored)
+        if self.verdict == "tie":
+            return f"tie ({low} to {high})"
         return value if value == low == high else f"{value} ({low} to {high})"
 
 
@@ -94,22 +113,17 @@ class Growth:
     @property
     def text(self) -> str:
         if self.low is None or self.high is None:
-            return f"{self.exponent:.2f}"
+            return f"{self.exponent:.2f} (no interval)"
         return f"{self.exponent:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 def summary(samples: Samples) -> Summary:
     """Median, quartiles, minimum, maximum and number of at least one sample."""
     n, minimum, maximum = len(samples), float(np.min(samples)), float(np.max(samples))
-    if n < MIN_SAMPLES_FOR_MEDIAN:
+    if n < MIN_SAMPLES_FOR_QUARTILES:
         return Summary(n, minimum, maximum)
     low, median, high = (float(x) for x in np.quantile(samples, (0.25, 0.5, 0.75)))
     return Summary(n, minimum, maximum, median, low, high)
-
-
-def middle(seconds: Samples) -> float:
-    """The median; with fewer than five samples the geometric mean."""
-    return float(np.exp(_centre(np.log(np.asarray(seconds, dtype=float)))))
 
 
 def paired(
@@ -133,18 +147,16 @@ def ratios(rows: Iterable[Row], family: str, baseline: str, phase: str, batch: i
     found = []
     for length, size, family_seconds, baseline_seconds in paired(rows, family, baseline, phase, batch):
         logs = _log_ratio(family_seconds, baseline_seconds)
-        ratio = float(np.exp(_centre(logs)))
-        if len(logs) < 2:
-            found.append(Ratio(length, size, ratio, None, None, len(logs), "tie"))
-            continue
-        low, high = (float(np.exp(end)) for end in _interval(_resampled(logs)))
-        if high < 1:
+        (low, high), verdict = interval(logs), "tie"
+        if high < 0:
             verdict = "cheaper"
-        elif low > 1:
+        elif low > 0:
             verdict = "slower"
-        else:
-            verdict = "tie"
-        found.append(Ratio(length, size, ratio, low, high, len(logs), verdict))
+        ratio, low, high = (float(np.exp(each)) for each in (np.median(logs), low, high))
+        bounded = high < inf
+        found.append(
+            Ratio(length, size, ratio, low if bounded else None, high if bounded else None, len(logs), verdict)
+        )
     return found
 
 
@@ -161,11 +173,14 @@ def time_efficiency_length(
 def memory_efficiency_length(
     rows: Sequence[Row], family: str, baseline: str, phase: str, batch: int | None = None
 ) -> EfficiencyLength:
-    """`efficiency_length` of the peak memory in rows. Each length has one exact figure, so there is no interval."""
+    """The efficiency length of the peak memory in rows. Each length has one exact figure, so there is no interval."""
     longest_failure, pairs = _pairs_after_failure(rows, family, baseline, phase, batch, "peak_bytes")
     if longest_failure and not pairs:
         return EfficiencyLength(float(longest_failure), ">")
-    return efficiency_length([pair[0] for pair in pairs], [[pair[2]] for pair in pairs], [[pair[3]] for pair in pairs])
+    if not pairs:
+        return EfficiencyLength(None)
+    at = [pair[0] for pair in pairs]
+    return EfficiencyLength(*_crossing(at, [float(_log_ratio([pair[2]], [pair[3]])[0]) for pair in pairs]))
 
 
 def _pairs_after_failure(
@@ -182,21 +197,18 @@ def _pairs_after_failure(
 def efficiency_length(
     lengths: Sequence[int], family_samples: Sequence[Samples], baseline_samples: Sequence[Samples]
 ) -> EfficiencyLength:
-    """The efficiency length from paired samples, one list per length.
+    """The efficiency length with its interval from paired samples, one list per length.
 
-    Lengths with a single sample give no interval. Raises ValueError if lengths do not ascend or samples do not pair.
+    Raises ValueError if lengths do not ascend or samples do not pair.
     """
     if not lengths:
         return EfficiencyLength(None)
     _check_ascending(lengths)
     logs = [_log_ratio(*samples) for samples in zip(family_samples, baseline_samples, strict=True)]
-    log_lengths = np.log(np.asarray(lengths, dtype=float))
-    centres = np.array([[_centre(samples) for samples in logs]])
-    value, censored = _bounded(_crossings(log_lengths, centres)[0], lengths)
-    if min(len(samples) for samples in logs) < 2:
-        return EfficiencyLength(value, censored)
-    low, high = _interval(_crossings(log_lengths, _resampled_each(logs)))
-    return EfficiencyLength(value, censored, *_bounded(low, lengths), *_bounded(high, lengths))
+    value = _crossing(lengths, [float(np.median(each)) for each in logs])
+    low = _crossing(lengths, [interval(each, TAIL / len(logs))[0] for each in logs])
+    high = _crossing(lengths, [interval(each, TAIL / 2)[1] for each in logs])
+    return EfficiencyLength(*value, *low, *high)
 
 
 def growth(lengths: Sequence[int], samples: Sequence[Samples], points: int = 0) -> Growth | None:
@@ -212,10 +224,13 @@ def growth(lengths: Sequence[int], samples: Sequence[Samples], points: int = 0) 
     centred = log_lengths - log_lengths.mean()
     weights = centred / (centred**2).sum()  # the least-squares slope as a weighted sum of log costs
     logs = [np.log(np.asarray(each, dtype=float)) for each in samples[-points:]]
-    exponent = float(weights @ np.array([_centre(each) for each in logs]))
-    if min(len(each) for each in logs) < 2:
+    exponent = float(weights @ np.array([np.median(each) for each in logs]))
+    ends = np.array([interval(each, TAIL / points) for each in logs])  # (points, 2)
+    if np.isinf(ends).any():
         return Growth(exponent, None, None, points)
-    low, high = _interval(_resampled_each(logs) @ weights)
+    falls = np.array([each < 0 for each in weights])  # the exponent falls where the cost at a short length rises
+    low = float(weights @ np.where(falls, ends[:, 1], ends[:, 0]))
+    high = float(weights @ np.where(falls, ends[:, 0], ends[:, 1]))
     return Growth(exponent, low, high, points)
 
 
@@ -239,26 +254,38 @@ def cab_fit(
     return largest if largest > 0 else None
 
 
-def _crossings(log_lengths: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """The log length of the last crossing in each row of log ratios (draws, lengths); -inf or inf if outside."""
-    last_length = logs.shape[1] - 1
-    slower = logs >= 0
-    last_slower = last_length - np.argmax(slower[:, ::-1], axis=1)
-    crosses = slower.any(axis=1) & (last_slower < last_length)
-    found = np.where(slower.any(axis=1), np.inf, -np.inf)
-    rows, left = np.flatnonzero(crosses), last_slower[crosses]
-    above, below = logs[rows, left], logs[rows, left + 1]
-    found[rows] = log_lengths[left] + (log_lengths[left + 1] - log_lengths[left]) * above / (above - below)
-    return found
+def interval(samples: np.ndarray, tail: float = TAIL) -> tuple[float, float]:
+    """Of the median, with an error of at most `tail` at either end; -inf and inf with too few samples."""
+    k = rank(len(samples), tail)
+    if k == 0:
+        return -inf, inf
+    ordered = np.sort(samples)
+    return float(ordered[k - 1]), float(ordered[-k])
 
 
-def _bounded(log_length: float, lengths: Sequence[int]) -> tuple[float, str]:
-    """A length and "", or the shortest or longest length as a bound."""
-    if log_length == -np.inf:
+@cache
+def rank(n: int, tail: float) -> int:
+    """The greatest k such that the k-th smallest of n samples is above the median with probability at most `tail`."""
+    k, error = 0, 0.5**n
+    while error <= tail:
+        k += 1
+        error += comb(n, k) * 0.5**n
+    return k
+
+
+def _crossing(lengths: Sequence[int], logs: Sequence[float]) -> tuple[float, str]:
+    """The last crossing of log ratios, as a length and "", or the shortest or longest length as a bound."""
+    slower = [place for place, log in enumerate(logs) if log >= 0]
+    if not slower:
         return float(lengths[0]), "<="
-    if log_length == np.inf:
+    left = slower[-1]
+    if left == len(lengths) - 1:
         return float(lengths[-1]), ">"
-    return float(np.exp(log_length)), ""
+    above, below = logs[left], logs[left + 1]
+    if above == inf:
+        return float(lengths[left + 1]), ""
+    part = above / (above - below)  # 0 where the ratio below is unbounded
+    return float(lengths[left] * (lengths[left + 1] / lengths[left]) ** part), ""
 
 
 def _bound_text(value: float, censored: str) -> str:
@@ -269,38 +296,6 @@ def _log_ratio(family_samples: Samples, baseline_samples: Samples) -> np.ndarray
     if len(family_samples) != len(baseline_samples) or not len(family_samples):
         raise ValueError(f"{len(family_samples)} and {len(baseline_samples)} samples do not pair")
     return np.log(np.asarray(family_samples, dtype=float)) - np.log(np.asarray(baseline_samples, dtype=float))
-
-
-def _centre(samples: np.ndarray) -> float:
-    return float(np.median(samples) if len(samples) >= MIN_SAMPLES_FOR_MEDIAN else samples.mean())
-
-
-def _resampled_each(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """(draws, len(samples)): independent draws of every centre."""
-    return np.stack([_resampled(each, seed) for seed, each in enumerate(samples)], axis=1)
-
-
-def _resampled(samples: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Draws of the centre of two or more samples."""
-    n = len(samples)
-    if n >= MIN_SAMPLES_FOR_MEDIAN:
-        low, high = _median_ranks(n, seed)
-        ordered = np.sort(samples)
-        return (ordered[low] + ordered[high]) / 2
-    standard_error = samples.std(ddof=1) / np.sqrt(n)
-    return samples.mean() + standard_error * np.random.default_rng(seed).standard_t(n - 1, size=DRAWS)
-
-
-@cache
-def _median_ranks(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each draw of n from n, the two ranks around its median: the same for all samples of this size."""
-    drawn = np.sort(np.random.default_rng((n, seed)).integers(n, size=(DRAWS, n)), axis=1)
-    return drawn[:, (n - 1) // 2], drawn[:, n // 2]
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(draws, QUANTILES, method="inverted_cdf")  # no interpolation: draws may be infinite
-    return float(low), float(high)
 
 
 def _check_ascending(lengths: Sequence[int]) -> None:

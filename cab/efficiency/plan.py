@@ -30,19 +30,23 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
-            raise UserError(f"level={self.level}: use one of {', '.join(LEVELS)}")
+            raise UserError(f"efficiency.level={self.level}: use one of {', '.join(LEVELS)}")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision={self.precision}: use one of {', '.join(PRECISIONS)}")
         unknown = [phase for phase in self.phases if phase not in PHASES]
         if unknown or not self.phases or len(set(self.phases)) < len(self.phases):
-            raise UserError(f"phases={','.join(self.phases)}: use some of {', '.join(PHASES)}, each once")
+            raise UserError(f"efficiency.phases={','.join(self.phases)}: use some of {', '.join(PHASES)}, each once")
         for name, values in (("lengths", self.lengths), ("decode_batches", self.decode_batches)):
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
-                raise UserError(f"{name}={','.join(map(str, values))}: use whole numbers from 1 up, ascending")
+                raise UserError(
+                    f"efficiency.{name}={','.join(map(str, values))}: use whole numbers from 1 up, ascending"
+                )
         if not 1 <= self.min_rounds <= self.rounds:
-            raise UserError(f"rounds={self.rounds}: use at least min_rounds={self.min_rounds}, itself at least 1")
+            raise UserError(
+                f"efficiency.rounds={self.rounds}: use at least min_rounds={self.min_rounds}, itself at least 1"
+            )
         if self.batch < 1:
-            raise UserError(f"batch={self.batch}: use a whole number from 1 up")
+            raise UserError(f"efficiency.batch={self.batch}: use a whole number from 1 up")
 
     @property
     def series(self) -> list[tuple[str, int]]:

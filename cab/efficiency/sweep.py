@@ -30,6 +30,7 @@ from cab.efficiency.predictions import Predictions
 from cab.efficiency.subjects import Subject, TimedCall
 from cab.efficiency.timers import interleave, matmul_flops, peak_memory
 from cab.machine import free_memory, synchronize
+from cab.sizes import size_text
 from cab.store.failure import failure
 
 BASELINES = ("vanilla", "eager")
@@ -146,7 +147,7 @@ class _Series:
         needed, free = self.predictions.peak_bytes(name, length), free_memory(self.plan.device)
         if needed <= USABLE_MEMORY * free:
             return ""
-        return f"memory: about {needed / 1e9:.1f} GB needed, more than half of the {free / 1e9:.1f} GB that are free"
+        return f"memory: about {size_text(needed)} needed, more than half of the {size_text(free)} that are free"
 
     def set_up(self, name: str, trial: _Trial) -> None:
         """Builds a subject, counts its FLOPs, warms it up and profiles its memory."""

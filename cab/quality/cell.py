@@ -48,7 +48,7 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> Out
     key = quality_key(request, device)
     store = Store(request.results, request.rerun)
     if record := store.state(key, source.content).record:
-        store.remove_old_checkpoint(key)
+        store.remove_checkpoint_left_over(key, record)
         return Outcome(record, was_done=True)
     with store.claim(key, source.content) as state:
         if state.record:
@@ -56,7 +56,8 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> Out
         tracker = Tracker(request.tracking, key.cell, request.resolved, key.hash, request.results)
         checkpoint = store.checkpoint(key, _origin(request, task, source))
         status, reason, result = _run(request, task, source, device, checkpoint, tracker)
-        origin = provenance(module, overrides, device, clock)
+        classes = (request.family.func, type(task))
+        origin = provenance(module, overrides, device, clock, classes)
         record = key.record(status, reason, request.resolved, result, origin)
         store.write(record)
     tracker.finish(record)

@@ -5,6 +5,7 @@ up since the last point of the curve, so that a training that is resumed by as m
 for bit. With another number of processes it is resumed with new random streams.
 """
 
+import copy
 import time
 from typing import Any
 
@@ -65,27 +66,48 @@ class TrainingState:
         """Loads the checkpoint, if there is one, and gives every process its random state."""
         fabric = self.fabric
         saved = fabric.broadcast(file.load() if fabric.is_global_zero else None)
+        if saved is not None and not self._fits(saved):
+            if fabric.is_global_zero:
+                file.set_aside("no state of this training")
+            saved = None
         if saved is None:
             if fabric.world_size > 1:
                 checkpoint.seed_process(seed, fabric.global_rank, 0)
             return
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self.step, self.seconds, self.curve = saved["step"], saved["seconds"], saved["curve"]
-        if fabric.is_global_zero:
-            self.selection.load_state_dict(saved["selection"])
         processes = len(saved["random"])
         if fabric.is_global_zero:
             print(f"continues at step {self.step:,} of {self.training.steps:,}")
             if processes != fabric.world_size:
                 print(f"it was trained by {processes} processes, now by {fabric.world_size}: other dropout masks")
-        if processes == fabric.world_size:
-            self.loss_sum += saved["losses"][fabric.global_rank]
-            checkpoint.restore_random_state(saved["random"][fabric.global_rank], fabric.device)
-        else:
-            self.loss_sum += sum(saved["losses"]) if fabric.is_global_zero else 0.0
+        if processes != fabric.world_size:
             checkpoint.seed_process(seed, fabric.global_rank, self.step)
+
+    def _fits(self, saved: dict[str, Any]) -> bool:
+        """Loads a state; if that fails on rank 0, everything is again as it was before."""
+        before = copy.deepcopy(self._state([self.loss_sum.item()], [checkpoint.random_state(self.fabric.device)]))
+        fits = True
+        try:
+            self._load(saved)
+        except Exception:  # of a file with the right digest that this program did not write
+            fits = False
+        if not self.fabric.broadcast(fits):
+            self._load(before)
+            return False
+        return True
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        fabric = self.fabric
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.step, self.seconds, self.curve = int(saved["step"]), float(saved["seconds"]), list(saved["curve"])
+        if fabric.is_global_zero:
+            self.selection.load_state_dict(saved["selection"])
+        together = len(saved["random"]) == fabric.world_size
+        losses = saved["losses"][fabric.global_rank] if together else sum(saved["losses"])
+        self.loss_sum.fill_(losses if together or fabric.is_global_zero else 0.0)
+        if together:
+            checkpoint.restore_random_state(saved["random"][fabric.global_rank], fabric.device)
 
     def save_if_due(self, file: Checkpoint) -> None:
         """Saves a checkpoint every `training.checkpoint_seconds`, but not after the last step."""
@@ -95,21 +117,23 @@ class TrainingState:
         random = self._gather(checkpoint.random_state(self.fabric.device))
         self.stop_timer()
         if self.fabric.is_global_zero:
-            file.save(
-                {
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "schedule": self.schedule.state_dict(),
-                    "random": random,
-                    "losses": losses,
-                    "step": self.step,
-                    "seconds": self.seconds,
-                    "curve": self.curve,
-                    "selection": self.selection.state_dict(),
-                }
-            )
+            file.save(self._state(losses, random))
         self.start_timer()
         self._last_save = self._timer_start
+
+    def _state(self, losses: list[float], random: list[dict[str, Any]]) -> dict[str, Any]:
+        """What a checkpoint keeps, given the losses and random states of all processes."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": random,
+            "losses": losses,
+            "step": self.step,
+            "seconds": self.seconds,
+            "curve": self.curve,
+            "selection": self.selection.state_dict(),
+        }
 
     def _save_is_due(self) -> bool:
         """The same answer on all ranks, by the clock of rank 0."""

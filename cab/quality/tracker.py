@@ -62,20 +62,19 @@ class Tracker:
         """`name` is the hash of the future record, `results` the folder in which `wandb` is created."""
         self.options, self.cell, self.config, self.name, self.results = options, cell, config, name, results
         self._run: Any = None
-        self._logged_steps: set[int] = set()
         self._disabled = options.mode == "disabled"
 
     def log(self, point: Mapping[str, Any]) -> None:
-        """Logs the numbers of one point of the curve. Nested ones are named like `validation/perplexity`."""
+        """Logs the numbers of one point of the curve. Nested ones are named like `validation/perplexity`.
+
+        In the order of steps: the summary has the last that was logged. A training that resumes begins with the points
+        from before, so that its own offline run is whole; an online one that goes on has these twice.
+        """
         numbers = {key: value for key, value in _flatten(point).items() if _is_number(value)}
         self._attempt(lambda run: run.log(numbers))
-        self._logged_steps.add(point["step"])
 
     def finish(self, record: Record, figure: "Figure | None" = None) -> None:
         """Logs the figure and the record's summary and tables, and ends the run, also that of a failed cell."""
-        for point in record.result.get("curve", []):  # points from before an interruption
-            if point["step"] not in self._logged_steps:
-                self.log(point)
         self._attempt(lambda run: run.summary.update(_summary(record)))
         self._attempt(lambda run: _log_tables(run, record))
         if figure is not None:
@@ -136,7 +135,7 @@ class Tracker:
                 x_disable_stats=True,  # no background sampling while something is timed
             ),
         )
-        run.define_metric("*", step_metric="step")  # a resumed cell may go back a few steps
+        run.define_metric("*", step_metric="step")  # an online run may go back a few steps
         return run
 
 

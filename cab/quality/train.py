@@ -59,14 +59,16 @@ def train(
 ) -> Trained:
     """Trains a model that `fabric` has set up. Resumes from the checkpoint if there is one, and keeps it up to date.
 
-    Rank 0 passes every point of the curve to `log`, does the validation, and ends with the selected weights in the
-    model. Where there are several processes, it needs `evaluation_model` for that: the same model, set up for this
-    process alone.
+    Rank 0 passes every point of the curve to `log`, first those from before an interruption. It does the validation,
+    and ends with the selected weights in the model. Where there are several processes, it needs `evaluation_model` for
+    that: the same model, set up for this process alone.
     """
     headline = task.metrics[0]
     state = TrainingState(model, training, fabric, headline)
     state.resume(checkpoint, task.seed)
     progress = Progress(state.step, training.steps, headline.name) if fabric.is_global_zero else None
+    for point in state.curve if progress else ():  # from before an interruption
+        log(point)
     all_reduce = distributed.all_reduce if fabric.world_size > 1 else None
     point_interval = max(1, training.steps // POINTS)
     validation_steps = {

@@ -15,11 +15,14 @@ from cab.report.figures.files import write_figures
 from cab.report.groups import make_groups
 from cab.report.load import Loaded, quality_row
 from cab.store.record import write_atomically
+from tasks.data.set_aside import make_way
 
 
 def build(loaded: Loaded, results: Path, plots: bool = True) -> None:
     """Writes everything and prints the short table."""
     folder = results / "leaderboard"
+    for expected in (folder, folder / "analyses", folder / "plots"):
+        make_way(expected, "folder")
     analyses = [analyse(record) for record in loaded.efficiency]
     groups = make_groups(loaded.quality, EfficiencyTable(analyses))
     indices = composites(groups)
@@ -52,4 +55,5 @@ def _write_answers(answered: Sequence[Answer], folder: Path) -> None:
         if answer.lines:
             write_csv([columns(line) for line in answer.lines], path)
         else:
+            make_way(path, "file")
             path.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from tabulate import tabulate
 
 from attentions.base import Pattern
 from cab.check.battery import checks
@@ -14,6 +13,7 @@ from cab.report.csv_table import write_csv
 from cab.report.figures.files import save
 from cab.report.figures.grid import GridCell, draw_cells
 from cab.report.figures.style import INK, new_figure
+from cab.report.plain_table import plain_table, wrapped
 from cab.store.record import Record
 
 COLUMNS = ("family", "pattern", "declared", "check", "worst", "tolerance", "status", "detail")
@@ -56,7 +56,7 @@ def matrix(records: Sequence[Record]) -> str:
         for record in records
         if record.status != "ok"
     ]
-    return "\n".join([tabulate(body, ["", *patterns], tablefmt="simple"), *([""] if reasons else []), *reasons])
+    return "\n".join([plain_table(body, ["", *patterns]), *([""] if reasons else []), *map(wrapped, reasons)])
 
 
 def _word(record: Record) -> str:

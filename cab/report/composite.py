@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cab.report.controls import CONTROLS
-from cab.report.gains import scaled
 from cab.report.groups import Group, ranks
 from cab.report.load import started
+from cab.report.oriented import scaled
 from cab.report.settings import canonical, labels, options
 from cab.report.stats import Interval, t_interval
 from cab.report.variant import Variant

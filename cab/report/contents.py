@@ -33,17 +33,19 @@ LEGEND = (
 A missing number is `-`, and no average is taken over the others: a row with a seed that did not end well has no mean.
 The interval is 95% (t) over seeds of training, all evaluated on the same test data; it does not contain the choice of
 test data. Rows whose intervals overlap, directly or through a third row, share a rank (tie); a single seed has no rank.
-Benefit is the gain over `none`, positive is better, with its 95% interval (Welch) where both have two seeds. The gain
-over the strongest control is vanilla's, with the same interval; of a predictor, which has no seeds, it is that of
-vanilla. Perplexities count by their logarithm in it.""",
+A gain is a difference of means, positive is better, perplexities by their logarithm; with its 95% interval (Welch)
+where both have two seeds. The gain over the strongest control is vanilla's; of a predictor, which has no seeds, its
+interval is that of vanilla.""",
     """\
 Time and memory are those of a training step of the stack, measured in rounds with the baselines: the ratio at the
 longest length at which both were measured, and the length from which the row is cheaper at all longer lengths, with 95%
-intervals. CAB's own fit of the time against `eager` (larger root of a quadratic minus a line) stands beside it.
-Decoding speed and state are at the longest measured length; `recomputed` marks a family that computes the whole
-sequence again for every token. In cross patterns a family of layers replaces only the attention to the memory, and the
-stack keeps vanilla's attention to itself; a family that is a whole stack replaces both. Quality and efficiency of a row
-come from records with the same options and stack shape; all efficiency figures of a table come from one machine.""",
+intervals of medians over rounds, which need six rounds or more. A tie is what these do not tell apart: `tie (300 to >
+2,048)` may begin to be cheaper at any length from 300 on, or nowhere. CAB's own fit of the time against `eager` (larger
+root of a quadratic minus a line) stands beside it. Decoding speed and state are at the longest measured length;
+`recomputed` marks a family that computes the whole sequence again for every token. In cross patterns a family of layers
+replaces only the attention to the memory, and the stack keeps vanilla's attention to itself; a family that is a whole
+stack replaces both. Quality and efficiency of a row come from records with the same options and stack shape; all
+efficiency figures of a table come from one machine.""",
 )
 TERMS = {
     "Baselines": "`vanilla` is softmax attention with the fused kernel that one would use today; `eager` is the same"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cab.report.efficiency import Efficiency
-from cab.report.gains import gains, scaled
+from cab.report.oriented import oriented, scaled
 from cab.report.settings import canonical
 from cab.report.stats import Estimate, Interval, difference, mean
 from cab.report.variant import Variant
@@ -39,19 +39,19 @@ class Control:
     """A control with a score."""
 
     name: str
-    gains: Sequence[float]
+    scores: Sequence[float]
     """Of its seeds; one number of a predictor, which has no seeds."""
     exact: bool = False
     """Without noise over seeds: a predictor."""
 
     @property
     def mean(self) -> float:
-        return mean(self.gains).value
+        return mean(self.scores).value
 
     def beaten_by(self, other: Sequence[float]) -> Estimate:
-        """How much better some gains are; over seeds of both, of a predictor over those of the other."""
+        """The gain of other scores over its own; over seeds of both, of a predictor over those of the other."""
         if not self.exact:
-            return difference(other, self.gains)
+            return difference(other, self.scores)
         own = mean(other)
         interval = Interval(*(end - self.mean for end in own.interval)) if own.interval else None
         return Estimate(own.value - self.mean, interval)
@@ -60,7 +60,7 @@ class Control:
 def controls(group: "Group") -> list[Control]:
     """All that have a score, strongest first."""
     rows = [*filter(is_control, group.variants), *group.other_controls]
-    found = [Control(variant.label, own) for variant in rows if (own := gains(group, variant))]
+    found = [Control(variant.label, own) for variant in rows if (own := oriented(group, variant))]
     predictor = group.strongest_predictor
     score = scaled(group.headline, predictor.score) if predictor else None
     if predictor and score is not None:
@@ -76,7 +76,7 @@ def share_controls(groups: Sequence["Group"]) -> None:
     for same in alike.values():
         for group in same:
             group.other_controls = [
-                replace(other.control, label=_label(other), rank=None, tie=False, benefit=None, efficiency=Efficiency())
+                replace(other.control, label=_label(other), rank=None, tie=False, gain=None, efficiency=Efficiency())
                 for other in same
                 if other is not group and other.control
             ]

@@ -74,7 +74,7 @@ def leaderboard_rows(group: Group) -> list[dict[str, Any]]:
         }
         row |= estimate_columns("mean", variant.mean)
         row["std"] = variant.std
-        row |= estimate_columns("benefit", variant.benefit)
+        row |= estimate_columns("gain", variant.gain)
         row |= {
             "predictor": strongest.name if strongest else None,
             "predictor_score": strongest.score if strongest else None,

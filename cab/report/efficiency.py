@@ -30,6 +30,7 @@ class Efficiency:
     train_ratio: Estimate | None = None
     """Time over vanilla's, at the longest length at which both were measured."""
     train_length: int | None = None
+    train_rounds: int | None = None
     train_verdict: str | None = None
     time_from_vanilla: lengths.EfficiencyLength | None = None
     time_from_eager: lengths.EfficiencyLength | None = None
@@ -41,7 +42,8 @@ class Efficiency:
     growth: str | None = None
     decode_tokens_per_second: float | None = None
     """At the longest length and the smallest batch size that were measured."""
-    decode_speedup: float | None = None
+    decode_speedup: Estimate | None = None
+    """Vanilla's time over its own."""
     decode_length: int | None = None
     decode_batch: int | None = None
     decoding: str | None = None
@@ -172,12 +174,16 @@ def _train(own: Sequence[Measurement], family: str, to_vanilla: Ratios) -> dict[
     if not ratios:
         return {}
     last = max(ratios, key=lambda ratio: ratio.length)
-    interval = None if last.low is None or last.high is None else Interval(last.low, last.high)
     return {
-        "train_ratio": Estimate(last.ratio, interval),
+        "train_ratio": _estimate(last.ratio, last.low, last.high),
         "train_length": last.length,
+        "train_rounds": last.n,
         "train_verdict": last.verdict,
     }
+
+
+def _estimate(value: float, low: float | None, high: float | None) -> Estimate:
+    return Estimate(value, None if low is None or high is None else Interval(low, high))
 
 
 def _decode(rows: Sequence[Measurement], family: str, to_vanilla: Ratios) -> dict[str, Any]:
@@ -186,10 +192,13 @@ def _decode(rows: Sequence[Measurement], family: str, to_vanilla: Ratios) -> dic
         return {}
     last = max(own, key=lambda row: row["length"])
     ratio = to_vanilla.get(_key(last))
-    speedup = 1 / ratio.ratio if ratio else None
+    speedup = Estimate(1.0) if family == "vanilla" else None
+    if ratio:
+        low, high = (1 / end if end else None for end in (ratio.high, ratio.low))
+        speedup = _estimate(1 / ratio.ratio, low, high)
     return {
-        "decode_tokens_per_second": last["batch"] / lengths.middle(last["seconds"]),
-        "decode_speedup": 1.0 if family == "vanilla" else speedup,
+        "decode_tokens_per_second": last["batch"] / statistics.median(last["seconds"]),
+        "decode_speedup": speedup,
         "decode_length": last["length"],
         "decode_batch": last["batch"],
         "decoding": last.get("decoding") or "state",

@@ -2,8 +2,8 @@
 
 Group    variants with the same task, pattern, size, data hash and settings, apart from the family's own.
 Rank     of variants with an interval (n >= 2). Those whose intervals overlap, directly or through others, share a rank.
-Benefit  how much better than `none` in the same group; positive is better for every metric. Its interval is Welch's
-         over the seeds of both.
+Gain     over `none` in the same group: mean of the variant - mean of none, more is better, perplexities by their
+         logarithm. Its interval is Welch's over the seeds of both.
 Verdict  whether the group can tell attentions apart (`cab.report.verdict`).
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from cab.report.controls import share_controls
 from cab.report.efficiency_table import EfficiencyTable
+from cab.report.oriented import oriented
 from cab.report.predictors import Scored, strongest_predictor
 from cab.report.settings import canonical, differences, labels, options, settings, settings_name
 from cab.report.stats import Interval, difference
@@ -183,13 +184,10 @@ def _rank(group: Group) -> None:
 
 
 def _compare_with_none(group: Group) -> None:
-    control = group.control
-    if control is None or control.mean is None:
-        return
-    for variant in group.variants:
-        if variant is not control and variant.mean is not None:
-            scores = ([group.sign * value for value in each.scores] for each in (variant, control))
-            variant.benefit = difference(*scores)
+    control = oriented(group, group.control) if group.control else None
+    for variant in group.variants if control else ():
+        if variant is not group.control and (own := oriented(group, variant)):
+            variant.gain = difference(own, control or [])
 
 
 def ranks(intervals: Sequence[Interval | None], better: str) -> list[tuple[int | None, bool]]:

@@ -13,12 +13,6 @@ from cab.report.predictors import predictors
 from cab.report.settings import options_text, settings_name
 from cab.store.record import SCIENCE_VERSION, DamagedRecord, Record, all_records
 
-CELL = {
-    "quality": ("attention", "pattern", "task", "size", "seed"),
-    "efficiency": ("attention", "pattern", "level", "dim", "heads", "depth", "hidden", "device", "precision"),
-}
-"""The fields of a record's cell that every table needs."""
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -53,23 +47,7 @@ def _problem(path: Path, record: Record) -> str:
         return f"lies in folder {path.parent.parent.name}, its kind is {record.kind}: a copy"
     if record.science_version != SCIENCE_VERSION:
         return f"science version {record.science_version}, this version reads {SCIENCE_VERSION}"
-    for name in ("cell", "identity", "result", "config", "provenance"):
-        if not isinstance(getattr(record, name), Mapping):
-            return f"its {name} is no mapping"
-    missing = [name for name in CELL[record.kind] if record.cell.get(name) is None]
-    if missing:
-        return f"its cell has no {', '.join(missing)}"
-    for name in ("metrics", "better", "data", "model", "training"):
-        if not isinstance(record.result.get(name) or {}, Mapping):
-            return f"its {name} is no mapping"
-    listed = record.result.get("predictors") or []
-    if not isinstance(listed, list) or not all(_is_predictor(each) for each in listed):
-        return "its predictors are no list of names and metrics"
     return ""
-
-
-def _is_predictor(value: Any) -> bool:
-    return isinstance(value, Mapping) and "name" in value and isinstance(value.get("metrics"), Mapping)
 
 
 def quality_row(record: Record) -> dict[str, Any]:
@@ -137,7 +115,10 @@ def started(record: Record) -> str:
 
 def revision(record: Record) -> str | None:
     """`1ec352d+dirty`: the commit, and whether files differed from it."""
-    git = record.provenance.get("git") or {}
+    return revision_of(record.provenance.get("git") or {})
+
+
+def revision_of(git: Mapping[str, Any]) -> str | None:
     if not git.get("revision"):
         return None
     return f"{git['revision']}+dirty" if git.get("dirty") else git["revision"]

@@ -3,6 +3,7 @@
 from tabulate import tabulate
 
 from cab.report.document import Block, Bullets, Definitions, Details, Document, Figure, Paragraph, Row, Section, Table
+from cab.report.plain_table import plain_table, wrapped
 
 
 def render(document: Document) -> str:
@@ -53,9 +54,9 @@ def _texts(row: Row) -> list[str]:
 
 def short(document: Document) -> str:
     """What the terminal shows: the most important columns of the most important tables."""
-    parts = [block.text for block in document.introduction if isinstance(block, Paragraph) and block.short]
+    parts = [wrapped(block.text) for block in document.introduction if isinstance(block, Paragraph) and block.short]
     for section in document.sections:
-        texts = [block.text for block in section.blocks if isinstance(block, Paragraph) and block.short]
+        texts = [wrapped(block.text) for block in section.blocks if isinstance(block, Paragraph) and block.short]
         for block in section.blocks:
             if isinstance(block, Table) and any(column.short for column in block.columns):
                 title = f"{section.title} ({section.remark})" if section.remark else section.title
@@ -64,7 +65,8 @@ def short(document: Document) -> str:
 
 
 def _short_table(table: Table) -> str:
+    """Reasons stand below the table: one would make it wider than a terminal."""
     places = [place for place, column in enumerate(table.columns) if column.short]
-    body = [[_texts(row)[place] for place in places] for row in table.rows]
-    headers = [table.columns[place].title for place in places]
-    return tabulate(body, headers=headers, tablefmt="simple", disable_numparse=True)
+    body = [[row.cells[place].text for place in places] for row in table.rows]
+    notes = [wrapped(f"{row.cells[table.name].text}: {row.note}") for row in table.rows if row.note]
+    return "\n".join([plain_table(body, [table.columns[place].title for place in places]), *notes])

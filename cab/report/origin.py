@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cab.report.groups import Group
-from cab.report.load import revision, started
+from cab.report.load import revision, revision_of, started
 from cab.report.text import MISSING, commit, number
 from cab.report.variant import Variant, data_hash, score
 from cab.store.record import Record
@@ -19,6 +19,7 @@ def of_variant(group: Group, variant: Variant, efficiency: Record | None) -> dic
     found = {
         "command": code(command(variant)),
         "commit": own["commit"],
+        "own code": own["own code"],
         "records": "; ".join(_seed(record) for record in variant.records),
         "data": ", ".join(code(content[:16]) for content in sorted(filter(None, hashes))) or "unknown",
         "options": code(variant.options),
@@ -36,11 +37,21 @@ def of_records(records: list[Record]) -> dict[str, str]:
     return {
         "command": _each(records, lambda record: code(record.provenance.get("command") or "")),
         "commit": _each(records, lambda record: commit(revision(record))),
+        "own code": "; ".join(dict.fromkeys(text for record in records for text in own_code(record))),
         "record": _each(records, lambda record: code(record.hash)),
         "device": _each(records, lambda record: _device(record.provenance.get("device") or {})),
         "versions": _each(records, lambda record: _versions(record.provenance.get("versions") or {})),
         "started": _each(records, started),
     }
+
+
+def own_code(record: Record) -> list[str]:
+    """A text for every class of a record's cell that is outside of the checkout: its source, and the commit."""
+    texts = []
+    for each in record.provenance.get("own_code") or []:
+        at = f", commit {commit(found)}" if (found := revision_of(each)) else ""
+        texts.append(f"{code(each['class'])}, source {code(each['source'])}{at}")
+    return texts
 
 
 def command(variant: Variant) -> str:

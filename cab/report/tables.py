@@ -11,8 +11,9 @@ from cab.report.document import Cell, Column, Row, Table
 from cab.report.efficiency import Efficiency
 from cab.report.groups import Group
 from cab.report.stats import Estimate
-from cab.report.text import MISSING, count, estimate, number, scale_words, size
+from cab.report.text import MISSING, count, estimate, is_logarithmic, number, scale_words
 from cab.report.variant import Variant
+from cab.sizes import size_text
 from cab.store.record import Record
 
 Z_SCORE = "+.3f"
@@ -22,13 +23,17 @@ TIE_BREAK = {"<=": -1, "": 0, ">": 1}
 def group_columns(group: Group) -> list[tuple[Column, Callable[[Variant], Cell]]]:
     """The columns of a group's table, and the cell of a row in each."""
     grey = group.verdict.tells_apart is False
+    gain = "gain over none (log)" if is_logarithmic(group.headline) else "gain over none"
     return [
         (Column("rank", short=True), lambda row: replace(_rank(row.rank, row.tie), grey=grey)),
         (Column("attention", short=True), lambda row: Cell(f"control: {row.label}" if is_control(row) else row.label)),
         (Column("n", short=True), lambda row: Cell(str(len(row.scores)), len(row.scores))),
         (Column(group.score_label, short=True), lambda row: _estimate(row.mean)),
         (Column("std"), lambda row: _number(row.std)),
-        (Column("benefit", short=True), lambda row: _estimate(row.benefit, "+.3g")),
+        (
+            Column(gain, short=True),
+            lambda row: _estimate(row.gain, "+.3g"),
+        ),
         (Column("train time / vanilla", short=True), lambda row: _train_time(row.efficiency)),
         (Column("faster than vanilla from", short=True), lambda row: _crossing(row.efficiency.time_from_vanilla)),
         (Column("faster than eager from"), lambda row: _crossing(row.efficiency.time_from_eager)),
@@ -107,6 +112,8 @@ def _train_time(found: Efficiency) -> Cell:
     if found.train_ratio is None:
         return Cell(MISSING)
     text = f"{estimate(found.train_ratio, '.2f')} at {count(found.train_length)}"
+    if found.train_rounds and not found.train_ratio.interval:
+        text += f" ({found.train_rounds} round{'s' * (found.train_rounds > 1)}, no interval)"
     return Cell(text, found.train_ratio.value)
 
 
@@ -119,16 +126,16 @@ def _learning_rate(row: Variant) -> Cell:
 def _decode(found: Efficiency) -> Cell:
     if found.decode_tokens_per_second is None:
         return Cell(MISSING)
-    speedup = "" if found.decode_speedup is None else f" ({found.decode_speedup:.2f}x)"
+    speedup = "" if found.decode_speedup is None else f", {estimate(found.decode_speedup, '.2f')} x vanilla"
     recomputed = ", recomputed" if found.decoding == "recomputation" else ""
-    text = f"{found.decode_tokens_per_second:,.0f}{speedup} at {count(found.decode_length)}{recomputed}"
+    text = f"{found.decode_tokens_per_second:,.0f} at {count(found.decode_length)}{recomputed}{speedup}"
     return Cell(text, found.decode_tokens_per_second)
 
 
 def _state(found: Efficiency) -> Cell:
     if found.state_bytes is None:
         return Cell(MISSING)
-    return Cell(f"{size(found.state_bytes)} at {count(found.state_length)}", found.state_bytes)
+    return Cell(f"{size_text(found.state_bytes)} at {count(found.state_length)}", found.state_bytes)
 
 
 def _status(group: Group, variant: Variant) -> str:

@@ -1,10 +1,12 @@
 """The lines that a command prints about a record."""
 
+import statistics
 from collections.abc import Iterator, Sequence
 
-from cab.efficiency.efficiency_length import EfficiencyLength, Row, middle, ratios, time_efficiency_length
+from cab.efficiency.efficiency_length import EfficiencyLength, Ratio, Row, ratios, time_efficiency_length
 from cab.report.predictors import strongest_predictor
 from cab.report.text import number, words
+from cab.sizes import size_text
 from cab.store.record import Record
 
 PHASE = {"forward": "forward pass", "train": "forward + backward", "prefill": "prefill", "decode": "decoding step"}
@@ -48,32 +50,41 @@ def efficiency_lines(record: Record, done: bool) -> list[str]:
 def _phase(rows: Sequence[Row], family: str, phase: str, batch: int) -> Iterator[str]:
     baseline = "eager" if family == "vanilla" else "vanilla"
     if found := ratios(rows, family, baseline, phase, batch):
-        last = found[-1]
-        spread = "" if last.low is None else f" ({last.low:.2f} to {last.high:.2f})"
         crossing = crossing_text(time_efficiency_length(rows, family, baseline, phase, batch))
-        yield f"{last.ratio:.2f}{spread} of {baseline}'s time at {last.length:,}; {crossing}"
+        yield f"{ratio_text(found[-1], baseline)}; {crossing}"
     own = [row for row in rows if (row["subject"], row["phase"], row["batch"]) == (family, phase, batch)]
     measured = [row for row in own if row["status"] == "ok"]
     if phase == "decode" and measured:
         longest = measured[-1]
-        speed, state = batch / middle(longest["seconds"]), longest["state_bytes"] / batch
+        speed, state = batch / statistics.median(longest["seconds"]), longest["state_bytes"] / batch
         recomputed = ", recomputed" if longest.get("decoding") == "recomputation" else ""
         length = f"{longest['length']:,}{recomputed}"
-        yield f"{speed:,.0f} tokens/s after {length}, state {state / 1e6:.3g} MB a sequence"
+        yield f"{speed:,.0f} tokens/s after {length}, state {size_text(state)} a sequence"
     missing = [row for row in own if row["status"] != "ok"]
     if missing:
         lengths = ", ".join(f"{row['length']:,}" for row in missing)
         yield f"no figure at {lengths} ({missing[0]['status']}: {missing[0]['reason']})"
 
 
+def ratio_text(ratio: Ratio, baseline: str) -> str:
+    """A ratio of times in words. What an interval does not carry, or no interval, is a tie."""
+    where = f"of {baseline}'s time at {ratio.length:,}"
+    if ratio.low is None:
+        return f"{ratio.ratio:.2f} {where} (a tie: {ratio.n} round{'s' * (ratio.n > 1)}, no interval)"
+    tie = " (a tie)" if ratio.verdict == "tie" else ""
+    return f"{ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) {where}{tie}"
+
+
 def crossing_text(crossing: EfficiencyLength) -> str:
-    """An efficiency length in words."""
+    """An efficiency length in words, as far as its interval carries it."""
     if crossing.value is None:
         return "no efficiency length"
-    if crossing.censored == "<=":
-        return f"cheaper at all lengths measured (from {crossing.value:,.0f})"
-    if crossing.censored == ">":
+    if crossing.verdict == "not cheaper":
         return f"not cheaper up to {crossing.value:,.0f}"
+    if crossing.verdict == "tie":
+        return f"no length from which it is cheaper beyond the noise {crossing.text.removeprefix('tie ')}"
+    if crossing.high_censored == "<=" or (crossing.low is None and crossing.censored == "<="):
+        return f"cheaper at all lengths measured (from {crossing.value:,.0f})"
     return f"cheaper from {crossing.text}"
 
 

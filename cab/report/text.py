@@ -37,13 +37,6 @@ def estimate(found: Estimate | None, form: str = ".4g") -> str:
     return f"{text} ({found.interval.low:{form}} to {found.interval.high:{form}})" if found.interval else text
 
 
-def size(bytes_: float) -> str:
-    for scale, unit in ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
-        if bytes_ >= scale:
-            return f"{bytes_ / scale:.3g} {unit}"
-    return f"{bytes_:.0f} bytes"
-
-
 def commit(revision: str | None) -> str:
     """The first ten digits of a revision, and `+dirty` if it has that."""
     name, plus, dirty = (revision or "").partition("+")

@@ -33,7 +33,8 @@ class Variant:
     """The family's name, with the options that differ from those of the group's other variants of that family."""
     rank: int | None = None
     tie: bool = False
-    benefit: Estimate | None = None
+    gain: Estimate | None = None
+    """Over `none`."""
     efficiency: Efficiency = field(default_factory=Efficiency)
     task_score: float | None = None
     """Its task score in the Compositional Index."""

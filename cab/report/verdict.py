@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cab.report.controls import controls
-from cab.report.gains import gains
+from cab.report.oriented import oriented
 from cab.report.stats import Estimate, Interval
 from cab.report.text import estimate, scale_words
 
@@ -43,12 +43,12 @@ def verdict(group: "Group") -> Verdict:
             return Verdict(f"No verdict: run `attention={name}` too.")
         if len(rows) > 1:
             return Verdict(f"No verdict: {name} has {len(rows)} rows.")
-        if gains(group, rows[0]) is None:
+        if oriented(group, rows[0]) is None:
             return Verdict(f"No verdict: {name} has no score ({rows[0].status}).")
     vanilla = next(variant for variant in group.variants if variant.attention == "vanilla")
     strongest = controls(group)[0]
-    gain = strongest.beaten_by(gains(group, vanilla) or [])
-    found = f"in {scale_words(group.headline)}, vanilla is {_words(gain)} than the strongest control, {strongest.name}"
+    gain = strongest.beaten_by(oriented(group, vanilla) or [])
+    found = f"in {scale_words(group.headline)}, {_words(gain, strongest.name)}"
     if gain.interval is None:
         sentence, tells = f"One seed cannot show whether this table tells attentions apart: {found}.", None
     elif gain.interval.low > 0:
@@ -58,9 +58,12 @@ def verdict(group: "Group") -> Verdict:
     return Verdict(sentence, tells, strongest.name, gain)
 
 
-def _words(gain: Estimate) -> str:
-    """`0.1 (0.09 to 0.11) better`."""
-    if gain.value >= 0:
-        return f"{estimate(gain, '.3g')} better"
-    interval = Interval(-gain.interval.high, -gain.interval.low) if gain.interval else None
-    return f"{estimate(Estimate(-gain.value, interval), '.3g')} worse"
+def _words(gain: Estimate, control: str) -> str:
+    """`vanilla is 0.1 (0.09 to 0.11) better than the strongest control, none`."""
+    if gain.interval and not gain.excludes_zero:
+        return f"vanilla and the strongest control, {control}, are a tie, gain {estimate(gain, '.3g')}"
+    word, away = "better", gain
+    if gain.value < 0:
+        interval = Interval(-gain.interval.high, -gain.interval.low) if gain.interval else None
+        word, away = "worse", Estimate(-gain.value, interval)
+    return f"vanilla is {estimate(away, '.3g')} {word} than the strongest control, {control}"

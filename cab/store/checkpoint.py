@@ -1,4 +1,8 @@
-"""Checkpoints: written atomically, with a digest, and never used when damaged or of another origin."""
+"""Checkpoints: written atomically, with a digest, and never used when damaged or of another cell or origin.
+
+No clock decides whether a checkpoint still counts, but which record it was begun beside: a cell that runs again has the
+record of its last run until it ends. A checkpoint beside any other record is that record's own, or an older one's.
+"""
 
 import hashlib
 import io
@@ -8,25 +12,33 @@ from typing import Any
 
 import torch
 
-from cab.store.record import set_aside, write_atomically
+from cab.store.record import write_atomically
+from tasks.data.set_aside import InTheWay, in_the_way, read_file, set_aside
 
 CHECKPOINT = "checkpoint.pt"
 """The file in a cell's folder."""
-_DIGEST_BYTES = hashlib.sha256().digest_size
+ANEW = "training starts from step 0"
+_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of three parts: SHA-256 of the other two, SHA-256 of the origin, the state."""
+    """A file of five parts: SHA-256 of the other four, of the cell, of the record beside it and of the origin, and the
+    state."""
 
     path: Path
     origin: str
     """What a training depends on besides the cell's identity: the code and the content of the data."""
+    cell: str = ""
+    """The cell's hash."""
+    beside: str = ""
+    """The digest of the final record that is there while the cell is trained again; empty if there is none."""
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes a state of tensors, numbers, text, and lists and dicts of these."""
         buffer = io.BytesIO()
-        buffer.write(self._origin_digest())
+        for part in (self.cell, self.beside, self.origin):
+            buffer.write(_hash(part))
         torch.save(state, buffer)
         content = buffer.getvalue()
         write_atomically(self.path, hashlib.sha256(content).digest() + content)
@@ -34,23 +46,52 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """The state with its tensors on the CPU, or None if the training has to start from step 0.
 
-        Prints why if there is a file: a damaged one is renamed, one of another origin will be overwritten.
+        Prints why if there is anything: what is damaged or of another cell is set aside, a checkpoint of another origin
+        will be overwritten.
         """
         try:
-            content = self.path.read_bytes()
+            return self._read()
         except FileNotFoundError:
             return None
-        digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != digest:
-            print(f"warning: {self.path}: damaged; renamed to {set_aside(self.path).name}, training starts from step 0")
+        except InTheWay as error:
+            self.set_aside(str(error))
             return None
-        if content[:_DIGEST_BYTES] != self._origin_digest():
+
+    def _read(self) -> dict[str, Any] | None:
+        content = read_file(self.path)
+        digest, content = content[:_BYTES], content[_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            raise InTheWay("damaged")
+        cell, _, origin = (content[place : place + _BYTES] for place in range(0, 3 * _BYTES, _BYTES))
+        if cell != _hash(self.cell):
+            raise InTheWay("of another cell")
+        if origin != _hash(self.origin):
             print("the code or the data changed since this training was interrupted: it starts from step 0")
             return None
-        return torch.load(io.BytesIO(content[_DIGEST_BYTES:]), map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(io.BytesIO(content[3 * _BYTES :]), map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever pickle, zip or torch makes of it
+            raise InTheWay("no state of a training") from error
+        if not isinstance(state, dict):
+            raise InTheWay("no state of a training")
+        return state
 
-    def _origin_digest(self) -> bytes:
-        return hashlib.sha256(self.origin.encode()).digest()
+    def set_aside(self, what: str) -> None:
+        set_aside(self.path, what, ANEW)
+
+    def is_left_over(self) -> bool:
+        """Whether it was begun beside another record than the one that is there, which ended the cell since."""
+        if not self.beside or in_the_way(self.path, "file"):
+            return False
+        try:
+            with self.path.open("rb") as file:
+                return file.read(3 * _BYTES)[2 * _BYTES :] != _hash(self.beside)
+        except OSError:
+            return False
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

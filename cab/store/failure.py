@@ -1,17 +1,23 @@
-"""How an error is recorded."""
+"""How an error is recorded. Light to import."""
+
+from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
-from attentions.base import Unsupported
 from cab.errors import one_line
-from cab.store.record import Status
 
-NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""The disk is full, over a quota or read-only, or the user has no permission."""
+if TYPE_CHECKING:
+    from cab.store.record import Status
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EPIPE)
+"""The disk is full, over a quota or read-only, the user has no permission, or nobody reads what is printed any more."""
 
 
 def failure(error: Exception) -> tuple[Status, str]:
     """The status and the one-line reason of a record."""
+    from attentions.base import Unsupported
+
     text = one_line(error)
     if isinstance(error, Unsupported):
         return "unsupported", text

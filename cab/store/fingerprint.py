@@ -1,20 +1,25 @@
 """Which code decides an answer: hashes of source files and of everything that they import.
 
-Imports are followed into the project and, for code of the user's own, into the same top-level package or, for a single
-file, the same folder. Only import statements are followed, and only files that end with .py count.
+Imports are followed into the project and into the user's own code: what is neither Python's nor installed. Of a
+family's own package every module counts, also one that no import statement names and one that is compiled.
 """
 
 import ast
+import contextlib
 import hashlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 PROJECT = ("attentions", "cab", "tasks")
 INSTALLED = ("site-packages", "dist-packages")
-"""Folders of installed packages: their files are no neighbours of a single file."""
+"""Folders of installed packages."""
+NEVER_OWN = sys.stdlib_module_names | {"torch", "triton", "numpy"}
+"""Top-level modules that are nobody's own, also where they are built from source."""
 
 
 def fingerprint(*objects: object) -> str:
@@ -32,28 +37,60 @@ def _sources(objects: Sequence[object]) -> dict[str, bytes]:
     """The name and content of every file that counts."""
     waiting: set[str] = set()
     packages: set[str] = set()
-    folders: set[Path] = set()
     for item in objects:
-        waiting |= {base.__module__ for base in getattr(item, "__mro__", (item,)) if base is not object}
-        module: str = item.__module__
-        path = _file(module)
-        if "." in module:
-            packages.add(module.partition(".")[0])
-        elif path is not None and path.parent.name not in INSTALLED:
-            folders.add(path.parent)
+        bases = {base.__module__ for base in getattr(item, "__mro__", (item,)) if base is not object}
+        waiting |= bases
+        packages |= {top for name in (item.__module__, *filter(_is_own, bases)) if not _in_project(top := _top(name))}
+    places = {name: path for package in packages for name, path in _modules(package).items()}
     found: dict[str, bytes] = {}
+    waiting |= places.keys()
     while waiting:
         name = waiting.pop()
-        path = _file(name)
+        path = places.get(name) or _file(name)
         if name in found or path is None:
             continue
         found[name] = path.read_bytes()
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for imported in _imports(found[name], package):
-            top = imported.partition(".")[0]
-            if _in_project(top) or top in packages or any(_is_in(top, folder) for folder in folders):
+        for imported in _imports(found[name], package) if path.suffix == ".py" else ():
+            if _in_project(imported) or _top(imported) in packages or _is_own(imported):
                 waiting |= _with_parents(imported)
     return found
+
+
+def _modules(package: str) -> dict[str, Path]:
+    """Every module of a package, by name, whether it is imported or not; empty if it is a single file."""
+    found = {}
+    for location in _locations(package):
+        for folder, folders, names in os.walk(location):
+            folders[:] = [name for name in folders if name.isidentifier() and name != "__pycache__"]
+            parents = (package, *Path(folder).relative_to(location).parts)
+            for path in (Path(folder, name) for name in names):
+                stem, _, ending = path.name.partition(".")
+                if ending == "py" and path.is_file():
+                    found[".".join(parents if stem == "__init__" else (*parents, stem))] = path
+                elif f".{ending}" in EXTENSION_SUFFIXES and path.is_file():
+                    found[".".join((*parents, path.name))] = path
+    return found
+
+
+def _is_own(name: str) -> bool:
+    """Whether a module is neither of the project nor Python's nor installed."""
+    top = _top(name)
+    return not (_in_project(top) or top in NEVER_OWN) and any(
+        not set(path.parts) & set(INSTALLED) for path in (*_locations(top), *filter(None, [_file(top)]))
+    )
+
+
+def _locations(top: str) -> list[Path]:
+    """The folders of a top-level package; none if it is a single file, or no module at all."""
+    module = sys.modules.get(top)
+    try:
+        paths: Iterable[str] | None = (
+            getattr(module, "__path__", None) if module else getattr(find_spec(top), "submodule_search_locations", None)
+        )
+    except (ImportError, ValueError):
+        paths = None
+    return [Path(path) for path in paths or ()]
 
 
 def _hash(sources: dict[str, bytes]) -> str:
@@ -64,11 +101,11 @@ def _hash(sources: dict[str, bytes]) -> str:
 
 
 def _in_project(name: str) -> bool:
-    return name.partition(".")[0] in PROJECT
+    return _top(name) in PROJECT
 
 
-def _is_in(top: str, folder: Path) -> bool:
-    return (folder / f"{top}.py").is_file() or (folder / top).is_dir()
+def _top(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _with_parents(name: str) -> set[str]:
@@ -79,14 +116,20 @@ def _with_parents(name: str) -> set[str]:
 
 @cache
 def _imports(source: bytes, package: str) -> frozenset[str]:
-    """What a file of this package imports, anywhere in it: modules, and names that may be modules."""
+    """What a file of this package imports, anywhere in it: modules, and names that may be modules. Nothing if it is no
+    Python, which a file of a package may be that nobody imports."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return frozenset()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = resolve_name("." * node.level + (node.module or ""), package)
-            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+            with contextlib.suppress(ImportError):  # beyond the package
+                module = resolve_name("." * node.level + (node.module or ""), package)
+                found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return frozenset(found)
 
 

@@ -50,7 +50,7 @@ def locked(path: Path, wait: str = "") -> Iterator[None]:
 def holder(path: Path) -> str | None:
     """Who holds the lock in this file, or None. Does not wait and writes nothing."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # which does not wait for a FIFO
     except OSError:  # no such file: nobody has ever taken it
         return None
     try:

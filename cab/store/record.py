@@ -5,7 +5,7 @@ Hash       SHA-256 (16 hex digits) of `identity` and `science_version`: what dec
 Digest     SHA-256 of everything else in the file, so that a damaged or edited record is never believed
 
 Fields, schema 1:
-  schema, science_version, kind, hash, digest
+  schema, science_version, kind, hash, digest; which names and types each kind has: cab.store.schema
   status           ok | unsupported | failed_check | out_of_memory | diverged | timeout | error
   reason           one line; empty when ok
   cell             what people filter by: attention, pattern, task, size, seed (quality);
@@ -18,7 +18,7 @@ Fields, schema 1:
                    efficiency: measurements (see cab.efficiency.plan), gemm_gflops, allocator
                    checks: declared, control, checks (see cab.check.gate)
                    {} where the status is not ok and nothing was measured
-  provenance       command, git, versions, device, started, seconds
+  provenance       command, git, own_code, versions, device, started, seconds
 """
 
 import hashlib
@@ -30,6 +30,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from cab.store.schema import misfit
+from tasks.data.set_aside import ASIDE, InTheWay, in_the_way, make_way, read_file
 
 SCHEMA = 1
 RECORD = "result.json"
@@ -44,7 +47,7 @@ FINAL: tuple[Status, ...] = ("ok", "unsupported", "out_of_memory", "diverged")
 
 
 class DamagedRecord(Exception):
-    """A file that is not a complete, unedited record of this schema. The message says why."""
+    """What is not a complete, unedited record of this schema, or no file at all. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +72,31 @@ class Record:
         """Whether the cell is done. A check always is: the source of the family identifies it."""
         return self.kind == "checks" or self.status in FINAL
 
+    @property
+    def digest(self) -> str:
+        """That of its file: no two runs of a cell have the same."""
+        return _digest(self._content())
+
     def write(self, results: Path) -> Path:
         """Writes the file atomically and durably; returns its path."""
-        content = _plain({f.name: getattr(self, f.name) for f in fields(self)} | {"hash": self.hash})
+        content = self._content()
         path = record_path(results, self.kind, self.hash)
         write_atomically(path, json.dumps(content | {"digest": _digest(content)}, indent=1, allow_nan=False).encode())
         return path
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = _plain({f.name: getattr(self, f.name) for f in fields(self)} | {"hash": self.hash})
+        return content
 
 
 def read_record(path: Path) -> Record:
     """The record in a file. Raises DamagedRecord; a missing file is FileNotFoundError."""
     try:
-        content = json.loads(path.read_bytes())
+        text = read_file(path)
+    except InTheWay as error:
+        raise DamagedRecord(str(error)) from None
+    try:
+        content = json.loads(text)
         digest = content.pop("digest", None) if isinstance(content, dict) else None
         own = _digest(content)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, NaN, a number of thousands of digits
@@ -98,23 +114,67 @@ def read_record(path: Path) -> Record:
         raise DamagedRecord(f"fields do not fit the schema ({error})") from error
     if record.status not in get_args(Status) or record.kind not in get_args(Kind):
         raise DamagedRecord(f"unknown status or kind: {record.status}, {record.kind}")
-    if name != record.hash:
+    if type(record.science_version) is not int or not isinstance(record.reason, str):
+        raise DamagedRecord("its science_version or reason is of another type")
+    if not isinstance(record.identity, Mapping) or name != record.hash:
         raise DamagedRecord("hash does not match the identity")
+    if record.science_version == SCIENCE_VERSION and (reason := misfit(record.kind, record.status, content)):
+        raise DamagedRecord(reason)
     return record
 
 
+Entry = tuple[Path, DamagedRecord]
+"""What lies where a folder belongs, and what it is."""
+
+
 def all_records(results: Path) -> Iterator[tuple[Path, Record | DamagedRecord]]:
-    """Every quality and efficiency record in order of path, a damaged one as its error. Changes nothing."""
-    for path in sorted(results.glob("runs/*/*/result.json")):
-        if path.parent.parent.name == "checks":
-            continue
+    """Every quality and efficiency record in order of path, and as an error what cannot be one. Changes nothing."""
+    for kind in _folders(results / "runs"):
+        if not isinstance(kind, Path):
+            yield kind
+        elif kind.name != "checks":
+            for folder in _folders(kind):
+                yield from _record_in(folder) if isinstance(folder, Path) else [folder]
+
+
+def _folders(parent: Path) -> Iterator[Path | Entry]:
+    """The folders in a folder, and what else is there. Hidden and set aside ones do not count."""
+    try:
+        names = sorted(os.listdir(parent)) if _is_folder(parent) else []
+    except (DamagedRecord, OSError) as error:
+        yield parent, _as_damage(error)
+        return
+    for path in (parent / name for name in names if not name.startswith(".") and ASIDE not in name):
         try:
-            record = read_record(path)
-            if path.parent.name != record.hash:
-                raise DamagedRecord(f"lies in folder {path.parent.name}, its hash is {record.hash}: a copy")
-            yield path, record
+            if _is_folder(path):
+                yield path
         except (DamagedRecord, OSError) as error:
-            yield path, error if isinstance(error, DamagedRecord) else DamagedRecord(str(error))
+            yield path, _as_damage(error)
+
+
+def _is_folder(path: Path) -> bool:
+    """False if nothing is there; raises DamagedRecord for anything else."""
+    if what := in_the_way(path, "folder"):
+        raise DamagedRecord(what)
+    return path.exists()
+
+
+def _record_in(folder: Path) -> Iterator[tuple[Path, Record | DamagedRecord]]:
+    """The record in a cell's folder, if there is one."""
+    path = folder / RECORD
+    try:
+        record = read_record(path)
+        if folder.name != record.hash:
+            raise DamagedRecord(f"lies in folder {folder.name}, its hash is {record.hash}: a copy")
+        yield path, record
+    except FileNotFoundError:
+        return
+    except (DamagedRecord, OSError) as error:
+        yield path, _as_damage(error)
+
+
+def _as_damage(error: DamagedRecord | OSError) -> DamagedRecord:
+    return error if isinstance(error, DamagedRecord) else DamagedRecord(error.strerror or str(error))
 
 
 def record_path(results: Path, kind: Kind, name: str) -> Path:
@@ -126,18 +186,14 @@ def identity_hash(identity: Mapping[str, Any], science_version: int = SCIENCE_VE
     return hashlib.sha256(_canonical(_plain(content))).hexdigest()[:16]
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a damaged file to <name>.damaged-<n> and returns the new path."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    return path.rename(aside)
-
-
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file has either its old content or all of the new, also after a crash. An OSError names it."""
+    """The file has either its old content or all of the new, also after a crash. An OSError names it.
+
+    What is there and no file is set aside.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        make_way(path, "file")
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -157,7 +213,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Removes the files of a `write_atomically` that was killed. Only for the process that holds the folder's lock."""
     for path in folder.glob(".*.*"):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ write                   the record, at the end of a claim
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import torch
 from cab.config import Request, user_errors
 from cab.errors import UserError
 from cab.machine import set_allocator
-from cab.store.checkpoint import CHECKPOINT, Checkpoint
+from cab.store.checkpoint import ANEW, CHECKPOINT, Checkpoint
 from cab.store.identity import CellKey, efficiency_key, quality_key
 from cab.store.lock import LOCK, Busy, holder, locked
-from cab.store.record import DamagedRecord, Record, Status, read_record, record_path, remove_unfinished, set_aside
+from cab.store.record import DamagedRecord, Record, Status, read_record, record_path, remove_unfinished
+from tasks.data.set_aside import in_the_way, make_folder, make_way, set_aside
 
 MEASURED: tuple[Status, ...] = ("ok", "diverged")
 """The efficiency of a cell is measured if its training ended so."""
@@ -105,43 +107,49 @@ class Store:
     def claim(self, key: CellKey, content: str | None = None, wait: str = "") -> Iterator[CellState]:
         """The right to run a cell, and its state; another process may have finished it meanwhile.
 
-        Removes unfinished files and a checkpoint older than the record, and sets a damaged record aside. Raises Busy
-        if another process has the cell; given `wait`, prints that and who it is, and waits.
+        Removes unfinished files and a checkpoint that a record left over, and sets aside a damaged record and whatever
+        lies where a file or folder of the cell belongs. Raises Busy if another process has the cell; given `wait`,
+        prints that and who it is, and waits.
         """
         folder = self._folder(key)
+        make_folder(folder, self.results)
+        make_way(folder / LOCK, "file", os.R_OK | os.W_OK, links=False)
         with locked(folder / LOCK, wait):
             remove_unfinished(folder)
-            if self._has_old_checkpoint(key):
+            make_way(folder / CHECKPOINT, "file", os.R_OK, then=ANEW)
+            found = self._read(key)
+            if self._checkpoint(key, found).is_left_over():
                 (folder / CHECKPOINT).unlink()
-            state = self._state(key, self._read(key), content)
+            state = self._state(key, found, content)
             if state.state is State.DAMAGED:
-                path = self._path(key)
-                print(f"warning: {path}: {state.detail}; renamed to {set_aside(path).name}, the cell runs again")
+                set_aside(self._path(key), state.detail, "the cell runs again")
             elif state.state is State.STALE:
                 print("the data changed since this cell was trained: it runs again")
             yield state
 
     def checkpoint(self, key: CellKey, origin: str) -> Checkpoint:
         """The checkpoint of a cell, to be used under its claim. `origin` is explained there."""
-        return Checkpoint(self._folder(key) / CHECKPOINT, origin)
+        return self._checkpoint(key, self._read(key), origin)
 
     def write(self, record: Record) -> None:
-        """Writes the record of a cell and removes its checkpoint. Only under the cell's claim."""
+        """Writes the record of a cell and, if it is final, removes its checkpoint. Only under the cell's claim."""
         path = record.write(self.results)
-        path.with_name(CHECKPOINT).unlink(missing_ok=True)
+        if record.final:
+            path.with_name(CHECKPOINT).unlink(missing_ok=True)
 
-    def remove_old_checkpoint(self, key: CellKey) -> None:
-        """Removes a checkpoint that is older than the record: the run was killed between `write`'s two steps."""
-        if self._has_old_checkpoint(key):
+    def remove_checkpoint_left_over(self, key: CellKey, record: Record) -> None:
+        """Removes a checkpoint of a cell that is done: the run was killed between `write`'s two steps."""
+        if self._checkpoint(key, record).is_left_over():
             with contextlib.suppress(Busy), self.claim(key):
                 pass
 
     def _state(self, key: CellKey, found: Record | DamagedRecord | None, content: str | None) -> CellState:
         """The state, except that it does not say whether another process runs the cell."""
         state = self._state_of_record(found, content)
-        if state.state in (State.DONE, State.UNSUPPORTED, State.DAMAGED):
+        if state.state not in (State.NEW, State.STALE):
             return state
-        has_checkpoint = (self._folder(key) / CHECKPOINT).exists() and not self._has_old_checkpoint(key)
+        checkpoint = self._checkpoint(key, found)
+        has_checkpoint = checkpoint.path.is_file() and not checkpoint.is_left_over()
         return CellState(State.INTERRUPTED) if has_checkpoint else state
 
     def _state_of_record(self, found: Record | DamagedRecord | None, content: str | None) -> CellState:
@@ -166,12 +174,24 @@ class Store:
         return state if who is None else CellState(State.RUNNING, who)
 
     def _read(self, key: CellKey) -> Record | DamagedRecord | None:
+        path = self._path(key)
+        for folder in reversed(path.relative_to(self.results).parents):
+            if what := in_the_way(self.results / folder, "folder", os.X_OK):
+                return DamagedRecord(f"{self.results / folder}: {what}")
         try:
-            return read_record(self._path(key))
+            record = read_record(path)
         except FileNotFoundError:
             return None
         except DamagedRecord as error:
             return error
+        same_cell = all(record.cell.get(name, value) == value for name, value in key.cell.items())
+        if (record.kind, record.hash) != (key.kind, key.hash) or not same_cell:
+            return DamagedRecord(f"the record of another cell, {record.kind} {record.hash}")
+        return record
+
+    def _checkpoint(self, key: CellKey, found: Record | DamagedRecord | None, origin: str = "") -> Checkpoint:
+        beside = found.digest if isinstance(found, Record) and found.final else ""
+        return Checkpoint(self._folder(key) / CHECKPOINT, origin, key.hash, beside)
 
     def _content(self, request: Request) -> str:
         """The hash of the request's data. Raises UserError where it cannot be read."""
@@ -187,13 +207,6 @@ class Store:
         if isinstance(content, UserError):
             raise content
         return content
-
-    def _has_old_checkpoint(self, key: CellKey) -> bool:
-        record, checkpoint = self._path(key), self._folder(key) / CHECKPOINT
-        try:
-            return checkpoint.stat().st_mtime_ns <= record.stat().st_mtime_ns
-        except FileNotFoundError:
-            return False
 
     def _path(self, key: CellKey) -> Path:
         return record_path(self.results, key.kind, key.hash)

@@ -1,8 +1,9 @@
 """Cache folders that are built once: complete or absent, safe with parallel jobs.
 
 A folder is built under another name and renamed when it is complete. One job builds it while the others wait; without
-file locks several build it and the first one wins. A folder that does not match its checksums is renamed and built
-again. An unfinished folder of a killed job is deleted by the next job that builds something beside it.
+file locks several build it and the first one wins. A folder that does not match its checksums, and whatever else lies
+in its place, is set aside with one line and built again. An unfinished folder of a killed job is deleted by the next
+job that builds something beside it.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tasks.data.set_aside import InTheWay, in_the_way, make_way, read_file, set_aside
+
 CHECKSUMS = "checksums.json"
 HASHED = 2**26
 """Checksums cover the size and the first bytes of a file, so that large files are checked quickly."""
@@ -25,19 +28,23 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def stored(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, complete; built by `build(empty folder)` if it does not exist."""
-    if _complete(folder):
+    """`folder`, complete; built by `build(empty folder)` if it does not exist. A file in place of the folder above it,
+    which is the cache or in it, is set aside."""
+    if not _damage(folder):
         return folder
+    lock = folder.with_name(f"{folder.name}.lock")
     with _os_errors(folder, build=False):
+        make_way(folder.parent, "folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(folder.name + ".lock")):
-        if _complete(folder):
+        make_way(lock, "file", os.W_OK)
+    with _locked(lock):
+        damage = _damage(folder)
+        if not damage:
             return folder
-        token = uuid.uuid4().hex[:8]
-        building = folder.with_name(f"{folder.name}.making-{machine_id()}-{os.getpid()}-{token}")
+        building = folder.with_name(f"{folder.name}.making-{machine_id()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         with _os_errors(folder, build=False):
-            if folder.exists():
-                os.replace(folder, folder.with_name(f"{folder.name}.damaged-{token}"))
+            if os.path.lexists(folder):
+                set_aside(folder, damage, "it is made again")
             building.mkdir()
         try:
             _delete_unfinished(folder.parent, building.stat().st_mtime)
@@ -48,25 +55,34 @@ def stored(folder: Path, build: Callable[[Path], None]) -> Path:
                 os.replace(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    if not _complete(folder):
-        raise _not_written(folder, "its content changed while it was written")
+    if damage := _damage(folder):
+        raise _not_written(folder, f"its content changed while it was written: {damage}")
     return folder
 
 
-def _complete(folder: Path) -> bool:
+def _damage(folder: Path) -> str:
+    """Why it cannot be used; empty if it is complete. What another user made is not to be made again in its place:
+    raises ValueError if it may not be read."""
+    if what := in_the_way(folder, "folder", os.R_OK | os.X_OK):
+        return what
     try:
-        return json.loads((folder / CHECKSUMS).read_text()) == _checksums(folder)
+        return "" if json.loads(read_file(folder / CHECKSUMS)) == _checksums(folder) else "not what its checksums say"
     except PermissionError as error:
         needed = "make it readable for you, or choose another cache folder"
         raise ValueError(f"{error.filename}: not readable ({error.strerror}): {needed}") from None
+    except InTheWay as error:
+        return f"in it, {error}"
     except (OSError, ValueError):
-        return False
+        return "incomplete"
 
 
 def _checksums(folder: Path) -> dict[str, list[int | str]]:
+    """Raises InTheWay for what is no readable file."""
     sums: dict[str, list[int | str]] = {}
     for path in sorted(folder.iterdir()):
         if path.name != CHECKSUMS:
+            if what := in_the_way(path, "file", os.R_OK):
+                raise InTheWay(what)
             with path.open("rb") as file:
                 sums[path.name] = [path.stat().st_size, hashlib.sha256(file.read(HASHED)).hexdigest()]
     return sums

@@ -3,7 +3,8 @@
 A file that was changed to other bytes of the same size and `st_mtime_ns` is not noticed.
 
 The cache is one JSON file for all files that are digested together, replaced atomically, with a digest of its own. If
-it is damaged or cannot be written, files are read again; so are entries that parallel jobs overwrite of each other.
+it is damaged, it is set aside and files are read again, as they are if it cannot be written; so are entries that
+parallel jobs overwrite of each other.
 """
 
 import contextlib
@@ -17,7 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tasks.data.set_aside import make_way, set_aside
+
 FOLDER = "digests"
+AGAIN = "files are read again"
 SAVED_EVERY = 60.0
 """Seconds; a job that is killed loses the digests since then."""
 BAR_DELAY = 2.0
@@ -76,12 +80,18 @@ def _read(place: str) -> str:
 
 
 def _load(index: Path) -> Entries:
-    """Empty if the file is missing or damaged."""
+    """Empty if the file is missing, or damaged and therefore set aside."""
     try:
+        make_way(index.parent, "folder", then=AGAIN)
+        make_way(index, "file", os.R_OK, then=AGAIN)
         own, _, body = index.read_bytes().partition(b"\n")
-        return json.loads(body) if own.decode() == hashlib.sha256(body).hexdigest() else {}
+        if own == hashlib.sha256(body).hexdigest().encode():
+            entries: Entries = json.loads(body)
+            return entries
+        set_aside(index, "not what its checksum says", AGAIN)
     except (OSError, ValueError):
-        return {}
+        pass
+    return {}
 
 
 def _save(index: Path, new: Entries) -> Entries:

@@ -4,11 +4,11 @@ Each writes leaderboard/analyses/<name>.csv and figures below leaderboard/plots,
 what it needs.
 """
 
-from cab.report.analyses import benefit, context, copies, correlation, noise, options, recall, state, time
+from cab.report.analyses import context, copies, correlation, gain, noise, options, recall, state, time
 from cab.report.analyses.base import Answer, Material, Question
 
 QUESTIONS: tuple[Question, ...] = (
-    benefit.QUESTION,
+    gain.QUESTION,
     noise.QUESTION,
     correlation.QUESTION,
     context.QUESTION,

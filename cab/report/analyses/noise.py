@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from cab.report.analyses.base import Material, Question, in_order, one_per_family, table_names
 from cab.report.figures.axes import legend, point
 from cab.report.figures.style import new_figure, style
-from cab.report.gains import gains
 from cab.report.groups import Group
+from cab.report.oriented import oriented
 from cab.report.stats import Estimate, difference, welch_interval
 
 SAME = ("vanilla", "eager")
@@ -47,7 +47,7 @@ def lines(material: Material) -> list[Line]:
 
 def _of_group(group: Group) -> list[Line]:
     """All pairs of families, vanilla and eager first; none if either of these is missing."""
-    scores = {variant.attention: found for variant in one_per_family(group) if (found := gains(group, variant))}
+    scores = {variant.attention: found for variant in one_per_family(group) if (found := oriented(group, variant))}
     if any(name not in scores for name in SAME):
         return []
     floor = noise_floor(scores["vanilla"], scores["eager"])

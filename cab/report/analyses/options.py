@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from cab.report.analyses.base import Material, Question
 from cab.report.figures.axes import point
 from cab.report.figures.style import INK, new_figure, style
-from cab.report.gains import gains
 from cab.report.groups import Group
+from cab.report.oriented import oriented
 from cab.report.settings import canonical, flatten, options
 from cab.report.stats import Estimate, mean
 from cab.report.text import scale_words
@@ -99,7 +99,7 @@ def _line(group: Group, option: str, values: Mapping[str, Any], base: Variant, o
 
 
 def _by_seed(group: Group, variant: Variant) -> dict[int, tuple[float, Record]]:
-    values = gains(group, variant) or []
+    values = oriented(group, variant) or []
     return {record.cell["seed"]: (value, record) for value, record in zip(values, variant.records, strict=False)}
 
 

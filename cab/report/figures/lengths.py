@@ -96,7 +96,7 @@ def _panel(axes: Axes, families: Sequence[Family], phase: str, quantity: str) ->
             line_and_band(axes, x, y, low, high, look, label)
         for name in BASELINES if subject not in BASELINES else ():
             crossing = family.crossing(name, phase, quantity)
-            if crossing.value is not None and not crossing.censored:
+            if crossing.value is not None and not crossing.censored and crossing.verdict == "cheaper":
                 _ring(axes, points, crossing.value, name)
     _scale(axes, quantity)
 

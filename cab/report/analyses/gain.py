@@ -1,12 +1,13 @@
-"""How much attention helps on a task: a family's score minus that of `none`, the same network without token mixing.
+"""The gain of attention on a task: a family over `none`, the same network without token mixing.
 
-    share = (score - none) / (vanilla - best predictor), more is better, perplexities by their logarithm
+    gain  = score - none                            more is better, perplexities by their logarithm
+    share = gain / (vanilla - best predictor)
 
 The unit is what `vanilla` gains over the best predictor without attention or a network: it depends on the task and its
 baselines, and not, as a z-score does, on which other families were run. 1 is as much as all of that gain, 0 nothing;
 below 0 token mixing harms. The interval is Welch's over the seeds of both, divided by the unit, which is held fixed.
-Where vanilla is not better than that predictor beyond the noise there is no unit, and only the benefit in the metric
-itself is given. CAB's figure of this kind has a z-score without intervals (its section 5).
+Where vanilla is not better than that predictor beyond the noise there is no unit, and only the gain itself is
+given. CAB's figure of this kind has a z-score without intervals (its section 5).
 """
 
 import statistics
@@ -17,9 +18,9 @@ from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, in_order, one_per_family, table_names
 from cab.report.figures.grid import UNSURE, GridCell, grid, value_cell
-from cab.report.gains import gains, scaled
 from cab.report.groups import Group
-from cab.report.stats import Estimate, difference, t_interval
+from cab.report.oriented import oriented, scaled
+from cab.report.stats import Estimate, t_interval
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Line:
     options: str
     n: int
     n_none: int
-    benefit: Estimate | None
-    """In the metric itself, as in leaderboard.csv."""
+    gain: Estimate | None
+    """As in leaderboard.csv."""
     share: Estimate | None
     unit: float | None
     no_unit: str
@@ -48,13 +49,13 @@ def lines(material: Material) -> list[Line]:
 
 
 def _of_group(group: Group) -> Iterator[Line]:
-    control = gains(group, group.control) if group.control else None
+    control = oriented(group, group.control) if group.control else None
     if control is None:
         return
     scale, no_unit = unit(group)
     shown = one_per_family(group)
     for variant in group.variants:
-        own = gains(group, variant)
+        own = oriented(group, variant)
         if variant is not group.control and own is not None:
             yield Line(
                 group=group,
@@ -63,8 +64,8 @@ def _of_group(group: Group) -> Iterator[Line]:
                 options=variant.options,
                 n=len(own),
                 n_none=len(control),
-                benefit=variant.benefit,
-                share=difference(own, control).divided(scale) if scale else None,
+                gain=variant.gain,
+                share=variant.gain.divided(scale) if variant.gain and scale else None,
                 unit=scale,
                 no_unit=no_unit,
                 figure="",
@@ -75,7 +76,7 @@ def _of_group(group: Group) -> Iterator[Line]:
 def unit(group: Group) -> tuple[float | None, str]:
     """What vanilla gains over the best predictor, or why that is no unit."""
     vanilla = [variant for variant in one_per_family(group) if variant.attention == "vanilla"]
-    own = gains(group, vanilla[0]) if vanilla else None
+    own = oriented(group, vanilla[0]) if vanilla else None
     predictor = group.strongest_predictor
     score = scaled(group.headline, predictor.score) if predictor else None
     if own is None:
@@ -95,7 +96,7 @@ def draw(found: Sequence[Line]) -> Figure:
     columns = in_order(line.attention for line in shown)
     cells = {(name, line.attention): _cell(line) for name, line in zip(names, shown, strict=True)}
     size = found[0].group.size
-    title = f"Benefit of attention, {size}: score minus that of none, 1 = vanilla minus best predictor"
+    title = f"Gain of attention over none, {size}; 1 = the gain of vanilla over the best predictor"
     title += "\ngrey: the interval includes 0, or one seed only"
     return grid(list(dict.fromkeys(names)), columns, cells, title)
 
@@ -109,11 +110,10 @@ def _cell(line: Line) -> GridCell:
 
 
 QUESTION = Question(
-    name="benefit",
-    title="Benefit of attention",
-    explanation="How much better a family is than the same network without token mixing, as a share of what vanilla"
-    " gains over the best predictor: 1 is as much as all of that gain, 0 means that attention does not help."
-    " Intervals are 95% (Welch) over seeds.",
+    name="gain",
+    title="Gain of attention",
+    explanation="The gain of a family over the same network without token mixing, as a share of that of vanilla over"
+    " the best predictor: 1 is as much, 0 means that attention does not help. Intervals are 95% (Welch) over seeds.",
     needs="a score of `none` and of another family in one table",
     lines=lines,
     draw=draw,

@@ -1,4 +1,4 @@
-"""Scores as gains: more is better, perplexities by their logarithm."""
+"""Scores whose differences are gains: more is better, perplexities by their logarithm."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ def scaled(metric: str | None, value: Any) -> float | None:
     return math.log(value) if value > 0 else None
 
 
-def gains(group: "Group", variant: "Variant") -> list[float] | None:
+def oriented(group: "Group", variant: "Variant") -> list[float] | None:
     """The scores of all seeds, with their sign changed where lower is better; None if one is missing."""
     values = [scaled(group.headline, value) for value in variant.scores] if variant.complete else []
     known = [group.sign * value for value in values if value is not None]
