@@ -1,6 +1,7 @@
 """Examples of what a model predicted: `python -m cab.show results/runs/quality/HASH/result.json FOLDER`.
 
-From the tables of a record alone, so exactly what was scored: pictures of completed clouds and of images, speech as wav
+Begins with where the record is from: command, commit, code of the user's own. The examples are from the tables of the
+record alone, so exactly what was scored: pictures of completed clouds and of images, speech as wav
 files with its spectrograms, texts in the terminal.
 """
 
@@ -45,7 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         try:
             record = read_record(options.record)
-            print("\n".join(f"{name + ':':<11}{text}" for name, text in of_records([record]).items() if text))
+            print(
+                "\n".join(
+                    f"{name + ':':<11}{text}"
+                    for name, text in of_records([record]).items()
+                    if text not in ("", "unknown")
+                )
+            )
             print("\n".join(show(record, options.folder)))
         except (DamagedRecord, UserError) as error:
             raise UserError(f"{options.record}: {error}") from error
