@@ -1,8 +1,7 @@
 """Examples of what a model predicted: `python -m cab.show results/runs/quality/HASH/result.json FOLDER`.
 
-Begins with where the record is from: command, commit, code of the user's own. The examples are from the tables of the
-record alone, so exactly what was scored: pictures of completed clouds and of images, speech as wav
-files with its spectrograms, texts in the terminal.
+From the tables of a record alone, so exactly what was scored: pictures of completed clouds and of images, speech as wav
+files with its spectrograms, texts in the terminal. Before them, where the record is from: command, commit, own code.
 """
 
 import argparse
@@ -46,13 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         try:
             record = read_record(options.record)
-            print(
-                "\n".join(
-                    f"{name + ':':<11}{text}"
-                    for name, text in of_records([record]).items()
-                    if text not in ("", "unknown")
-                )
-            )
+            known = {name: text for name, text in of_records([record]).items() if text not in ("", "unknown")}
+            print("\n".join(f"{name + ':':<11}{text}" for name, text in known.items()))
             print("\n".join(show(record, options.folder)))
         except (DamagedRecord, UserError) as error:
             raise UserError(f"{options.record}: {error}") from error
