@@ -265,7 +265,7 @@ def test_large_texts_are_cached_as_bytes_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["shorter", "changed", "missing", "checksums"])
-def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str) -> None:
+def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str, capsys) -> None:
     before = {split: np.array(s) for split, s in tokenise(REAL, 300, tmp_path).streams.items()}
     folder = next(tmp_path.glob("tokens-*/"))
     file = folder / "train.npy"
@@ -279,9 +279,11 @@ def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str
         file.unlink()
     else:
         (folder / "checksums.json").write_text("{")
+    assert capsys.readouterr().err == ""
     after = tokenise(REAL, 300, tmp_path)
     assert all(np.array_equal(before[split], after.streams[split]) for split in SPLITS)
-    assert len(list(tmp_path.glob("tokens-*.damaged-*"))) == 1
+    [aside] = tmp_path.glob("tokens-*.damaged-*")
+    assert capsys.readouterr().err == f"  {folder}: damaged; it is made again, the old one is {aside.name}\n"
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from cab.store.provenance import Clock, provenance
 from cab.store.record import Status
 from cab.store.store import Outcome, Store
 from tasks.base import Source, Task
+from tasks.data.progress import announced
 
 EXCESS_LIMIT = 0.10
 """CAB's rule: the share of the backbone's parameters that an attention may add where no `hidden` makes up for it."""
@@ -89,11 +90,13 @@ def _run(
         if trained.status != "ok":
             return trained.status, trained.reason, result
         test = evaluate(wrapped, task, "test", fabric.to_device)
+        with announced("scoring predictors"):
+            predictors = [asdict(predictor) for predictor in task.predictors()]
         result |= {
             "metrics": test.metrics,
             "headline": task.metrics[0].name,
             "better": {metric.name: metric.better for metric in task.metrics},
-            "predictors": [asdict(predictor) for predictor in task.predictors()],
+            "predictors": predictors,
             "tables": test.tables,
         }
         return "ok", "", result

@@ -2,7 +2,8 @@
 
 A folder is built under another name and renamed when it is complete. One job builds it while the others wait; without
 file locks several build it and the first one wins. A folder that does not match its checksums is renamed and built
-again. An unfinished folder of a killed job is deleted by the next job that builds something beside it.
+again, and a line says so. An unfinished folder of a killed job is deleted by the next job that builds something beside
+it.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tasks.data.progress import announced, note
+
 CHECKSUMS = "checksums.json"
 HASHED = 2**26
 """Checksums cover the size and the first bytes of a file, so that large files are checked quickly."""
@@ -24,8 +27,8 @@ ABANDONED = 2 * 24 * 3600
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def stored(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, complete; built by `build(empty folder)` if it does not exist."""
+def stored(folder: Path, build: Callable[[Path], None], what: str = "data") -> Path:
+    """`folder`, complete; built by `build(empty folder)` if it does not exist. If that is slow, a line says `what` it is."""
     if _complete(folder):
         return folder
     with _os_errors(folder, build=False):
@@ -37,11 +40,13 @@ def stored(folder: Path, build: Callable[[Path], None]) -> Path:
         building = folder.with_name(f"{folder.name}.making-{machine_id()}-{os.getpid()}-{token}")
         with _os_errors(folder, build=False):
             if folder.exists():
-                os.replace(folder, folder.with_name(f"{folder.name}.damaged-{token}"))
+                aside = folder.with_name(f"{folder.name}.damaged-{token}")
+                os.replace(folder, aside)
+                note(f"{folder}: damaged; it is made again, the old one is {aside.name}")
             building.mkdir()
         try:
             _delete_unfinished(folder.parent, building.stat().st_mtime)
-            with _os_errors(folder, build=True):
+            with _os_errors(folder, build=True), announced(f"preparing {what}, kept in {folder.parent}"):
                 build(building)
                 (building / CHECKSUMS).write_text(json.dumps(_checksums(building)))
             with contextlib.suppress(OSError):  # another job was first, without locks

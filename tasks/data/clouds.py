@@ -30,6 +30,7 @@ from tasks.data.cache_folder import stored
 from tasks.data.cloud_views import Pair, Shapes, Sizes, check_apart, check_points, seen_from_outside
 from tasks.data.farthest_point_order import farthest_order
 from tasks.data.pcn import pcn
+from tasks.data.progress import bar
 
 VERSION = 1
 """Raised when the same source would give other clouds."""
@@ -77,7 +78,7 @@ def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
         raise ValueError(f"data.source={data.source}: point_cloud has none: use data=local data.path=..., or embedded")
     kept = (sizes.points, sizes.truth, *(shapes[split].views for split in SPLITS))
     key = hashlib.sha256(f"{VERSION} {content} {kept}".encode()).hexdigest()[:24]
-    folder = stored(cache / f"clouds-{key}", lambda folder: _write(folder, shapes, sizes))
+    folder = stored(cache / f"clouds-{key}", lambda folder: _write(folder, shapes, sizes), description)
     return Clouds(description, real, content, {split: _views(folder, split, shapes[split]) for split in SPLITS})
 
 
@@ -164,12 +165,14 @@ def _write(folder: Path, splits: dict[Split, Shapes], sizes: Sizes) -> None:
         with (
             _array(folder / f"{split}_complete.npy", (count, sizes.truth, 3)) as whole,
             _array(folder / f"{split}_partial.npy", (count * views, sizes.points, 3)) as partial,
+            bar(f"clouds, {split}", "shape", count) as shown,
         ):
             for start in range(0, count, at_once):
                 pairs = [shapes.load(index) for index in range(start, min(start + at_once, count))]
                 whole.write(np.array([own for own, _ in pairs], np.float32).tobytes())
                 seen = np.array([view for _, own in pairs for view in own], np.float32)
                 partial.write(np.take_along_axis(seen, farthest_order(seen)[:, :, None], 1).tobytes())
+                shown.update(len(pairs))
 
 
 def _array(path: Path, shape: tuple[int, ...]) -> BinaryIO:

@@ -3,7 +3,8 @@
 A file that was changed to other bytes of the same size and `st_mtime_ns` is not noticed.
 
 The cache is one JSON file for all files that are digested together, replaced atomically, with a digest of its own. If
-it is damaged or cannot be written, files are read again; so are entries that parallel jobs overwrite of each other.
+it is damaged, a line says so and files are read again; they are also where it cannot be written, and where parallel
+jobs overwrite each other's entries.
 """
 
 import contextlib
@@ -15,13 +16,11 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
+from tasks.data.progress import announced, each, note
 
 FOLDER = "digests"
 SAVED_EVERY = 60.0
 """Seconds; a job that is killed loses the digests since then."""
-BAR_DELAY = 2.0
-"""Seconds before a progress bar is shown."""
 
 Entries = dict[str, list[int | str]]
 """[size, time of change, SHA-256] by resolved path."""
@@ -37,18 +36,20 @@ def file_digests(paths: Sequence[Path], cache: Path, save_every: float = SAVED_E
     entries, found, new = _load(index), list[str](), Entries()
     saved = time.monotonic()
     try:
-        for place in tqdm(places, "reading files", unit="file", leave=False, disable=None, delay=BAR_DELAY):
-            try:
-                status = os.stat(place)  # before reading, so that a change meanwhile is noticed next time
-                size, changed, own = entries.get(place, (-1, -1, ""))
-                if (size, changed) != (status.st_size, status.st_mtime_ns):
-                    own = _read(place)
-                    new[place] = [status.st_size, status.st_mtime_ns, own]
-            except OSError as error:
-                raise ValueError(f"{place}: not readable ({error.strerror}): make it readable, or remove it") from None
-            found.append(str(own))
-            if new and time.monotonic() - saved > save_every:
-                entries, new, saved = _save(index, new), Entries(), time.monotonic()
+        with announced("reading files"):
+            for place in each(places, "reading files", "file"):
+                try:
+                    status = os.stat(place)  # before reading, so that a change meanwhile is noticed next time
+                    size, changed, own = entries.get(place, (-1, -1, ""))
+                    if (size, changed) != (status.st_size, status.st_mtime_ns):
+                        own = _read(place)
+                        new[place] = [status.st_size, status.st_mtime_ns, own]
+                except OSError as error:
+                    advice = "make it readable, or remove it"
+                    raise ValueError(f"{place}: not readable ({error.strerror}): {advice}") from None
+                found.append(str(own))
+                if new and time.monotonic() - saved > save_every:
+                    entries, new, saved = _save(index, new), Entries(), time.monotonic()
     finally:
         if new:
             _save(index, new)
@@ -79,9 +80,13 @@ def _load(index: Path) -> Entries:
     """Empty if the file is missing or damaged."""
     try:
         own, _, body = index.read_bytes().partition(b"\n")
-        return json.loads(body) if own.decode() == hashlib.sha256(body).hexdigest() else {}
-    except (OSError, ValueError):
+    except OSError:
         return {}
+    if own == hashlib.sha256(body).hexdigest().encode():
+        entries: Entries = json.loads(body)
+        return entries
+    note(f"{index}: damaged; files are read again")
+    return {}
 
 
 def _save(index: Path, new: Entries) -> Entries:

@@ -17,18 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tasks.base import Split
 from tasks.data import alignment
 from tasks.data.clip_splits import split_by_text, split_from_file
 from tasks.data.file_digests import file_digests
 from tasks.data.mel import HOP, LEAST_SAMPLES, RATE, magnitudes
+from tasks.data.progress import announced, each
 from tasks.data.symbols import clean
 
 LAYOUT = "a folder with wavs/<id>.wav and metadata.csv of lines id|text|normalised text"
-BAR_DELAY = 2.0
-"""Seconds before a progress bar is shown."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,9 @@ def folder(path: str | None, cache: Path) -> Recordings:
     texts = _transcripts(root)
     splits = _splits(root, texts)
     aligned = _alignments(root, texts)
-    for id in tqdm(texts, "headers", unit="file", leave=False, disable=None, delay=BAR_DELAY):
-        check_header(_sound(root, id))
+    with announced("reading the headers of recordings"):
+        for id in each(texts, "headers", "file"):
+            check_header(_sound(root, id))
     content = _content(root, texts, splits, aligned, cache)
 
     def read(split: Split) -> Iterator[Recording]:

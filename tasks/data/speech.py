@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tasks.base import SPLITS, Data, Split
 from tasks.data import ljspeech, synthetic_speech
@@ -29,6 +28,7 @@ from tasks.data.cache_folder import stored
 from tasks.data.ljspeech import Recordings
 from tasks.data.mel import BANDS, log_mel_of, magnitudes
 from tasks.data.pitch import filled, pitch
+from tasks.data.progress import each
 from tasks.data.symbols import SYMBOLS, symbols
 
 FORMAT = 1
@@ -134,7 +134,7 @@ def speech(data: Data, cache: Path) -> Speech:
     """The clips of the data source."""
     found = _recordings(data, cache)
     key = hashlib.sha256(f"{FORMAT}:{found.content}".encode()).hexdigest()[:24]
-    folder = stored(cache / f"speech-{key}", partial(_build, found))
+    folder = stored(cache / f"speech-{key}", partial(_build, found), "spectrograms, pitch and energy")
     kept = json.loads((folder / "statistics.json").read_text())
     statistics = Statistics(*({n: np.array(kept[what][n], np.float32) for n in FEATURES} for what in ("mean", "std")))
     clips = {split: Clips(folder, split, statistics) for split in SPLITS}
@@ -164,8 +164,7 @@ def _build(found: Recordings, folder: Path) -> None:
         about: dict[str, list[Any]] = {"ids": [], "texts": [], "symbols": [], "frames": []}
         texts, durations = [], []
         files: dict[str, BinaryIO] = {name: (folder / f"{split}-{name}.raw").open("wb") for name in FEATURES}
-        read = tqdm(found.read(split), f"speech, {split}", found.clips[split], unit="clip", leave=False, disable=None)
-        for recording in read:
+        for recording in each(found.read(split), f"speech, {split}", "clip", found.clips[split]):
             features = _features(recording.wave)
             texts.append(symbols(recording.text))
             durations.append(recording.durations.astype(np.int32))

@@ -22,6 +22,7 @@ from pydantic import PlainValidator
 
 from tasks.base import SPLITS, Split
 from tasks.data.cache_folder import stored
+from tasks.data.progress import each
 from tasks.data.text import Corpus
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
     if vocabulary == "bytes" and not corpus.large:
         return Tokens({split: _joined(_encode_bytes(corpus.read(split))) for split in SPLITS}, 257, _byte_sizes())
     key = hashlib.sha256(f"{FORMAT}:{corpus.content}:{vocabulary}".encode()).hexdigest()[:24]
-    folder = stored(cache / f"tokens-{key}", partial(_build, corpus, vocabulary))
+    folder = stored(cache / f"tokens-{key}", partial(_build, corpus, vocabulary), f"tokens ({corpus.description})")
     streams = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
     if vocabulary == "bytes":
         return Tokens(streams, 257, _byte_sizes())
@@ -94,7 +95,7 @@ def _build(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
     for split in SPLITS:
-        documents = corpus.read(split)
+        documents = each(corpus.read(split), f"tokens, {split}", "document")
         parts = _encode_bytes(documents) if tokenizer is None else _encode_bpe(tokenizer, documents)
         _write(parts, folder / f"{split}.npy")
     (folder / "about.json").write_text(
