@@ -28,7 +28,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def stored(folder: Path, build: Callable[[Path], None], what: str = "data") -> Path:
-    """`folder`, complete; built by `build(empty folder)` if it does not exist. If that is slow, a line says `what` it is."""
+    """`folder`, complete; built by `build(empty folder)` if it does not exist; if that is slow, a line names `what`."""
     if _complete(folder):
         return folder
     with _os_errors(folder, build=False):

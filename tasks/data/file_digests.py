@@ -86,6 +86,8 @@ def _load(index: Path) -> Entries:
         entries: Entries = json.loads(body)
         return entries
     note(f"{index}: damaged; files are read again")
+    with contextlib.suppress(OSError):
+        index.unlink()
     return {}
 
 
