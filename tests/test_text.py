@@ -106,6 +106,23 @@ def test_bad_folders(tmp_path: Path, files: dict, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_all_texts_are_read_and_the_rest_is_named(tmp_path: Path, capsys) -> None:
+    data = folder_of(tmp_path, train={"a.txt": b"a", "B.TXT": b"B"}, validation={"b.txt": b"b"}, test={"c.txt": b"c"})
+    (tmp_path / "train" / "more").mkdir()
+    (tmp_path / "train" / "more" / "x.txt").write_bytes(b"x")
+    (tmp_path / "train" / "again").symlink_to(tmp_path / "train")
+    found = corpus(data, "text")
+    assert sorted(found.read("train")) == [b"B", b"a", b"x"]
+    assert found.facts == {"train_documents": 3, "validation_documents": 1, "test_documents": 1}
+    assert capsys.readouterr().err == ""
+    (tmp_path / "stray.txt").write_bytes(b"s")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "test" / "notes.md").write_bytes(b"n")
+    again = corpus(data, "text")
+    assert (again.content, again.facts["left_out"]) == (found.content, 3)
+    assert capsys.readouterr().err.endswith("is read; 3 left out: other/, stray.txt, test/notes.md\n")
+
+
 def test_missing_folder_and_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere: no such folder: give one with train/"):
         corpus(Data("local", str(tmp_path / "nowhere")), "text")
