@@ -7,17 +7,16 @@ documents come from any of three sources (`tasks.data.summaries`).
 are cut, and the record has their number. Efficiency is measured on stacks of this width, heads and depth, at other
 lengths.
 
-Scores are ROUGE F-measures (Lin 2004, by `rouge-score`, stemmed) in percent between generated texts (greedy, by prefill
-and step) and complete references; of several references of a document the best one counts for each measure, as in
-rouge-score. ROUGE-L is the headline: it depends on the order of words, so that a bag of frequent words scores low.
-`rouge-score` uses only words of the letters a to z and digits. The perplexity is that of the references.
+Scores are ROUGE F-measures (Lin 2004, by `rouge-score`) in percent between generated texts (greedy, by prefill and
+step) and complete references; of several of a document the best one counts for each measure, as in rouge-score.
+ROUGE-L is the headline: it depends on the order of words, so that a bag of frequent words scores low. What a word is,
+in any script, says `tasks.metrics.words`. The perplexity is that of the references.
 
 Every reference is one training example. An epoch has each of them at most once, in random order, but with documents of
 similar length as neighbours, so that a batch has little padding.
 """
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -45,10 +44,12 @@ from tasks.base import (
 )
 from tasks.base import Options as BaseOptions
 from tasks.data.epochs import Epochs, in_complete_groups, of_similar_length
+from tasks.data.overlap import overlap
 from tasks.data.padding import padded
 from tasks.data.summaries import Collection, Columns, summaries
 from tasks.data.tokens import Tokens, Vocabulary, tokenise, vocabulary_size
 from tasks.data.typical_summary import most_typical
+from tasks.metrics.words import DESCRIPTION, Tokenizer, first_words, words
 
 TOKENS_PER_BATCH = 2**15
 """Tokens in an evaluation batch, documents and summaries together."""
@@ -121,6 +122,7 @@ class Summarization(Task):
         lengths = np.minimum(np.diff(train.documents)[:, 0], self.shape.memory)[train.owner]
         self._epochs = Epochs(self.seed, count, of_similar_length(lengths, count))
         facts |= {"vocabulary": self.tokens.size, "test_documents_evaluated": self._evaluated("test")}
+        facts |= {"words": DESCRIPTION, **overlap(found, self.cache)}
         return Source(found.description, True, found.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
@@ -179,13 +181,13 @@ class Summarization(Task):
         all documents, the most typical one."""
         train = self._collections["train"]
         references = [self._text(train.summary(index)) for index in range(len(train.summaries))]
-        words = [[word.group().lower() for word in _words(reference)] for reference in references]
-        count = max(1, round(sum(map(len, words)) / len(words)))
+        spoken = [words(reference) for reference in references]
+        count = max(1, round(sum(map(len, spoken)) / len(spoken)))
         documents = [self._text(self._collections["test"].document(i)) for i in range(self._evaluated("test"))]
-        leads = [_lead(document, count) for document in documents]
+        leads = [first_words(document, count) for document in documents]
         return [
             Predictor(f"first {count} words", self.rouge("test", leads)),
-            Predictor("one summary for all", self.rouge("test", [references[most_typical(words)]] * len(documents))),
+            Predictor("one summary for all", self.rouge("test", [references[most_typical(spoken)]] * len(documents))),
         ]
 
     def _evaluated(self, split: Split) -> int:
@@ -218,7 +220,7 @@ class Summarization(Task):
         """ROUGE of the texts of the first documents, in percent."""
         from rouge_score.rouge_scorer import RougeScorer
 
-        scorer = RougeScorer(list(ROUGE.values()), use_stemmer=True)
+        scorer = RougeScorer(list(ROUGE.values()), tokenizer=Tokenizer())
         scores = [scorer.score_multi(self._references(split, index), text) for index, text in enumerate(texts)]
         return {
             name: 100 * sum(score[known].fmeasure for score in scores) / len(scores) for name, known in ROUGE.items()
@@ -232,14 +234,3 @@ class Summarization(Task):
             row = {"document": document, "reference": self._references(split, index)[0], "generated": texts[index]}
             rows.append({name: text[:SHOWN_CHARACTERS] for name, text in row.items()})
         return rows
-
-
-def _words(text: str) -> list[re.Match[str]]:
-    """Words as rouge-score counts them."""
-    return list(re.finditer("[A-Za-z0-9]+", text))
-
-
-def _lead(text: str, count: int) -> str:
-    """The first `count` words of a text."""
-    words = _words(text)[:count]
-    return text[: words[-1].end()] if words else ""

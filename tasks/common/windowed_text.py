@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tasks.backbones.positions import PositionKind
 from tasks.base import SPLITS, Batch, Options, Source, Split, Task, TaskContext
+from tasks.data.overlap import overlap
 from tasks.data.text import corpus
 from tasks.data.tokens import Tokens, Vocabulary, tokenise
 from tasks.data.windows import Windows
@@ -45,6 +46,7 @@ class WindowedText(Task):
         self.windows = Windows(self.tokens.streams, length + self.overlap, length, self.counts, self.seed)
         sizes: dict[str, int | float | str] = {f"{split}_tokens": len(self.tokens.streams[split]) for split in SPLITS}
         facts = text.facts | sizes | {"vocabulary": self.tokens.size, "test_windows": self.examples("test")}
+        facts |= overlap(text, self.cache)
         return Source(text.description, True, text.content, facts)
 
     def examples(self, split: Split) -> int:
