@@ -1,7 +1,9 @@
 """Documents and summaries: what is taken from source code, grouped, kept apart, refused, and found again in tokens."""
 
+import codecs
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -238,6 +240,34 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl.gz").write_bytes(gzip.compress(b'{"document": "caf\xe9", "summary": "a"}'))
     with pytest.raises(ValueError, match=r"test.jsonl.gz:1: no JSON \(not UTF-8\)"):
         summaries.summaries(data, Columns())
+
+
+def test_names_in_any_case_marks_and_what_is_left_out(tmp_path: Path, capsys) -> None:
+    data = write(tmp_path, **GOOD)
+    before = summaries.summaries(data, Columns()).content
+    assert capsys.readouterr().err == ""
+    for split in SPLITS:
+        raw = codecs.BOM_UTF8 + (tmp_path / f"{split}.jsonl").read_bytes()
+        (tmp_path / f"{split}.jsonl").unlink()
+        (tmp_path / f"{split}.JSONL.GZ").write_bytes(gzip.compress(raw))
+    (tmp_path / "train2.jsonl").touch()
+    (tmp_path / "more").mkdir()
+    assert summaries.summaries(data, Columns()).content == before
+    assert capsys.readouterr().err.endswith(
+        "train.JSONL.GZ, validation.JSONL.GZ, test.JSONL.GZ are read; 2 left out: more, train2.jsonl\n"
+    )
+
+
+def test_what_is_no_file_and_no_json(tmp_path: Path) -> None:
+    data = write(tmp_path, **GOOD)
+    (tmp_path / "test.jsonl").write_text('{"document": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match=r"test.jsonl:1: no JSON \(nested too deeply\): every line must be one object"):
+        summaries.summaries(data, Columns())
+    for make in (Path.mkdir, os.mkfifo):
+        (tmp_path / "test.jsonl").unlink() if (tmp_path / "test.jsonl").is_file() else (tmp_path / "test.jsonl").rmdir()
+        make(tmp_path / "test.jsonl")
+        with pytest.raises(ValueError, match=r"test.jsonl: is no file: put one there"):
+            summaries.summaries(data, Columns())
 
 
 def test_missing_folder_and_path(tmp_path: Path) -> None:

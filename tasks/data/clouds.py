@@ -17,6 +17,7 @@ folder that is memory-mapped.
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -99,12 +100,14 @@ def _synthetic(sizes: Sizes) -> dict[Split, Shapes]:
 
 
 def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise ValueError(f"data.path={path}: not an .npz file, or a damaged one: {FORMAT}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise ValueError(f"data.path={path}: not readable as .npz ({reason}): {FORMAT}") from None
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+        what = "an array is damaged, or holds other things than numbers and text"
+        raise ValueError(f"data.path={path}: not readable as .npz ({what}): {FORMAT}") from None
     for key in ("points", "name"):
         if key not in arrays:
             found = ", ".join(arrays) or "none"

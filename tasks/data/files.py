@@ -52,6 +52,17 @@ def files_below(folder: Path, endings: tuple[str, ...]) -> Found:
     return Found(dict(sorted(named.items())), sorted(path.removeprefix(above) for path in others))
 
 
+def read_text(file: Path) -> str:
+    """A text in UTF-8, without the mark at its beginning that some programs write."""
+    try:
+        _check_file(os.fspath(file))
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 (byte {error.start}): convert it") from None
+    except OSError as error:
+        raise ValueError(f"{file}: not readable ({error.strerror}): make it readable") from None
+
+
 def name_left_out(where: str, others: list[str], used: str) -> None:
     """Says in one line what is used and what is left out."""
     if others:

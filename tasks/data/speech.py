@@ -31,10 +31,10 @@ from tasks.data.pitch import filled, pitch
 from tasks.data.progress import each
 from tasks.data.symbols import SYMBOLS, symbols
 
-FORMAT = 1
+FORMAT = 2
 """Increased when the same recordings would give other features."""
 LEAST_DEVIATION = 1e-3
-"""Keeps a constant band from being scaled up."""
+"""A feature that varies less in train is as good as constant: it is centred, not scaled."""
 FEATURES = {"mel": (BANDS, np.float32), "pitch": (1, np.float32), "energy": (1, np.float32)}
 """Features of a frame: how many numbers, of which type."""
 
@@ -200,5 +200,6 @@ def _statistics(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, list[floa
     for name, (count, total, squares) in sums.items():
         mean = total / np.maximum(count, 1)
         deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
-        found["mean"][name], found["std"][name] = mean.tolist(), np.maximum(deviation, LEAST_DEVIATION).tolist()
+        scale = np.where(deviation < LEAST_DEVIATION, 1.0, deviation)
+        found["mean"][name], found["std"][name] = mean.tolist(), scale.tolist()
     return found

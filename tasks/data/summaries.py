@@ -29,6 +29,7 @@ import numpy as np
 
 from tasks.base import SPLITS, Data, Split
 from tasks.data.docstrings import VERSION, documented
+from tasks.data.files import name_left_out
 from tasks.data.text import Corpus, corpus, hub_splits
 
 HUB_DEFAULT = ("alexfabbri/multi_news", "refs/convert/parquet")
@@ -136,8 +137,10 @@ def _local(path: str | None, columns: Columns) -> Corpus:
     if not root.is_dir():
         raise ValueError(f"data.path={path}: no such folder: give {what}")
     examples, digest, seen = {}, hashlib.sha256(), dict[bytes, Split]()
-    for split in SPLITS:
-        file = _file(root, split)
+    files = {split: _file(root, split) for split in SPLITS}
+    others = [path.name for path in sorted(root.iterdir()) if path not in files.values() and path.name[0] != "."]
+    name_left_out(f"data.path={path}", others, ", ".join(file.name for file in files.values()) + " are read")
+    for split, file in files.items():
         examples[split] = _grouped(_rows(file, columns))
         if not examples[split]:
             raise ValueError(f"{file}: empty: put at least one document with its summary there")
@@ -156,13 +159,16 @@ def _local(path: str | None, columns: Columns) -> Corpus:
 
 
 def _file(root: Path, split: Split) -> Path:
-    found = [root / f"{split}{ending}" for ending in ENDINGS if (root / f"{split}{ending}").is_file()]
+    wanted = [split + ending for ending in ENDINGS]
+    found = [path for path in sorted(root.iterdir()) if path.name.lower() in wanted]
     if not found:
         raise ValueError(
             f"data.path={root}: no {split}.jsonl or {split}.jsonl.gz: all of {', '.join(SPLITS)} are needed"
         )
     if len(found) > 1:
         raise ValueError(f"data.path={root}: both {found[0].name} and {found[1].name}: keep one of them")
+    if not found[0].is_file():
+        raise ValueError(f"{found[0]}: is no file: put one there")
     return found[0]
 
 
@@ -174,8 +180,8 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[bytes, list[bytes]]]:
         where = f"{file}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
-            reason = getattr(error, "msg", "not UTF-8")
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deeply" if isinstance(error, RecursionError) else "not UTF-8")
             raise ValueError(f"{where}: no JSON ({reason}): every line must be one object") from None
         if not isinstance(row, dict):
             raise ValueError(f"{where}: is a {type(row).__name__}: every line must be one object")
@@ -194,12 +200,14 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[bytes, list[bytes]]]:
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    opened: Any = gzip.open if file.suffix == ".gz" else open
+    opened: Any = gzip.open if file.suffix.lower() == ".gz" else open
     try:
         with opened(file, "rb") as lines:
             yield from lines
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: not readable by gzip ({error}): make or copy it again") from None
+    except OSError as error:
+        raise ValueError(f"{file}: not readable ({error.strerror}): make it readable") from None
 
 
 def _texts(value: Any, column: str, where: str) -> list[bytes]:
