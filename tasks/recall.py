@@ -76,6 +76,10 @@ class Recall(TokenPrediction):
         super().__init__(context, options)
         if self.data.source != "embedded":
             raise ValueError(f"data.source={self.data.source}: recall is synthetic: use data.source=embedded")
+        if not self.pattern.causal:
+            self.refuse_option("delay", f"in {self.pattern}")
+        if self.pattern.cross:
+            self.refuse_option("gap_power", f"in {self.pattern}")
         longest, self.most_pairs = (max(values) for values in zip(*options.settings, strict=True))
         if longest != self.shape.length:
             raise ValueError(f"settings: the longest has {longest} tokens: set model.length={longest}")
@@ -89,6 +93,10 @@ class Recall(TokenPrediction):
         further = [sizes for length in options.lengths for sizes in self._fitting(length)]
         self.tested = list(dict.fromkeys(self.headline + further))
         self._groups: dict[tuple[Split, int], Examples] = {}
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        return () if self.pattern.cross else ("model.memory",)
 
     def prepare(self) -> Source:
         sizes = self.mixture[0]

@@ -90,6 +90,9 @@ class Summarization(Task):
 
     def __init__(self, context: TaskContext, options: Options) -> None:
         super().__init__(context, options)
+        if self.data.source == "embedded":
+            for name in ("document_column", "summary_column"):
+                self.refuse_option(name, "with data.source=embedded")
         if self.shape.memory < 1:
             raise ValueError("memory=0: documents need a length: set model.memory to the most tokens of a document")
         if options.least_length >= self.shape.length:

@@ -45,6 +45,9 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> Out
     device = resolve_device(request.device.name)
     with user_errors():
         task = request.build_task()
+        for setting in task.without_effect:
+            if any(override.lstrip("+").startswith(f"{setting}=") for override in overrides):
+                raise UserError(f"{setting}: has no effect on {task.name} in {request.pattern}: leave it out")
         source = task.prepare()
     key = quality_key(request, device)
     store = Store(request.results, request.rerun)

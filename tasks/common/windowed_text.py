@@ -30,6 +30,7 @@ class WindowedTextOptions(Options):
 class WindowedText(Task):
     """Without a revision of a hub data set, the commit of `main` is looked up and is part of the content hash."""
 
+    uses_memory = False
     overlap: ClassVar[int]
     """Tokens that a window shares with the next one."""
     options: WindowedTextOptions
@@ -38,6 +39,8 @@ class WindowedText(Task):
 
     def __init__(self, context: TaskContext, options: WindowedTextOptions) -> None:
         super().__init__(context, options)
+        if self.data.source != "hub":
+            self.refuse_option("column", f"with data.source={self.data.source}")
         self.counts: dict[Split, int] = {"validation": options.validation_windows, "test": options.test_windows}
 
     def prepare(self) -> Source:
