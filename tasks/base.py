@@ -165,6 +165,12 @@ class Task(ABC):
     def predictors(self) -> list[Predictor]:
         """Predictors without attention or a network, scored on the test split: what a trained model has to beat."""
 
+    def vocabulary_numbers(self, examples: int) -> int:
+        """How many numbers a training step on so many examples holds because of the size of a vocabulary: with each id
+        four in a table (a weight, its gradient and two averages), three at each predicted position (a logit, its
+        logarithm and its gradient)."""
+        return 0
+
     @property
     def without_effect(self) -> tuple[str, ...]:
         """Settings that a recipe gives for all patterns and that change nothing in this one, as `model.memory`: they

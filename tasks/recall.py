@@ -107,6 +107,9 @@ class Recall(TokenPrediction):
     def build(self, slots: Slots) -> nn.Module:
         return RecallNet(slots, self.pattern, self.shape, self.options.vocabulary, self.options.positions)
 
+    def vocabulary_numbers(self, examples: int) -> int:
+        return self.options.vocabulary * (8 * self.shape.dim + 3 * examples * self.most_pairs)
+
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`tokens`, `labels`, `distance` (B, N), in cross patterns `memory` (B, M, 2), in causal_cross and
         noncausal_self `carried` (B, N); `valid` and `memory_valid` where there is padding."""

@@ -47,12 +47,12 @@ from tasks.data.epochs import Epochs, in_complete_groups, of_similar_length
 from tasks.data.overlap import overlap
 from tasks.data.padding import padded
 from tasks.data.summaries import Collection, Columns, summaries
-from tasks.data.tokens import Tokens, Vocabulary, tokenise, vocabulary_size
+from tasks.data.tokens import Tokens, Vocabulary, check_reached, tokenise, vocabulary_size
 from tasks.data.typical_summary import most_typical
 from tasks.metrics.words import DESCRIPTION, Tokenizer, first_words, words
 
-TOKENS_PER_BATCH = 2**15
-"""Tokens in an evaluation batch, documents and summaries together."""
+TOKENS_PER_BATCH, LOGITS_PER_BATCH = 2**15, 2**27
+"""Of an evaluation batch, tokens of documents and summaries together."""
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 """Metrics by their names in rouge-score."""
 SHOWN_TEXTS = 8
@@ -102,12 +102,17 @@ class Summarization(Task):
         self.columns = Columns(options.document_column, options.summary_column)
 
     @property
+    def _vocabulary(self) -> int:
+        return vocabulary_size(self.options.vocabulary)
+
+    @property
     def separator(self) -> int:
         return self.tokens.size - 1
 
     def prepare(self) -> Source:
         found = summaries(self.data, self.columns)
         self.tokens = tokenise(found, self.options.vocabulary, self.cache)
+        check_reached(self.tokens, self.options.vocabulary)
         self._collections = {split: Collection.of(self.tokens.streams[split], self.separator) for split in SPLITS}
         facts = dict(found.facts)
         for split, collection in self._collections.items():
@@ -129,7 +134,10 @@ class Summarization(Task):
         return Source(found.description, True, found.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        return Seq2Seq(slots, self.shape, vocabulary_size(self.options.vocabulary), self.options.positions)
+        return Seq2Seq(slots, self.shape, self._vocabulary, self.options.positions)
+
+    def vocabulary_numbers(self, examples: int) -> int:
+        return self._vocabulary * (4 * self.shape.dim + 3 * examples * self.shape.length)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """One reference each. `document` (B, M) and `tokens` (B, N) with `document_valid` and `valid`, `labels` (B, N)
@@ -157,7 +165,8 @@ class Summarization(Task):
         return self._sum_of_losses(model, batch, self.options.label_smoothing)
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
-        size = max(1, TOKENS_PER_BATCH // (self.shape.memory + self.shape.length))
+        tokens, logits = self.shape.memory + self.shape.length, self.shape.length * self._vocabulary
+        size = max(1, min(TOKENS_PER_BATCH // tokens, LOGITS_PER_BATCH // logits))
         nats, targets = 0.0, 0
         for batch in self.batches(split, size, move):
             nats += self._sum_of_losses(model, batch, 0.0)[0].item()

@@ -41,7 +41,7 @@ CELL = [
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    words = ["cat", "mat", "sat", "seven", "black", "birds", "fly", "over", "green", "hills", "rain"]
+    words = ["cat", "mat", "sat", "seven", "black", "birds", "fly", "over", "green", "hills", "rain", "wind"]
     for index, split in enumerate(("train", "validation", "test")):
         draw = random.Random(index)
         (folder / split).mkdir()

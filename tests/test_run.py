@@ -134,6 +134,20 @@ def test_a_setting_without_an_effect_makes_no_cell_of_its_own(cab):
     assert not records(cab.results, "quality")
 
 
+def test_a_vocabulary_that_no_memory_holds_is_refused_before_it_is_made(cab, monkeypatch):
+    code, _, err = cab("task.vocabulary=1000000", "attention=none", "measure=false")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err == "error: task.vocabulary=1000000: use bytes, or a number from 257 to 262,144 for BPE\n"
+    recall = [o for o in RECALL if not o.startswith("model.length")]
+    code, _, err = cab("task=recall", "task.vocabulary=2000000000", "attention=none", "measure=false", tiny=recall)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: task.vocabulary=2000000000, train.micro_batch=2: a training step needs ")
+    monkeypatch.setattr("cab.quality.cell.free_memory", lambda device: 100_000)
+    code, _, err = cab("attention=none", "measure=false")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "task.vocabulary=bytes, train.micro_batch=2: a training step needs 0.0 GB for it, 0.0 GB are free" in err
+
+
 def test_a_sweep_continues_after_a_cell_that_cannot_be_built(cab):
     code, _, err = cab("-m", "model.heads=3,2", "attention=none", "measure=false")
     assert code == 2

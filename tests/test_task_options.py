@@ -32,7 +32,7 @@ COUNTS = {
 }
 AT_LEAST_ONE = "Input should be greater than or equal to 1"
 POSITIONS = "Input should be 'sinusoidal', 'learned' or 'none'"
-VOCABULARY = "use bytes, or a number of at least 257 for BPE"
+VOCABULARY = "use bytes, or a number from 257 to 262,144 for BPE"
 
 
 def task_class(task: str) -> type[Task]:
@@ -66,6 +66,8 @@ def test_counts_are_whole_and_at_least_one(task: str, option: str) -> None:
         ("lm", "vocabulary", 100, VOCABULARY),
         ("lm", "vocabulary", "words", VOCABULARY),
         ("lm", "vocabulary", True, VOCABULARY),
+        ("lm", "vocabulary", 1_000_000, VOCABULARY),
+        ("summarization", "vocabulary", 10**9, VOCABULARY),
         ("forecasting", "positions", "rotary", POSITIONS),
         ("lm", "positions", "alibi", "Input should be 'rotary', 'sinusoidal', 'learned' or 'none'"),
         ("lm", "column", 3, "Input should be a valid string"),
