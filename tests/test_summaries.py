@@ -295,6 +295,19 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
     return calls
 
 
+def test_hub_documents_of_several_splits_are_kept_where_they_are_evaluated(asked: list, tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"train": "abc", "validation": "bd", "test": "ade"}
+    for split in SPLITS:
+        columns = {"document": list(rows[split]), "summary": [f"{split} {document}" for document in rows[split]]}
+        file = tmp_path / "snapshots" / "c0ffee" / "default" / split / "0000.parquet"
+        datasets.Dataset.from_dict(columns).to_parquet(file)
+    corpus = summaries.summaries(Data("hub", id="a/b"), Columns())
+    documents = {split: [document for document, _ in split_of(corpus.read(split))] for split in SPLITS}
+    assert documents == {"train": [b"c"], "validation": [b"b"], "test": [b"a", b"d", b"e"]}
+
+
 def test_hub(asked: list) -> None:
     corpus = summaries.summaries(Data("hub"), Columns())
     assert split_of(corpus.read("test")) == [(b"test 1", [b"a"]), (b"test 2", [b"c"])]

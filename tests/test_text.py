@@ -171,6 +171,22 @@ def test_hub_records_the_commit_and_reads_the_text(no_proxy, asked, monkeypatch)
     assert {split: list(found.read(split)) for split in SPLITS} == TEXTS
 
 
+def test_a_document_of_several_splits_is_kept_where_it_is_evaluated(no_proxy, asked, tmp_path, monkeypatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
+    rows = {"train": ["a", "b", "c", "", "c"], "validation": ["b", "d", ""], "test": ["a", "d", "e", ""]}
+    for split in SPLITS:
+        file = tmp_path / "snapshots" / "c0ffee" / "data" / f"{split}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict({"text": rows[split]}).to_parquet(file)
+    found = corpus(Data("hub", id="some/books"), "text")
+    assert {split: list(found.read(split)) for split in SPLITS} == {
+        "train": [b"c", b"", b"c"],
+        "validation": [b"b", b""],
+        "test": [b"a", b"d", b"e", b""],
+    }
+
+
 def test_hub_revision_is_passed_on_and_changes_nothing_else(no_proxy, asked, monkeypatch) -> None:
     monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
     corpus(Data("hub", id="some/books", revision="v1"), "text")

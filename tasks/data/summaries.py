@@ -1,15 +1,15 @@
 """Documents with their summaries in three splits, from one of three sources.
 
 embedded   the running interpreter's own standard library: source code and the first paragraph of its docstring
-           (`tasks.data.docstrings`). Files are split as in `tasks.data.text`; a document of several splits is kept in
-           the one that is evaluated.
+           (`tasks.data.docstrings`). Files are split as in `tasks.data.text`
 local      a folder with train, validation and test as *.jsonl or *.jsonl.gz: an object in every line, with a document
            and its summary, or a list of summaries
 hub        a `datasets` id with those three splits and two such columns; rows where one is empty are left out. Default
            Multi-News (Fabbri et al. 2019, arXiv 1906.01749), CAB's, as `alexfabbri/multi_news`: its main branch is a
            script, which `datasets` no longer runs, so the branch with its conversion to Parquet is used.
 
-Rows with the same document are one document with several reference summaries.
+Rows with the same document are one document with several reference summaries. The same document in several splits is
+refused with `local`; with the others it is kept in the one that is evaluated.
 
 For `tasks.data.tokens` a split is a sequence of texts: a document, its summaries, an empty text, the next document. A
 separator ends every text, so that `Collection` finds documents and summaries in the stream of tokens.
@@ -30,7 +30,7 @@ import numpy as np
 from tasks.base import SPLITS, Data, Split
 from tasks.data.docstrings import VERSION, documented
 from tasks.data.files import name_left_out
-from tasks.data.text import Corpus, corpus, hub_splits
+from tasks.data.text import Corpus, apart, corpus, hub_splits
 
 HUB_DEFAULT = ("alexfabbri/multi_news", "refs/convert/parquet")
 ENDINGS = (".jsonl", ".jsonl.gz")
@@ -232,8 +232,11 @@ def _text(value: Any, column: str, where: str) -> bytes:
 def _hub(id: str, revision: str | None, columns: Columns) -> Corpus:
     splits, commit = hub_splits(id, revision, columns.options)
 
+    is_own = apart(lambda split: (document for document, _ in rows(split)))
+
     def read(split: Split) -> Iterator[bytes]:
-        return _flat(_grouped(rows(split)))
+        own = is_own(split)
+        return _flat(_grouped(pair for pair in rows(split) if own(pair[0])))
 
     def rows(split: Split) -> Iterator[tuple[bytes, list[bytes]]]:
         for number, row in enumerate(splits[split].select_columns([columns.document, columns.summary])):
@@ -243,5 +246,5 @@ def _hub(id: str, revision: str | None, columns: Columns) -> Corpus:
                 yield _text(document, columns.document, where), _texts(summary, columns.summary, where)
 
     facts: dict[str, int | float | str] = {f"{split}_rows": len(splits[split]) for split in SPLITS}
-    content = hashlib.sha256(f"{id}@{commit}:{columns.document}:{columns.summary}".encode()).hexdigest()
+    content = hashlib.sha256(f"{id}@{commit}:{columns.document}:{columns.summary}:apart".encode()).hexdigest()
     return Corpus(f"hub {id} at {commit}", content, read, large=True, facts={**facts, "commit": commit})

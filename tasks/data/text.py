@@ -5,7 +5,8 @@ embedded   the running interpreter's own standard library, about 9 MB of Python 
            depends on the version of Python, and so does the content hash.
 local      a folder with train/, validation/ and test/ of *.txt files in UTF-8, at any depth
 hub        a `datasets` id with those three splits and one text column; default PG-19 (Rae et al. 2020, arXiv
-           1911.05507) as `emozilla/pg19`. Without `revision`, results are tied to the commit that `main` pointed to.
+           1911.05507) as `emozilla/pg19`. A document of several splits is kept where it is evaluated. Without
+           `revision`, results are tied to the commit that `main` pointed to.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import platform
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +141,37 @@ def _in_memory(description: str, documents: dict[Split, dict[str, bytes]], other
     return Corpus(description, digest.hexdigest(), lambda split: documents[split].values(), facts=facts)
 
 
+def apart(read: Callable[[Split], Iterable[bytes]]) -> Callable[[Split], Callable[[bytes], bool]]:
+    """Whether a document of a split is in none of those that come after it in train, validation, test.
+
+    So a document of several splits is kept where it is evaluated, and only the small splits are held in memory.
+    """
+
+    @cache
+    def digests(split: Split) -> frozenset[bytes]:
+        return frozenset(hashlib.sha256(document).digest() for document in read(split) if document)
+
+    def is_own(split: Split) -> Callable[[bytes], bool]:
+        others = [digests(later) for later in SPLITS[SPLITS.index(split) + 1 :]]
+        return lambda document: not any(hashlib.sha256(document).digest() in other for other in others)
+
+    return is_own
+
+
 def _hub(id: str, revision: str | None, column: str) -> Corpus:
     splits, commit = hub_splits(id, revision, {"column": column})
 
-    def read(split: Split) -> Iterator[bytes]:
+    def rows(split: Split) -> Iterator[bytes]:
         for row in splits[split].select_columns([column]):
             yield (row[column] or "").encode()
 
+    is_own = apart(rows)
+
+    def read(split: Split) -> Iterator[bytes]:
+        return filter(is_own(split), rows(split))
+
     facts: Facts = {f"{split}_documents": len(splits[split]) for split in SPLITS}
-    content = hashlib.sha256(f"{id}@{commit}:{column}".encode()).hexdigest()
+    content = hashlib.sha256(f"{id}@{commit}:{column}:apart".encode()).hexdigest()
     return Corpus(f"hub {id} at {commit}", content, read, large=True, facts={**facts, "commit": commit})
 
 
