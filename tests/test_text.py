@@ -41,7 +41,7 @@ def test_library_splits_share_no_file_and_hold_what_they_should() -> None:
     sizes = {split: sum(map(len, documents[split])) for split in SPLITS}
     assert all(sizes[split] > 100_000 for split in SPLITS)
     assert sizes["train"] > 4 * (sizes["validation"] + sizes["test"])
-    seen = {split: {d for d in documents[split] if len(d) > 300} for split in SPLITS}  # __init__.py may be empty
+    seen = {split: {d for d in documents[split] if d} for split in SPLITS}  # __init__.py may be empty
     assert not seen["train"] & seen["validation"]
     assert not seen["train"] & seen["test"]
     assert not seen["validation"] & seen["test"]
@@ -56,6 +56,26 @@ def test_library_has_no_foreign_and_no_generated_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(text.sysconfig, "get_path", lambda name: str(tmp_path))
     library = corpus(Data(), "text")
     assert {document.decode() for split in SPLITS for document in library.read(split)} == kept
+
+
+def test_a_library_file_that_is_in_test_is_not_in_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"x/e{number}.py" for number in range(300)]
+    of_split = {split: [name for name in names if library_split(name) == split] for split in SPLITS}
+    copies = {of_split["train"][0]: b"one", of_split["test"][0]: b"one", of_split["validation"][0]: b"two"}
+    copies |= {of_split["train"][1]: b"two", of_split["train"][2]: b"", of_split["test"][1]: b""}
+    (tmp_path / "x").mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(copies.get(name, name.encode()))
+    monkeypatch.setattr(text.sysconfig, "get_path", lambda name: str(tmp_path))
+    library = corpus(Data(), "text")
+    documents = {split: list(library.read(split)) for split in SPLITS}
+    assert {split: len(documents[split]) for split in SPLITS} == {
+        "train": len(of_split["train"]) - 2,
+        "validation": len(of_split["validation"]),
+        "test": len(of_split["test"]),
+    }
+    assert b"one" not in documents["train"]
+    assert b"two" not in documents["train"]
 
 
 def test_library_split_depends_on_the_path_alone() -> None:

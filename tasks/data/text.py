@@ -1,8 +1,9 @@
 """Whole documents as UTF-8 bytes, in three splits, from one of three sources.
 
 embedded   the running interpreter's own standard library, about 9 MB of Python by many hands. Files are split by a
-           hash of their path (about 5% validation, 5% test). Tests and generated tables are left out. The text
-           depends on the version of Python, and so does the content hash.
+           hash of their path (about 5% validation, 5% test), but the same text in several splits is kept where it is
+           evaluated. Tests and generated tables are left out. The text depends on the version of Python, and so does
+           the content hash.
 local      a folder with train/, validation/ and test/ of *.txt files in UTF-8, at any depth
 hub        a `datasets` id with those three splits and one text column; default PG-19 (Rae et al. 2020, arXiv
            1911.05507) as `emozilla/pg19`. A document of several splits is kept where it is evaluated. Without
@@ -58,7 +59,10 @@ def _embedded(root: Path) -> Corpus:
     for path in _library_files(root):
         name = path.relative_to(root).as_posix()
         documents[library_split(name)][name] = path.read_bytes()
+    is_own = apart(lambda split: documents[split].values())
     for split in SPLITS:
+        own = is_own(split)
+        documents[split] = {name: raw for name, raw in documents[split].items() if own(raw)}
         if not documents[split]:
             raise ValueError(f"data.source=embedded: no Python sources for {split} below {root}: use data.source=local")
     return _in_memory(f"standard library of Python {platform.python_version()}", documents, {})
