@@ -1,5 +1,6 @@
 """Text from three sources, and its tokens: what is refused, what is exact, what survives several jobs and damage."""
 
+import codecs
 import socket
 import sys
 import threading
@@ -124,6 +125,18 @@ def test_bad_folders(tmp_path: Path, files: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         corpus(folder_of(tmp_path, **files), "text")
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    files = {"train": {"a.txt": b"a"}, "validation": {"b.txt": b"b"}, "test": {"c.txt": b"c"}}
+    data = folder_of(tmp_path, **files)
+    before = corpus(data, "text")
+    (tmp_path / "train" / "a.txt").write_bytes(codecs.BOM_UTF8 + b"a")
+    after = corpus(data, "text")
+    assert (list(after.read("train")), after.content) == ([b"a"], before.content)
+    (tmp_path / "test" / "c.txt").write_bytes(codecs.BOM_UTF8 + b"a")
+    with pytest.raises(ValueError, match=r"test/c.txt is the same text as train/a.txt"):
+        corpus(data, "text")
 
 
 def test_all_texts_are_read_and_the_rest_is_named(tmp_path: Path, capsys) -> None:

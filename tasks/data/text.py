@@ -4,12 +4,14 @@ embedded   the running interpreter's own standard library, about 9 MB of Python 
            hash of their path (about 5% validation, 5% test), but the same text in several splits is kept where it is
            evaluated. Tests and generated tables are left out. The text depends on the version of Python, and so does
            the content hash.
-local      a folder with train/, validation/ and test/ of *.txt files in UTF-8, at any depth
+local      a folder with train/, validation/ and test/ of *.txt files in UTF-8, at any depth; a byte order mark is no
+           part of the text
 hub        a `datasets` id with those three splits and one text column; default PG-19 (Rae et al. 2020, arXiv
            1911.05507) as `emozilla/pg19`. A document of several splits is kept where it is evaluated. Without
            `revision`, results are tied to the commit that `main` pointed to.
 """
 
+import codecs
 import hashlib
 import os
 import platform
@@ -124,8 +126,9 @@ def _check_disjoint(path: str, documents: dict[Split, dict[str, bytes]]) -> None
 
 
 def _utf8(file: Path) -> bytes:
+    """The text of a file, without the mark at its beginning that some programs write."""
     try:
-        raw = file.read_bytes()
+        raw = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise ValueError(f"{file}: not readable ({error.strerror}): make it readable, or remove it") from None
     try:
@@ -167,7 +170,7 @@ def _hub(id: str, revision: str | None, column: str) -> Corpus:
 
     def rows(split: Split) -> Iterator[bytes]:
         for row in splits[split].select_columns([column]):
-            yield (row[column] or "").encode()
+            yield (row[column] or "").removeprefix("\ufeff").encode()
 
     is_own = apart(rows)
 
