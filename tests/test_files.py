@@ -1,11 +1,20 @@
 """Folders of files: every real file once, whatever links there are, and what is not read is named."""
 
+import codecs
 import os
 from pathlib import Path
 
 import pytest
 
-from tasks.data.files import files_below, name_left_out
+from tasks.base import Data
+from tasks.data.cloud_views import Sizes
+from tasks.data.clouds import clouds
+from tasks.data.files import files_below, given_path, name_left_out, read_text
+from tasks.data.image_sources import collection
+from tasks.data.series import series
+from tasks.data.speech import speech
+from tasks.data.summaries import Columns, summaries
+from tasks.data.text import corpus
 
 ENDINGS = (".txt", ".md")
 
@@ -80,6 +89,41 @@ def test_a_broken_link_of_another_ending_harms_nothing(tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to("latest")
     (tmp_path / "gone.pdf").symlink_to("nowhere")
     assert names(tmp_path) == ["a.txt"]
+
+
+SOURCES = {
+    "text": lambda data, cache: corpus(data, "text"),
+    "summaries": lambda data, cache: summaries(data, Columns()),
+    "series": lambda data, cache: series(data),
+    "images": lambda data, cache: collection(data, "image", cache),
+    "clouds": lambda data, cache: clouds(data, Sizes(16, 24, 1, 1, 1), cache),
+    "speech": speech,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_path_that_is_none_is_one_line(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in ("~no_such_user/x", *(str(tmp_path / name) for name in ("missing", "empty", "file", "fifo", "loop"))):
+        with pytest.raises(ValueError, match=r"data\.path=") as error:
+            SOURCES[source](Data("local", path), tmp_path / "cache")
+        assert "\n" not in str(error.value)
+        assert path in str(error.value)
+
+
+def test_home_and_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert given_path("~/x") == tmp_path / "x"
+    (tmp_path / "x").write_bytes(codecs.BOM_UTF8 + "é".encode())
+    assert read_text(tmp_path / "x") == "é"
+    (tmp_path / "x").write_bytes(b"ab\xe9")
+    with pytest.raises(ValueError, match=r"x: not UTF-8 \(byte 2\): convert it"):
+        read_text(tmp_path / "x")
+    with pytest.raises(ValueError, match="is no regular file: remove it"):
+        read_text(tmp_path)
 
 
 def test_what_is_left_out_is_said_in_one_line(capsys) -> None:

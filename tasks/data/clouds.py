@@ -30,6 +30,7 @@ from tasks.data import synthetic_solids
 from tasks.data.cache_folder import stored
 from tasks.data.cloud_views import Pair, Shapes, Sizes, check_apart, check_points, seen_from_outside
 from tasks.data.farthest_point_order import farthest_order
+from tasks.data.files import given_path
 from tasks.data.pcn import pcn
 from tasks.data.progress import bar
 
@@ -70,7 +71,7 @@ def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
         content = hashlib.sha256(f"solids {synthetic_solids.VERSION} {VERSION} {sizes}".encode()).hexdigest()
         description, real, shapes = "synthetic solids", False, _synthetic(sizes)
     elif data.source == "local":
-        path = Path(data.path or "").expanduser()
+        path = given_path(data.path)
         if not data.path or not path.exists():
             raise ValueError(f"data.path={data.path}: no such file or folder: {FORMAT}")
         description, real = ("PCN folder" if path.is_dir() else "clouds of an .npz file"), True

@@ -52,6 +52,14 @@ def files_below(folder: Path, endings: tuple[str, ...]) -> Found:
     return Found(dict(sorted(named.items())), sorted(path.removeprefix(above) for path in others))
 
 
+def given_path(path: str | None) -> Path:
+    """Of `data.path`; of none the current folder."""
+    try:
+        return Path(path or "").expanduser()
+    except RuntimeError:  # ~somebody, or no HOME
+        raise ValueError(f"data.path={path}: there is no such home folder: give the whole path") from None
+
+
 def read_text(file: Path) -> str:
     """A text in UTF-8, without the mark at its beginning that some programs write."""
     try:

@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 
 from tasks.base import SPLITS, Data, Split
 from tasks.data.file_digests import file_digests
-from tasks.data.files import files_below, name_left_out
+from tasks.data.files import files_below, given_path, name_left_out
 from tasks.data.hub import snapshot
 
 HUB_DEFAULT = "merkol/ffhq-256"
@@ -88,7 +88,7 @@ def _embedded(cache: Path) -> Collection:
 def _local(path: str | None, cache: Path) -> Collection:
     if not path:
         raise ValueError(f"data.source=local needs data.path: {WANTED}")
-    root = Path(path).expanduser()
+    root = given_path(path)
     if not root.is_dir():
         raise ValueError(f"data.path={path}: no such folder: give {WANTED}")
     try:

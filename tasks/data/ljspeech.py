@@ -20,7 +20,7 @@ from tasks.base import Split
 from tasks.data import alignment
 from tasks.data.clip_splits import split_by_text, split_from_file
 from tasks.data.file_digests import file_digests
-from tasks.data.files import files_below, read_text
+from tasks.data.files import files_below, given_path, read_text
 from tasks.data.mel import HOP, magnitudes
 from tasks.data.progress import announced, each
 from tasks.data.symbols import clean
@@ -57,7 +57,7 @@ def folder(path: str | None, cache: Path) -> Recordings:
     """The recordings at `path`. Transcripts, names and headers are checked here, sound when it is read."""
     if not path:
         raise ValueError(f"data.source=local needs data.path: {LAYOUT}")
-    root = Path(path).expanduser()
+    root = given_path(path)
     if not root.is_dir():
         raise ValueError(f"data.path={path}: no such folder: give {LAYOUT}")
     texts = _transcripts(root)

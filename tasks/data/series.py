@@ -25,6 +25,7 @@ import pandas as pd
 
 from tasks.base import Data, Split
 from tasks.data import synthetic_series
+from tasks.data.files import given_path
 from tasks.data.progress import announced
 
 SplitKind = Literal["fractions", "ett"]
@@ -74,7 +75,7 @@ def series(data: Data) -> Series:
 def read_csv(path: str | None) -> Series:
     """The series in a CSV file, checked. Rows are counted from 1, without the header."""
     where = f"data.path={path}"
-    file = Path(path or "").expanduser()
+    file = given_path(path)
     if not path or not file.exists():
         raise ValueError(f"{where}: no such file: {WANTED}")
     if not file.is_file():

@@ -29,7 +29,7 @@ import numpy as np
 
 from tasks.base import SPLITS, Data, Split
 from tasks.data.docstrings import VERSION, documented
-from tasks.data.files import name_left_out
+from tasks.data.files import given_path, name_left_out
 from tasks.data.text import Corpus, apart, corpus, hub_splits
 
 HUB_DEFAULT = ("alexfabbri/multi_news", "refs/convert/parquet")
@@ -133,7 +133,7 @@ def _local(path: str | None, columns: Columns) -> Corpus:
     what = "a folder with train, validation and test as *.jsonl or *.jsonl.gz"
     if not path:
         raise ValueError(f"data.source=local needs data.path: {what}")
-    root = Path(path).expanduser()
+    root = given_path(path)
     if not root.is_dir():
         raise ValueError(f"data.path={path}: no such folder: give {what}")
     examples, digest, seen = {}, hashlib.sha256(), dict[bytes, Split]()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.base import SPLITS, Data, Split
-from tasks.data.files import files_below, name_left_out
+from tasks.data.files import files_below, given_path, name_left_out
 from tasks.data.hub import snapshot
 
 HUB_DEFAULT = "emozilla/pg19"
@@ -89,7 +89,7 @@ def _local(path: str | None) -> Corpus:
         raise ValueError(
             "data.source=local needs data.path: a folder with train/, validation/ and test/ of *.txt files"
         )
-    root = Path(path).expanduser()
+    root = given_path(path)
     if not root.is_dir():
         raise ValueError(
             f"data.path={path}: no such folder: give one with train/, validation/ and test/ of *.txt files"
