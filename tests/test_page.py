@@ -429,6 +429,7 @@ const broken = [];
 const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
 while (walker.nextNode()) {
   const node = walker.currentNode;
+  if (node.parentElement.closest("details:not([open]) > :not(summary), select")) continue; // not to be seen
   for (const found of node.data.matchAll(/[\\p{L}\\p{N}]+/gu)) {
     const range = document.createRange();
     range.setStart(node, found.index);
