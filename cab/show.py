@@ -1,7 +1,7 @@
 """Examples of what a model predicted.
 
 From the tables of a record alone, so exactly what was scored: pictures of completed clouds and of images, speech as wav
-files with its spectrograms, texts in the terminal.
+files with its spectrograms, texts in the terminal. Before them, where the record is from: command, commit, own code.
 """
 
 import sys
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"{path}: no such file")
         try:
             record = read_record(path)
-            print("\n".join(f"{name + ':':<11}{text}" for name, text in of_records([record]).items() if text))
+            known = {name: text for name, text in of_records([record]).items() if text not in ("", "unknown")}
+            print("\n".join(f"{name + ':':<11}{text}" for name, text in known.items()))
             print("\n".join(show(record, folder)))
         except (DamagedRecord, UserError) as error:
             raise UserError(f"{path}: {error}") from error

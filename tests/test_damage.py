@@ -251,7 +251,7 @@ def test_no_value_of_a_record_ends_the_leaderboard(tmp_path, capsys, monkeypatch
 def test_a_record_of_another_cell_does_not_count(tmp_path):
     """Copied into its folder: it is whole, and not of this cell."""
     store = Store(tmp_path)
-    other = Record("quality", "ok", KEY.cell, {"seed": 5}, result={"data": {"content": "a"}})
+    other = synthetic.quality("lightning", 5)
     copied = tmp_path / CELL / "result.json"
     copied.parent.mkdir(parents=True)
     shutil.move(other.write(tmp_path / "other"), copied)

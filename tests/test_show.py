@@ -94,7 +94,9 @@ def test_speech(tmp_path, rng, capsys):
 def test_texts(tmp_path, capsys):
     rows = [{"document": "a\nb", "reference": "c", "generated": "d"}]
     assert show.main([str(record(tmp_path, {"texts": rows})), str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "document:\n    a\n    b\nreference:\n    c\ngenerated:\n    d\n\n"
+    origin, _, shown = capsys.readouterr().out.partition("document:\n")
+    assert shown == "    a\n    b\nreference:\n    c\ngenerated:\n    d\n\n"
+    assert origin.startswith("record:    `")
 
 
 def test_what_cannot_be_shown_is_one_line(tmp_path, capsys):

@@ -77,7 +77,7 @@ class _Training(_Part):
 
 class _Point(_Part):
     step: Whole
-    loss: Number
+    loss: MaybeNumber
     learning_rate: Number
     seconds: Number
     validation: Scores | None = None

@@ -1,4 +1,4 @@
-"""A cell that is killed (SIGKILL) at random moments until it is done: `python -m tests.helpers.random_kills 50`.
+"""A cell that is killed (SIGKILL) at random moments until it is done: `python -m helpers.random_kills 50`.
 
 Every moment of the cell counts alike: reading and caching data, the checks, training, evaluation, measuring. The
 numbers of every record that results, and the files beside it, are compared with those of a cell that nobody killed.
