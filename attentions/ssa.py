@@ -14,9 +14,8 @@ exactly vanilla, in time too. `dense_after` = n > 0 trains densely after n optim
 
 Not checked against the text of the paper: the permutation of the local form, a new sample per layer and step, dense
 evaluation without rescaling, and the causal mask as below. Choices made here:
-  * One sample per layer and step, shared by heads, batch and micro-batches. It is a function of (seed, layer, counter)
-    and of the row's length; the counter is in the state dict and changes in `after_step` only. So activation
-    checkpointing and a resumed run get the same samples, and padding does not change the sample of a row.
+  * One sample per layer and step, shared by heads, batch and micro-batches (see attentions.ops.sampling). It derives
+    from the row's length: padding does not change the sample of a row.
   * sigma is in units of a source window, w = M / r, so that it means the same at every length.
   * Windows differ by at most one token. A row with fewer sources than windows has some of them in several windows.
   * causal_self masks by original index and adds the query's own key, which would otherwise be missing from most sets
@@ -36,7 +35,6 @@ memory, and are equal, because the sample does not depend on the queries. Decodi
 it is dense, or averages over samples.
 """
 
-import hashlib
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -46,6 +44,7 @@ from torch.nn import functional as F
 
 from attentions.base import Mixer, Pattern, Shape, State, check_whole, no_loss
 from attentions.ops.kv_cache import KVCache
+from attentions.ops.sampling import SampleKey
 from attentions.ops.sparse_causal import attend_past
 from attentions.projected import ProjectedAttention
 from attentions.vanilla import Softmax
@@ -69,26 +68,17 @@ class Subsampled(Mixer):
         self,
         shape: Shape,
         pattern: Pattern,
-        layer: int,
+        key: SampleKey,
         form: Literal["unbiased", "local"],
         reduction: int,
         sigma: float,
         samples: int,
         dense_after: int,
-        seed: int,
     ) -> None:
         super().__init__(shape, pattern)
-        self.layer, self.form, self.reduction, self.sigma = layer, form, reduction, sigma
-        self.samples, self.dense_after, self.seed = samples, dense_after, seed
+        self.key, self.form, self.reduction, self.sigma = key, form, reduction, sigma
+        self.samples, self.dense_after = samples, dense_after
         self.dense = Softmax(shape, pattern)
-        self.counter = 0
-        """Optimiser steps so far. Not a buffer: the sample is drawn on the CPU, without waiting for a device."""
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.counter, device="cpu")
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.counter = int(state)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None = None, k_valid: Tensor | None = None
@@ -126,12 +116,12 @@ class Subsampled(Mixer):
     def state_size(self, n: int, m: int = 0) -> int:
         return self.dense.state_size(n, m)
 
-    # torch.compile would otherwise compile again at every step, when the counter changes.
+    # torch.compile would otherwise compile again at every step, when the number of steps changes.
     @torch.compiler.disable
     def _train(self, q: Tensor, k: Tensor, v: Tensor, q_valid: Tensor | None, k_valid: Tensor | None) -> Tensor:
-        if 0 < self.dense_after <= self.counter:
+        if 0 < self.dense_after <= self.key.steps:
             return self.dense(q, k, v, q_valid, k_valid)[0]
-        return self._sampled(q, k, v, self.sample(q.shape[2], k.shape[2], q_valid, k_valid, self.counter))
+        return self._sampled(q, k, v, self.sample(q.shape[2], k.shape[2], q_valid, k_valid, self.key.steps))
 
     @torch.compiler.disable
     def _ensemble(self, q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None, members: Tensor) -> Tensor:
@@ -161,12 +151,12 @@ class Subsampled(Mixer):
         return _tokens(y.unflatten(0, queries.shape[:2]), sample)
 
     @torch.no_grad()
-    def sample(self, n: int, m: int, q_valid: Tensor | None, k_valid: Tensor | None, counter: int) -> Sample:
+    def sample(self, n: int, m: int, q_valid: Tensor | None, k_valid: Tensor | None, number: int) -> Sample:
         """The sample of a step, on the CPU if no row has padding, else on the device of the masks."""
         if not self.pattern.cross:
             q_valid = k_valid
         length = torch.tensor([m], device="cpu") if k_valid is None else k_valid.sum(-1)  # (b,)
-        noise, position = self.noise(m, counter).to(length.device), torch.arange(m, device=length.device)
+        noise, position = self.noise(m, number).to(length.device), torch.arange(m, device=length.device)
         if self.form == "unbiased":
             score = noise
             start, size = torch.zeros_like(length).unsqueeze(-1), -(-length // self.reduction).unsqueeze(-1)  # (b, 1)
@@ -197,14 +187,13 @@ class Subsampled(Mixer):
     def members(self, m: int) -> Tensor:
         """(T, ceil(m / r)): the sources of each ensemble sample, one in each group; the last may be beyond m."""
         r, groups = self.reduction, -(-m // self.reduction)
-        cycles = range(-(-self.samples // r))  # with negative counters, which training does not have
+        cycles = range(-(-self.samples // r))  # with negative numbers, which training does not have
         orders = [self.noise(groups * r, -1 - cycle).view(groups, r).argsort(dim=-1) for cycle in cycles]
         return (torch.cat(orders, 1).T[: self.samples] + r * torch.arange(groups, device="cpu")).contiguous()
 
-    def noise(self, m: int, counter: int) -> Tensor:
+    def noise(self, m: int, number: int) -> Tensor:
         """(m,) uniform in (0, 1). The value at a position does not depend on m."""
-        key = hashlib.sha256(repr((self.seed, self.layer, counter)).encode()).digest()
-        generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "big"))
+        generator = self.key.generator(number)
         return torch.rand(m, dtype=torch.float64, device="cpu", generator=generator).clamp_(min=2**-54)
 
 
@@ -286,18 +275,9 @@ class SSA(ProjectedAttention):
             )
         if not 0 <= sigma < float("inf"):
             raise ValueError(f"sigma={sigma!r}: a finite number of at least 0 is needed")
-        mixer = Subsampled(
-            shape,
-            pattern,
-            layer,
-            form,
-            reduction,
-            sigma,
-            samples,
-            dense_after,
-            torch.initial_seed() if seed is None else seed,
-        )
+        key = SampleKey(layer, seed)
+        mixer = Subsampled(shape, pattern, key, form, reduction, sigma, samples, dense_after)
         super().__init__(shape, pattern, layer, layers, mixer)
 
     def after_step(self) -> None:
-        self.mixer.counter += 1
+        self.mixer.key.steps += 1

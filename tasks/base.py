@@ -48,6 +48,14 @@ class Data:
     id: str | None = None
     revision: str | None = None
 
+    def __post_init__(self) -> None:
+        own = {"embedded": (), "local": ("path",), "hub": ("id", "revision")}[self.source]
+        for name, kind in (("path", "local"), ("id", "hub"), ("revision", "hub")):
+            value = getattr(self, name)
+            if value is not None and name not in own:
+                effect = f"{name}={value}: has no effect with data={self.source}"
+                raise ValueError(f"{effect}: leave it out, or use data={kind}")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -111,12 +119,16 @@ class Task(ABC):
     patterns: ClassVar[tuple[Pattern, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
     """The first one is the task's headline."""
+    uses_memory: ClassVar[bool] = True
+    """Whether `shape.memory` has an effect; where it has none, only 0 is accepted."""
     options: Any
 
     def __init__(self, context: TaskContext, options: Options) -> None:
         if context.pattern not in self.patterns:
             known = ", ".join(self.patterns)
             raise ValueError(f"task {self.name} has no pattern {context.pattern}: use one of {known}")
+        if context.shape.memory and not self.uses_memory:
+            raise ValueError(f"memory={context.shape.memory}: has no effect in {self.name}: use model.memory=0")
         self.shape = replace(context.shape, rotary=leaves_positions(options))
         self.pattern, self.data = context.pattern, context.data
         self.seed, self.cache, self.options = context.seed, context.cache, options
@@ -152,6 +164,25 @@ class Task(ABC):
     @abstractmethod
     def predictors(self) -> list[Predictor]:
         """Predictors without attention or a network, scored on the test split: what a trained model has to beat."""
+
+    def vocabulary_numbers(self, examples: int) -> int:
+        """How many numbers a training step on so many examples holds because of the size of a vocabulary: with each id
+        four in a table (a weight, its gradient and two averages), three at each predicted position (a logit, its
+        logarithm and its gradient)."""
+        return 0
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Settings that a recipe gives for all patterns and that change nothing in this one, as `model.memory`: they
+        may not be given on a command line."""
+        return ()
+
+    def refuse_option(self, name: str, where: str) -> None:
+        """For an option without an effect: raises ValueError if it is not at its default. What has no effect must not
+        make another cell of the same numbers."""
+        value = getattr(self.options, name)
+        if value != type(self.options).model_fields[name].default:
+            raise ValueError(f"task.{name}={value}: has no effect {where}: leave it out")
 
     def batches(self, split: Split, size: int, move: Move) -> Iterator[Batch]:
         """All examples of a split in order, `size` at a time."""

@@ -62,6 +62,7 @@ class Forecasting(Task):
     name = "forecasting"
     patterns = (Pattern.NONCAUSAL_SELF, Pattern.NONCAUSAL_CROSS)
     metrics = (Metric("mse", "lower"), Metric("mae", "lower"))
+    uses_memory = False
     options: Options
     values: np.ndarray
     """(T, C) float32, standardised."""
@@ -72,6 +73,8 @@ class Forecasting(Task):
 
     def __init__(self, context: TaskContext, options: Options) -> None:
         super().__init__(context, options)
+        if options.variables == "multivariate":
+            self.refuse_option("target", "with variables=multivariate")
         length = self.shape.length
         if options.label > length:
             raise ValueError(f"label={options.label}: only length={length} steps are known: use a smaller label")
@@ -166,11 +169,11 @@ class Forecasting(Task):
 
     def _select_channels(self, found: Series) -> Series:
         """The series with the channels to forecast."""
+        if self.options.variables == "multivariate":
+            return found
         target = found.columns[-1] if self.options.target is None else self.options.target
         if target not in found.columns:
             raise ValueError(f"target={target!r}: no such column: use one of {', '.join(found.columns)}")
-        if self.options.variables == "multivariate":
-            return found
         column = found.values[:, [found.columns.index(target)]]
         return Series(found.description, found.real, found.content, (target,), found.dates, column)
 

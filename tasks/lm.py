@@ -29,7 +29,7 @@ from tasks.backbones.gpt import GPT
 from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Row, Split, TaskContext
 from tasks.common.stored_predictors import stored_predictors
 from tasks.common.text_predictors import XZ_BYTES, counted, ngram_probabilities, xz_bits
-from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
+from tasks.common.windowed_text import WindowedText, WindowedTextOptions
 from tasks.data.tokens import vocabulary_size
 from tasks.data.windows import Windows
 from tasks.metrics.repetition import LONGEST, repetition_lengths
@@ -116,7 +116,7 @@ class LanguageModelling(WindowedText):
     def _bits(self, model: nn.Module, windows: Windows, split: Split, move: Move) -> tuple[np.ndarray, np.ndarray]:
         """Bits of every label (windows, N), and the tokens (windows, N + 1)."""
         tokens = windows(split, range(windows.examples(split)))
-        size = max(1, TOKENS_PER_BATCH // windows.stride)
+        size = self.windows_at_once(windows.stride)
         parts = []
         for start in range(0, len(tokens), size):
             batch = {"tokens": torch.from_numpy(tokens[start : start + size])}

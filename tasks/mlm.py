@@ -22,7 +22,7 @@ from tasks.backbones.roberta import RoBERTa
 from tasks.base import Batch, Evaluation, Metric, Move, Predictor, Split, TaskContext
 from tasks.common.stored_predictors import stored_predictors
 from tasks.common.text_predictors import counted, neighbour_probabilities
-from tasks.common.windowed_text import TOKENS_PER_BATCH, WindowedText, WindowedTextOptions
+from tasks.common.windowed_text import WindowedText, WindowedTextOptions
 from tasks.data.tokens import vocabulary_size
 
 MASKED, RANDOM = 0.8, 0.1
@@ -46,7 +46,7 @@ class MaskedLanguageModelling(WindowedText):
 
     def __init__(self, context: TaskContext, options: Options) -> None:
         super().__init__(context, options)
-        self.places = max(1, round(options.masked * self.shape.length))
+        self.places = self.predicted(self.shape.length)
         self.mask = vocabulary_size(options.vocabulary)
         """Id of the mask token, after all others."""
 
@@ -63,6 +63,9 @@ class MaskedLanguageModelling(WindowedText):
         np.put_along_axis(tokens, places, hidden, 1)
         return {name: torch.from_numpy(x) for name, x in (("tokens", tokens), ("places", places), ("labels", labels))}
 
+    def predicted(self, length: int) -> int:
+        return max(1, round(self.options.masked * length))
+
     def targets(self, batch: Batch) -> int:
         return batch["labels"].numel()
 
@@ -72,7 +75,7 @@ class MaskedLanguageModelling(WindowedText):
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
         loss, right, count = 0.0, 0, 0
-        for batch in self.batches(split, max(1, TOKENS_PER_BATCH // self.shape.length), move):
+        for batch in self.batches(split, self.windows_at_once(self.shape.length), move):
             logits, _ = model(batch["tokens"], batch["places"])
             loss += float(self._cross_entropy(logits, batch["labels"]).double().sum())
             right += int((logits.argmax(-1) == batch["labels"]).sum())

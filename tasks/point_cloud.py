@@ -74,6 +74,8 @@ class PointCloud(Task):
 
     def __init__(self, context: TaskContext, options: Options) -> None:
         super().__init__(context, options)
+        if self.data.source != "embedded":
+            self.refuse_option("solids", f"with data.source={self.data.source}")
         shape, points = self.shape, options.points
         if shape.memory < NEIGHBOURS or shape.length < NEIGHBOURS:
             sizes = f"memory={shape.memory}, length={shape.length}"

@@ -76,6 +76,10 @@ class Recall(TokenPrediction):
         super().__init__(context, options)
         if self.data.source != "embedded":
             raise ValueError(f"data.source={self.data.source}: recall is synthetic: use data.source=embedded")
+        if not self.pattern.causal:
+            self.refuse_option("delay", f"in {self.pattern}")
+        if self.pattern.cross:
+            self.refuse_option("gap_power", f"in {self.pattern}")
         longest, self.most_pairs = (max(values) for values in zip(*options.settings, strict=True))
         if longest != self.shape.length:
             raise ValueError(f"settings: the longest has {longest} tokens: set model.length={longest}")
@@ -90,6 +94,10 @@ class Recall(TokenPrediction):
         self.tested = list(dict.fromkeys(self.headline + further))
         self._groups: dict[tuple[Split, int], Examples] = {}
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        return () if self.pattern.cross else ("model.memory",)
+
     def prepare(self) -> Source:
         sizes = self.mixture[0]
         parameters = {name: [asdict(one) for one in getattr(self, name)] for name in ("mixture", "headline", "tested")}
@@ -98,6 +106,9 @@ class Recall(TokenPrediction):
 
     def build(self, slots: Slots) -> nn.Module:
         return RecallNet(slots, self.pattern, self.shape, self.options.vocabulary, self.options.positions)
+
+    def vocabulary_numbers(self, examples: int) -> int:
+        return self.options.vocabulary * (8 * self.shape.dim + 3 * examples * self.most_pairs)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """`tokens`, `labels`, `distance` (B, N), in cross patterns `memory` (B, M, 2), in causal_cross and

@@ -7,17 +7,16 @@ documents come from any of three sources (`tasks.data.summaries`).
 are cut, and the record has their number. Efficiency is measured on stacks of this width, heads and depth, at other
 lengths.
 
-Scores are ROUGE F-measures (Lin 2004, by `rouge-score`, stemmed) in percent between generated texts (greedy, by prefill
-and step) and complete references; of several references of a document the best one counts for each measure, as in
-rouge-score. ROUGE-L is the headline: it depends on the order of words, so that a bag of frequent words scores low.
-`rouge-score` uses only words of the letters a to z and digits. The perplexity is that of the references.
+Scores are ROUGE F-measures (Lin 2004, by `rouge-score`) in percent between generated texts (greedy, by prefill and
+step) and complete references; of several of a document the best one counts for each measure, as in rouge-score.
+ROUGE-L is the headline: it depends on the order of words, so that a bag of frequent words scores low. What a word is,
+in any script, says `tasks.metrics.words`. The perplexity is that of the references.
 
 Every reference is one training example. An epoch has each of them at most once, in random order, but with documents of
 similar length as neighbours, so that a batch has little padding.
 """
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -45,13 +44,15 @@ from tasks.base import (
 )
 from tasks.base import Options as BaseOptions
 from tasks.data.epochs import Epochs, in_complete_groups, of_similar_length
+from tasks.data.overlap import overlap
 from tasks.data.padding import padded
 from tasks.data.summaries import Collection, Columns, summaries
-from tasks.data.tokens import Tokens, Vocabulary, tokenise, vocabulary_size
+from tasks.data.tokens import Tokens, Vocabulary, check_reached, tokenise, vocabulary_size
 from tasks.data.typical_summary import most_typical
+from tasks.metrics.words import DESCRIPTION, Tokenizer, first_words, words
 
-TOKENS_PER_BATCH = 2**15
-"""Tokens in an evaluation batch, documents and summaries together."""
+TOKENS_PER_BATCH, LOGITS_PER_BATCH = 2**15, 2**27
+"""Of an evaluation batch, tokens of documents and summaries together."""
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 """Metrics by their names in rouge-score."""
 SHOWN_TEXTS = 8
@@ -89,6 +90,9 @@ class Summarization(Task):
 
     def __init__(self, context: TaskContext, options: Options) -> None:
         super().__init__(context, options)
+        if self.data.source == "embedded":
+            for name in ("document_column", "summary_column"):
+                self.refuse_option(name, "with data.source=embedded")
         if self.shape.memory < 1:
             raise ValueError("memory=0: documents need a length: set model.memory to the most tokens of a document")
         if options.least_length >= self.shape.length:
@@ -98,12 +102,17 @@ class Summarization(Task):
         self.columns = Columns(options.document_column, options.summary_column)
 
     @property
+    def _vocabulary(self) -> int:
+        return vocabulary_size(self.options.vocabulary)
+
+    @property
     def separator(self) -> int:
         return self.tokens.size - 1
 
     def prepare(self) -> Source:
         found = summaries(self.data, self.columns)
         self.tokens = tokenise(found, self.options.vocabulary, self.cache)
+        check_reached(self.tokens, self.options.vocabulary)
         self._collections = {split: Collection.of(self.tokens.streams[split], self.separator) for split in SPLITS}
         facts = dict(found.facts)
         for split, collection in self._collections.items():
@@ -121,10 +130,14 @@ class Summarization(Task):
         lengths = np.minimum(np.diff(train.documents)[:, 0], self.shape.memory)[train.owner]
         self._epochs = Epochs(self.seed, count, of_similar_length(lengths, count))
         facts |= {"vocabulary": self.tokens.size, "test_documents_evaluated": self._evaluated("test")}
+        facts |= {"words": DESCRIPTION, **overlap(found, self.cache)}
         return Source(found.description, True, found.content, facts)
 
     def build(self, slots: Slots) -> nn.Module:
-        return Seq2Seq(slots, self.shape, vocabulary_size(self.options.vocabulary), self.options.positions)
+        return Seq2Seq(slots, self.shape, self._vocabulary, self.options.positions)
+
+    def vocabulary_numbers(self, examples: int) -> int:
+        return self._vocabulary * (4 * self.shape.dim + 3 * examples * self.shape.length)
 
     def batch(self, split: Split, ids: Sequence[int]) -> Batch:
         """One reference each. `document` (B, M) and `tokens` (B, N) with `document_valid` and `valid`, `labels` (B, N)
@@ -152,7 +165,8 @@ class Summarization(Task):
         return self._sum_of_losses(model, batch, self.options.label_smoothing)
 
     def evaluate(self, model: nn.Module, split: Split, move: Move) -> Evaluation:
-        size = max(1, TOKENS_PER_BATCH // (self.shape.memory + self.shape.length))
+        tokens, logits = self.shape.memory + self.shape.length, self.shape.length * self._vocabulary
+        size = max(1, min(TOKENS_PER_BATCH // tokens, LOGITS_PER_BATCH // logits))
         nats, targets = 0.0, 0
         for batch in self.batches(split, size, move):
             nats += self._sum_of_losses(model, batch, 0.0)[0].item()
@@ -179,13 +193,13 @@ class Summarization(Task):
         all documents, the most typical one."""
         train = self._collections["train"]
         references = [self._text(train.summary(index)) for index in range(len(train.summaries))]
-        words = [[word.group().lower() for word in _words(reference)] for reference in references]
-        count = max(1, round(sum(map(len, words)) / len(words)))
+        spoken = [words(reference) for reference in references]
+        count = max(1, round(sum(map(len, spoken)) / len(spoken)))
         documents = [self._text(self._collections["test"].document(i)) for i in range(self._evaluated("test"))]
-        leads = [_lead(document, count) for document in documents]
+        leads = [first_words(document, count) for document in documents]
         return [
             Predictor(f"first {count} words", self.rouge("test", leads)),
-            Predictor("one summary for all", self.rouge("test", [references[most_typical(words)]] * len(documents))),
+            Predictor("one summary for all", self.rouge("test", [references[most_typical(spoken)]] * len(documents))),
         ]
 
     def _evaluated(self, split: Split) -> int:
@@ -218,7 +232,7 @@ class Summarization(Task):
         """ROUGE of the texts of the first documents, in percent."""
         from rouge_score.rouge_scorer import RougeScorer
 
-        scorer = RougeScorer(list(ROUGE.values()), use_stemmer=True)
+        scorer = RougeScorer(list(ROUGE.values()), tokenizer=Tokenizer())
         scores = [scorer.score_multi(self._references(split, index), text) for index, text in enumerate(texts)]
         return {
             name: 100 * sum(score[known].fmeasure for score in scores) / len(scores) for name, known in ROUGE.items()
@@ -232,14 +246,3 @@ class Summarization(Task):
             row = {"document": document, "reference": self._references(split, index)[0], "generated": texts[index]}
             rows.append({name: text[:SHOWN_CHARACTERS] for name, text in row.items()})
         return rows
-
-
-def _words(text: str) -> list[re.Match[str]]:
-    """Words as rouge-score counts them."""
-    return list(re.finditer("[A-Za-z0-9]+", text))
-
-
-def _lead(text: str, count: int) -> str:
-    """The first `count` words of a text."""
-    words = _words(text)[:count]
-    return text[: words[-1].end()] if words else ""

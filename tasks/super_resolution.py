@@ -83,12 +83,15 @@ class SuperResolution(Task):
     name = "super_resolution"
     patterns = (Pattern.NONCAUSAL_SELF,)
     metrics = (Metric("psnr", "higher"), Metric("ssim", "higher"))
+    uses_memory = False
     options: Options
     _squares: dict[Split, Squares]
     _epochs: Epochs
 
     def __init__(self, context: TaskContext, options: Options) -> None:
         super().__init__(context, options)
+        if self.data.source != "hub":
+            self.refuse_option("image_column", f"with data.source={self.data.source}")
         shape = self.shape
         if shape.hidden:
             raise ValueError(f"hidden={shape.hidden}: the U-Net has no feed-forward: use model.hidden=0")

@@ -14,6 +14,14 @@ def own_device_locks(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_lines_about_slow_work():
+    """On a busy machine everything is slow, and tests compare what is printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.data.progress.DELAY", 600.0)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def little_text_for_predictors():
     """Counting and compressing all of the embedded text takes half a minute in every fresh results folder."""
     with pytest.MonkeyPatch.context() as patch:

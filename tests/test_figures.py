@@ -8,8 +8,9 @@ from cab.leaderboard import main
 from cab.report.efficiency import analyse
 from cab.report.efficiency_table import EfficiencyTable
 from cab.report.figures import lengths, plots
+from cab.report.figures.axes import binary_ticks, log_ticks, main_range
 from cab.report.figures.files import save
-from cab.report.figures.style import FIXED, PALETTE, families, style, styles
+from cab.report.figures.style import FIXED, PALETTE, RC, families, style, styles
 from cab.report.groups import Group, make_groups
 from cab.store.record import Record
 
@@ -174,3 +175,61 @@ def test_a_long_title_stays_inside_the_figure():
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
+
+
+def drawn(figure):
+    """Laid out, as it is saved."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def ticks(axis, limits) -> list[str]:
+    """What is written at the ticks within the limits."""
+    low, high = sorted(limits)
+    return [t.label1.get_text() for t in axis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_text()]
+
+
+@pytest.mark.parametrize("names", [("vanilla",), ("vanilla", "lightning"), ("vanilla", "eager", "lightning", "none")])
+def test_every_axis_has_two_ticks_and_all_type_one_size(names):
+    from matplotlib.text import Text
+
+    group = measured_group(*names)
+    records = [synthetic.efficiency(name) for name in names]
+    figures = [plots.curves(group.variants), plots.tradeoff(group, group.variants), lengths.draw(records)]
+    for figure in map(drawn, figures):
+        for axes in figure.axes:
+            assert len(ticks(axes.xaxis, axes.get_xlim())) >= 2, axes.get_title()
+            assert len(ticks(axes.yaxis, axes.get_ylim())) >= 2, axes.get_title()
+        assert {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()} == {RC["font.size"]}
+
+
+@pytest.mark.parametrize("ratio", [1.06, 1.5, 2, 3.9, 7, 40, 300, 1e6])
+def test_logarithmic_axes_have_ticks_wherever_they_begin(ratio):
+    for start in (0.0031, 0.62, 1.01, 8.7, 53_000.0):
+        found = log_ticks(start, start * ratio)
+        assert 2 <= len(found) <= 12
+        assert all(start <= tick <= start * ratio for tick in found)
+    assert log_ticks(0.6, 1.1) != [1.0]
+    assert binary_ticks(3.0, 20.0) == [4, 8, 16]
+
+
+def test_a_slow_family_does_not_press_the_others_together():
+    records = [synthetic.quality(name, seed) for name in ("vanilla", "lightning", "none") for seed in range(2)]
+    group = group_of(*records)
+    assert plots.curves(group.variants).axes[1].get_xscale() == "linear"
+    for record in records[:2]:
+        for point in record.result["curve"]:
+            point["seconds"] *= 50
+    right = plots.curves(group.variants).axes[1]
+    assert right.get_xscale() == "log"
+    assert len(ticks(right.xaxis, right.get_xlim())) >= 2
+    assert main_range([2.0, 2.1, 2.2, 9.0]) == (2.0, 2.2)
+    assert main_range([1.0, 7.9, 8.0, 8.1]) == (7.9, 8.1)
+    assert main_range([2.0, 2.1, 2.2, 2.5]) == (2.0, 2.5)
+
+
+def test_the_first_marker_of_a_curve_is_whole():
+    for axes in plots.curves(group_of(synthetic.quality()).variants).axes:
+        assert axes.get_xlim()[0] < 0

@@ -98,7 +98,7 @@ def test_links_are_followed(tmp_path: Path, read: list[str], monkeypatch: pytest
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "cut", "flipped", "\ud800"])
-def test_a_damaged_index_is_not_used(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_index_is_not_used_and_named(tmp_path: Path, damage: str, capsys) -> None:
     paths = made(tmp_path / "data")
     file_digests(paths, tmp_path / "cache")
     (index,) = (tmp_path / "cache" / digest.FOLDER).iterdir()
@@ -108,6 +108,7 @@ def test_a_damaged_index_is_not_used(tmp_path: Path, damage: str) -> None:
     index.write_bytes(damaged.encode(errors="surrogatepass"))
     assert file_digests(paths, tmp_path / "cache") == expected(paths)
     assert index.read_text() == text
+    assert capsys.readouterr().err == f"  {index}: damaged; files are read again\n"
 
 
 @pytest.mark.parametrize("stage", ["mkdir", "write_bytes", "replace"])

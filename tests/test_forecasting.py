@@ -224,7 +224,8 @@ def test_univariate_is_one_column(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"label": 31}, "label=31: only length=30 steps are known: use a smaller label"),
-        ({"target": "load"}, "target='load': no such column: use one of count, noisy, OT"),
+        ({"target": "load", "variables": "univariate"}, "target='load': no such column: use one of count, noisy, OT"),
+        ({"target": "OT"}, "task.target=OT: has no effect with variables=multivariate: leave it out"),
         ({"split": "ett"}, "split=ett: 20 months are 14,400 steps"),
         ({"horizon": 41}, "horizon=41: the validation part has 40 steps, a window needs 41: use a smaller"),
         ({"horizon": 81}, "horizon=81: the validation part has 40 steps"),

@@ -109,6 +109,16 @@ def test_images_behind_links_are_found(tmp_path: Path) -> None:
     assert local(tmp_path / "data").facts == {"train_images": 7, "validation_images": 1, "test_images": 2}
 
 
+def test_a_folder_that_is_linked_to_itself_counts_once(tmp_path: Path, capsys) -> None:
+    before = local(folder(tmp_path, train=12))
+    (tmp_path / "train" / "loop").symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "copy.png").symlink_to(tmp_path / "train" / "0.png")
+    (tmp_path / "train" / "picture.webp").touch()
+    found = local(tmp_path)
+    assert (found.facts, found.content) == (before.facts, before.content)
+    assert "only jpg and png are read; 1 left out: picture.webp" in capsys.readouterr().err
+
+
 def test_held_out_takes_at_least_one() -> None:
     hashes = {"a": "1", "b": "0", "c": "1"}
     assert held_out({"a": 1, "b": 2, "c": 3}, hashes, "test") == {"test": {"b": 2}, "train": {"a": 1, "c": 3}}

@@ -67,6 +67,17 @@ def test_a_heading_says_on_what_and_for_how_long_was_trained(tmp_path):
     assert "Trained for 200 steps of 16 at length 256." in page(tmp_path)
 
 
+def test_a_heading_says_how_much_of_the_test_is_in_train_and_what_a_word_is(tmp_path):
+    record = synthetic.quality()
+    record.result["data"]["facts"] = {"test_text_in_train": 0.0489, "run_bytes": 32, "words": "those of a test"}
+    build(tmp_path, record)
+    text = page(tmp_path)
+    assert "4.9% of the test text is also in train, in runs of 32 bytes or more. Words are those of a test. Tr" in text
+    del record.result["data"]["facts"]
+    build(tmp_path / "older", record)
+    assert "also in train" not in page(tmp_path / "older")
+
+
 def test_two_option_sets_of_a_family_are_two_rows_with_their_own_costs(tmp_path):
     made = build(
         tmp_path,

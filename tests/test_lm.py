@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attentions.base import Pattern, Shape, no_loss
 from tasks.base import Data, TaskContext
+from tasks.common import windowed_text
 from tasks.common.text_predictors import ngram_probabilities, xz_bits
 from tasks.data.windows import Windows
 from tasks.lm import LanguageModelling, Options, buckets
@@ -68,6 +69,32 @@ def test_seeds_and_epochs_differ(folder: Path) -> None:
     for split in ("validation", "test"):
         ids = range(task.examples(split))
         assert torch.equal(task.batch(split, ids)["tokens"], other.batch(split, ids)["tokens"])
+
+
+def test_a_vocabulary_that_the_text_does_not_give_is_refused(folder: Path) -> None:
+    """Its ids would never occur, and the model would be another one for them."""
+    with pytest.raises(
+        ValueError, match=r"^task.vocabulary=5000: the train text gives \d+ tokens at most: use"
+    ) as error:
+        make(folder, vocabulary=5000)
+    given = int(str(error.value).split("gives ")[1].split()[0])
+    assert given > make(folder, vocabulary=257).tokens.size
+    assert make(folder, vocabulary=given).tokens.size == given
+    with pytest.raises(ValueError, match="at most"):
+        make(folder, vocabulary=given + 1)
+
+
+@pytest.mark.parametrize("vocabulary", [257, 300])
+def test_evaluation_batches_are_bounded_by_their_logits(folder: Path, vocabulary: int, monkeypatch) -> None:
+    task = make(folder, vocabulary=vocabulary)
+    assert task.windows_at_once(20) == windowed_text.TOKENS_PER_BATCH // 20
+    monkeypatch.setattr(windowed_text, "LOGITS_PER_BATCH", 3 * 20 * vocabulary + 1)
+    assert [task.windows_at_once(length) for length in (20, 60, 90)] == [3, 1, 1]
+
+
+def test_numbers_of_a_vocabulary(folder: Path) -> None:
+    """Weights, gradients and both averages of a table of 8 features, and three for every logit of 2 windows of 20."""
+    assert make(folder, vocabulary=300).vocabulary_numbers(2) == 4 * 300 * 8 + 3 * 2 * 20 * 300
 
 
 @pytest.mark.parametrize("length", [3, 20, 500, 1500, 2500])

@@ -207,7 +207,7 @@ def test_figures_stand_beside_their_table(made, text):
     names = {path.stem for path in (made / "plots").glob("*.svg")}
     assert len(names) == 10  # two of each table, one of efficiency, five of analyses
     for name in names:
-        assert f"plots/{name}.svg" in text
+        assert f"plots/{name}.svg" in text.replace("<wbr>", "")
     parts = re.split("<section id=(?:table-1|analyses|efficiency)", text)
     assert [part.count("<img") for part in parts] == [2, 2, 5, 1]
 
@@ -414,3 +414,36 @@ def test_it_follows_the_colour_scheme(view, made, scheme, dark):
     assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 60) is dark
     figure = view.execute_script("return getComputedStyle(document.querySelector('figure .scroll')).backgroundColor")
     assert figure == "rgb(255, 255, 255)"
+
+
+def test_the_type_of_all_figures_is_of_one_size(made, text):
+    """Each as wide on the page as it was drawn."""
+    found = re.findall(r'<img loading=lazy width=(\d+) alt="[^"]*" src="data:image/png;base64,([^"]*)"', text)
+    assert len(found) == 10
+    scales = {round(int.from_bytes(base64.b64decode(data)[16:20], "big") / int(width), 1) for width, data in found}
+    assert len(scales) == 1
+
+
+BROKEN = """
+const broken = [];
+const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const node = walker.currentNode;
+  if (node.parentElement.closest("details:not([open]) > :not(summary), select")) continue; // not to be seen
+  for (const found of node.data.matchAll(/[\\p{L}\\p{N}]+/gu)) {
+    const range = document.createRange();
+    range.setStart(node, found.index);
+    range.setEnd(node, found.index + found[0].length);
+    if (new Set([...range.getClientRects()].map((each) => Math.round(each.top))).size > 1) broken.push(found[0]);
+  }
+}
+return broken;
+"""
+
+
+def test_no_word_is_broken_on_a_phone(view, made):
+    show(view, made, 390)
+    view.execute_script("document.querySelectorAll('figure').forEach(each => each.scrollIntoView())")
+    assert [word for word in view.execute_script(BROKEN) if len(word) < 20] == []
+    widths = view.execute_script("return [...document.querySelectorAll('figure img')].map(e => e.clientWidth)")
+    assert min(widths) > 500  # legible, to be swiped

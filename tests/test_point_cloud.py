@@ -25,7 +25,9 @@ SHAPE = Shape(dim=16, heads=2, depth=2, hidden=32, length=16, memory=16)
 
 
 def make(folder: Path, pattern: Pattern = NS, seed: int = 0, data: Data | None = None, **options) -> PointCloud:
-    given = {"points": 32, "truth": 48, "width": 32, "solids": 10, "validation_clouds": 4, "test_clouds": 6} | options
+    given = {"points": 32, "truth": 48, "width": 32, "validation_clouds": 4, "test_clouds": 6} | options
+    if data is None:
+        given = {"solids": 10} | given
     task = PointCloud(TaskContext(pattern, given.pop("shape", SHAPE), data or Data(), seed, folder), Options(**given))
     task.prepare()
     return task

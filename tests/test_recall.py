@@ -138,7 +138,7 @@ def test_fillers_are_neither_keys_nor_values(pattern: Pattern) -> None:
 @pytest.mark.parametrize("pattern", Pattern)
 def test_distance_is_where_the_answer_is(pattern: Pattern) -> None:
     delay = 16 if pattern is CC else 3 if pattern is CS else 0
-    for row in rows(make(pattern, delay=delay)):
+    for row in rows(make(pattern, **({"delay": delay} if pattern.causal else {}))):
         tokens = row["tokens"]
         for t, label in enumerate(row["labels"]):
             distance = row["distance"][t]
@@ -212,7 +212,8 @@ def test_gaps_in_noncausal_self_go_both_ways() -> None:
 
 @pytest.mark.parametrize("pattern", [NC, CC])
 def test_places_in_cross_patterns_are_uniform(pattern: Pattern) -> None:
-    task = make(pattern, delay=4, settings=[[64, 8]], pairs=[8], test_examples=3000)
+    delay = {"delay": 4} if pattern.causal else {}
+    task = make(pattern, settings=[[64, 8]], pairs=[8], test_examples=3000, **delay)
     places = task.batch("test", range(3000))["labels"].ne(NO_LABEL).sum(0).numpy()
     if pattern is CC:  # queries and answers take turns
         queries, answers = places.reshape(8, 2, 4).transpose(1, 0, 2).reshape(2, 32)
@@ -461,8 +462,12 @@ def test_delays_where_none_is_given() -> None:
     for pattern, delay in ((NS, 0), (CS, 0), (NC, 0), (CC, 16)):
         assert {sizes.delay for sizes in make(pattern).mixture} == {delay}
         for given in (0, 3):
+            if not pattern.causal:
+                with pytest.raises(ValueError, match=f"task.delay={given}: has no effect in {pattern}: leave it out"):
+                    make(pattern, delay=given)
+                continue
             task = make(pattern, delay=given)
-            assert {sizes.delay for sizes in task.mixture + task.tested} == {given if pattern.causal else 0}
+            assert {sizes.delay for sizes in task.mixture + task.tested} == {given}
 
 
 def test_learned_positions_are_not_tested_beyond_their_table() -> None:

@@ -37,7 +37,7 @@ CELL = [
 
 def cell_on_text(folder: Path) -> list[str]:
     """The cell, with data that is written to this folder."""
-    words = ["cat", "mat", "sat", "seven", "black", "birds", "fly", "over", "green", "hills", "rain"]
+    words = ["cat", "mat", "sat", "seven", "black", "birds", "fly", "over", "green", "hills", "rain", "wind"]
     for index, split in enumerate(("train", "validation", "test")):
         draw = random.Random(index)
         (folder / split).mkdir(parents=True)

@@ -100,13 +100,47 @@ def test_the_same_cell_gives_the_same_numbers(cab):
 @pytest.mark.parametrize("pattern", ["noncausal_self", "causal_self", "noncausal_cross", "causal_cross"])
 def test_recall_runs_in_every_pattern(cab, pattern):
     length = "model.length=64"
-    memory = "model.memory=32" if "cross" in pattern else "model.memory=0"
+    memory = ["model.memory=32"] if "cross" in pattern else []
     tiny = [o for o in RECALL if not o.startswith("model.length")]
-    code, _, err = cab("task=recall", f"pattern={pattern}", "attention=lightning", length, memory, tiny=tiny)
+    code, _, err = cab("task=recall", f"pattern={pattern}", "attention=lightning", length, *memory, tiny=tiny)
     assert (code, err) == (0, "")
     [quality] = records(cab.results, "quality")
     assert 0 <= quality.result["metrics"]["accuracy"] <= 1
     assert quality.result["data"]["real"] is False
+
+
+def test_a_setting_without_an_effect_makes_no_cell_of_its_own(cab):
+    recall = [o for o in RECALL if not o.startswith("model.length")]
+    for tiny, override, said in (
+        (recall, "model.memory=32", "model.memory: has no effect on recall in causal_self: leave it out"),
+        (TINY, "model.memory=32", "memory=32: has no effect in lm: use model.memory=0"),
+        (TINY, "data.id=emozilla/pg19", "data: id=emozilla/pg19: has no effect with data=embedded: leave it out, or"),
+        (
+            TINY,
+            "data.path=/books",
+            "data: path=/books: has no effect with data=embedded: leave it out, or use data=loc",
+        ),
+        (TINY, "task.column=body", "task.column=body: has no effect with data.source=embedded: leave it out"),
+    ):
+        task = "recall" if tiny is recall else "lm"
+        code, _, err = cab(f"task={task}", override, "attention=none", "measure=false", tiny=tiny)
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith(f"error: {said}")
+    assert not records(cab.results, "quality")
+
+
+def test_a_vocabulary_that_no_memory_holds_is_refused_before_it_is_made(cab, monkeypatch):
+    code, _, err = cab("task.vocabulary=1000000", "attention=none", "measure=false")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err == "error: task.vocabulary=1000000: use bytes, or a number from 257 to 262,144 for BPE\n"
+    recall = [o for o in RECALL if not o.startswith("model.length")]
+    code, _, err = cab("task=recall", "task.vocabulary=2000000000", "attention=none", "measure=false", tiny=recall)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: task.vocabulary=2000000000, train.micro_batch=2: a training step needs ")
+    monkeypatch.setattr("cab.quality.cell.free_memory", lambda device: 100_000)
+    code, _, err = cab("attention=none", "measure=false")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "task.vocabulary=bytes, train.micro_batch=2: a training step needs 0.0 GB for it, 0.0 GB are free" in err
 
 
 def test_a_sweep_continues_after_a_cell_that_cannot_be_built(cab):

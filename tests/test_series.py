@@ -1,6 +1,11 @@
 """Series: bad files are named in one line, splits are the published ones, nothing of the future reaches the scaling."""
 
+import codecs
 import gzip
+import math
+import os
+import re
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -99,16 +104,86 @@ def test_bad_files(tmp_path: Path, frame: pd.DataFrame, message: str) -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    (tmp_path / "empty.csv").touch()
-    (tmp_path / "torn.csv.gz").write_bytes(gzip.compress(b"date,OT\n" * 1000)[:-9])
-    for name in (None, str(tmp_path), str(tmp_path / "absent.csv")):
+    for name in (None, str(tmp_path / "absent.csv")):
         with pytest.raises(ValueError, match="no such file: give a CSV"):
             read_csv(name)
-    for name in ("empty.csv", "torn.csv.gz"):
-        with pytest.raises(ValueError, match="not readable as CSV"):
-            read_csv(str(tmp_path / name))
+    os.mkfifo(tmp_path / "fifo.csv")
+    for name in (str(tmp_path), str(tmp_path / "fifo.csv")):
+        with pytest.raises(ValueError, match="not a file: give a CSV"):
+            read_csv(name)
     with pytest.raises(ValueError, match=r"data\.source=hub: forecasting has none: use data=local"):
         series(Data("hub"))
+
+
+CSV = table().to_csv(index=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "empty: give a CSV"),
+        (b"date,OT\n" * 1000, "no column.*|row 1: 'date' is no date"),
+        (CSV.decode().encode("utf-16"), r"not UTF-8 \(byte 0\): save it as a CSV in UTF-8"),
+        (CSV.replace(b",OT", b",Gr\xfc\xdfe"), r"not UTF-8 \(byte 12\): save it"),
+        (CSV + bytes(9), "has a zero byte at character"),
+        (CSV.replace(b",", b";"), r"no column 'date' \(it has date;load;OT\): separate columns by commas"),
+        (CSV.replace(b"load", b"OT", 1), "several columns are named 'OT': rename them"),
+        (CSV + b"2020-01-01,1,2,3,4\n", "line 50 has 5 columns, not 3: repair it"),
+        (
+            b"date,a\n" + b"".join(b"%d,2020-01-01 0%d:00:00,1\n" % (i, i) for i in range(9)),
+            "rows have 3 columns, the header 2: name all",
+        ),
+        (b'date,OT\n2020-01-01,1\n2020-01-02,"2', "not readable as CSV: check its quotes and commas"),
+        (
+            table().to_csv().encode(),
+            r"column 1 has no name: write it without an index \(index=False in pandas\), or give",
+        ),
+    ],
+)
+def test_files_that_are_no_table(tmp_path: Path, raw: bytes, message: str) -> None:
+    for name, content in (("series.csv", raw), ("series.csv.gz", gzip.compress(raw))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message) as raised:
+            read_csv(str(tmp_path / name))
+        assert "\n" not in str(raised.value)
+        assert not re.search("codec|tokenizing|utc=True|pandas error", str(raised.value))
+
+
+def test_torn_and_false_gzip(tmp_path: Path) -> None:
+    for raw in (gzip.compress(CSV)[:-9], CSV, gzip.compress(CSV)[:30] + b"x" * 30):
+        (tmp_path / "series.csv.gz").write_bytes(raw)
+        with pytest.raises(ValueError, match="not readable by gzip: make or copy it again"):
+            read_csv(str(tmp_path / "series.csv.gz"))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    (tmp_path / "marked.csv").write_bytes(codecs.BOM_UTF8 + CSV)
+    assert read_csv(str(tmp_path / "marked.csv")).content == read_csv(write(tmp_path, table())).content
+
+
+def test_one_time_zone_is_read_as_local_time_and_several_are_refused(tmp_path: Path) -> None:
+    plain = read_csv(write(tmp_path, table()))
+    for zone in ("+02:00", "-0330", "Z"):
+        frame = table().assign(date=table()["date"] + zone)
+        np.testing.assert_array_equal(read_csv(write(tmp_path, frame)).dates, plain.dates)
+    frame.loc[30:, "date"] = table()["date"][30:] + "+01:00"
+    with pytest.raises(ValueError, match=r"row 31: '.*\+01:00' has another time zone \(\+01:00\) than "):
+        read_csv(write(tmp_path, frame))
+    frame.loc[30:, "date"] = table()["date"][30:]
+    with pytest.raises(ValueError, match=r"row 31: .* has another time zone \(none\) than the rows before "):
+        read_csv(write(tmp_path, frame))
+
+
+@pytest.mark.parametrize("step", ["100ms", "1500ms"])
+def test_parts_of_a_second_are_refused(tmp_path: Path, step: str) -> None:
+    stamps = pd.date_range("2016-07-01", periods=48, freq=step).strftime("%Y-%m-%d %H:%M:%S.%f")
+    with pytest.raises(ValueError, match=r"row 2: 2016-07-01 .* has a part of a second: dates need whole seconds"):
+        read_csv(write(tmp_path, table().assign(date=stamps)))
+
+
+def test_numbers_are_no_dates(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="row 1: 1467331200 is no date like the others: use YYYY-MM-DD"):
+        read_csv(write(tmp_path, table().assign(date=1467331200 + HOUR * np.arange(48))))
 
 
 def test_published_split_of_ett() -> None:
@@ -137,9 +212,51 @@ def test_scaling_knows_the_train_part_only() -> None:
     np.testing.assert_allclose(train[:70].std(0), 1, rtol=1e-6)
     whole.values[70:] = 1000
     np.testing.assert_array_equal(standardised(whole, (0, 70))[:70], train[:70])
-    whole.values[:70, 1] = 4
-    with pytest.raises(ValueError, match="column 'b' is constant in the train part"):
-        standardised(whole, (0, 70))
+
+
+def channel(train: np.ndarray, later: np.ndarray) -> Series:
+    """Two channels, the second as given."""
+    whole = made(len(train) + len(later))
+    whole.values[:, 1] = np.concatenate([train, later])
+    return whole
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 4.0, 0.1, -0.1, 1 / 3, 1e8, 1e-300, 1e300])
+@pytest.mark.parametrize("noise", [0.0, 1e-16])
+def test_a_constant_channel_is_refused_whatever_its_value(value: float, noise: float) -> None:
+    """Rounding leaves most constants a deviation that is not 0, and the mean another value than theirs."""
+    constant = value + noise * value * (np.arange(70) % 3)
+    for later in (constant[:30], np.full(30, value + 0.1)):
+        with pytest.raises(ValueError, match=r"column 'b' is constant in the train part .*: remove it") as raised:
+            standardised(channel(constant, later), (0, 70))
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("centre", [0.1, 1e8])
+@pytest.mark.parametrize("relative", [1e-3, 1e-6, 1e-9])
+def test_a_channel_far_from_zero_is_scaled_exactly(centre: float, relative: float) -> None:
+    """Against rational arithmetic."""
+    values = centre * (1 + relative * np.random.default_rng(3).normal(size=100))
+    exact = [Fraction(value) for value in values.tolist()]
+    mean = sum(exact[:70]) / 70
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in exact[:70]) / 70)
+    wanted = [float(value - mean) / deviation for value in exact]
+    found = standardised(channel(values[:70], values[70:]), (0, 70))[:, 1]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e300])
+def test_tiny_and_huge_channels_are_scaled_as_others(factor: float) -> None:
+    steps = np.arange(100) % 5 - 2.0
+    found = standardised(channel(factor * steps[:70], factor * steps[70:]), (0, 70))[:, 1]
+    np.testing.assert_allclose(found, steps / math.sqrt(2), rtol=1e-6)
+
+
+def test_a_channel_that_leaves_what_it_was_in_train_is_refused() -> None:
+    train = 0.1 + 1e-10 * (np.arange(70) % 2)
+    message = r"column 'b', row 75: 0\.2 is 2e\+09 standard deviations of the train part from its mean: correct it"
+    with pytest.raises(ValueError, match=message):
+        standardised(channel(train, np.array([0.1] * 4 + [0.2] + [0.1] * 25)), (0, 70))
 
 
 def test_time_features_by_hand() -> None:

@@ -1,7 +1,11 @@
 """Speech: generated and recorded clips, durations that are right, statistics of train alone, bad folders by name."""
 
+import codecs
 import hashlib
 import multiprocessing
+import os
+import re
+import struct
 import wave
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -12,11 +16,11 @@ import torch
 
 from tasks.base import SPLITS, Data
 from tasks.data import alignment, synthetic_speech
-from tasks.data.ljspeech import read_wave, write_wave
 from tasks.data.mel import HOP, RATE, log_mel, magnitudes
 from tasks.data.pitch import filled, pitch
-from tasks.data.speech import Speech, speech
+from tasks.data.speech import Speech, _statistics, speech
 from tasks.data.symbols import EDGE, SYMBOLS, clean, symbols
+from tasks.data.wav import read_wave, write_wave
 
 SENTENCES = [
     "Banana, sir!",
@@ -333,6 +337,17 @@ def _stereo(file: Path, channels: int = 2, width: int = 2, rate: int = RATE) -> 
         sound.writeframes(bytes(channels * width * RATE))
 
 
+def riff(codec: int, bits: int, wide: bool = False, sound: bytes = bytes(30_000), size: int | None = None) -> bytes:
+    """A wav file of one channel; `wide` has the longer header that newer programs write."""
+    layout = struct.pack("<HHIIHH", 0xFFFE if wide else codec, 1, RATE, RATE * bits // 8, bits // 8, bits)
+    if wide:
+        layout += struct.pack("<HHIH", 22, bits, 4, codec) + bytes.fromhex("000000001000800000aa00389b71")
+    extra = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # chunks of odd sizes are padded
+    data = b"data" + struct.pack("<I", len(sound) if size is None else size) + sound
+    body = b"WAVE" + extra + b"fmt " + struct.pack("<I", len(layout)) + layout + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def _cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:9000])
 
@@ -344,12 +359,27 @@ def _cut(file: Path) -> None:
         (_stereo, r"LJ-3.wav: 2 channels: mix them to one"),
         (lambda file: _stereo(file, 1, 1), r"LJ-3.wav: 8 bit: convert it to 16 bit"),
         (lambda file: file.write_bytes(b"RIFFxxxxsomething else"), r"LJ-3.wav: not readable as wav"),
+        (lambda file: file.write_bytes(b"fLaC" + bytes(99)), r"LJ-3.wav: is FLAC, not wav: convert it"),
+        (lambda file: file.write_bytes(b"ID3" + bytes(99)), r"LJ-3.wav: is MP3, not wav: convert it"),
+        (lambda file: file.write_bytes(riff(3, 32)), r"LJ-3.wav: its samples are 32 bit float: convert them to whole"),
+        (lambda file: file.write_bytes(riff(3, 32, wide=True)), r"LJ-3.wav: its samples are 32 bit float"),
+        (lambda file: file.write_bytes(riff(6, 8)), r"LJ-3.wav: its samples are A-law: convert them"),
+        (lambda file: file.write_bytes(riff(80, 8)), r"LJ-3.wav: its samples are in format 80: convert them"),
+        (lambda file: file.write_bytes(riff(1, 24, wide=True)), r"LJ-3.wav: 24 bit: convert it to 16 bit"),
+        (lambda file: file.write_bytes(riff(1, 16)[:30]), r"LJ-3.wav: not readable as wav \(it ends early\)"),
+        (
+            lambda file: file.write_bytes(riff(1, 16).replace(b"fmt ", b"fact")),
+            r"\(it does not say its format\): make or",
+        ),
+        (lambda file: (file.unlink(), file.mkdir()), r"no wavs/LJ-3.wav: put it there"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), r"LJ-3.wav: is no regular file: remove it"),
+        (lambda file: (file.unlink(), file.symlink_to("LJ-2.wav")), r"LJ-3.wav is a link to another one of them"),
         (lambda file: file.write_bytes(b""), r"LJ-3.wav: not readable as wav \(it ends early\)"),
         (_cut, r"LJ-3.wav: (ends after|not readable)"),
         (lambda file: write_wave(file, tone(0.02)), r"LJ-3.wav: 441 samples: too short"),
         (lambda file: write_wave(file, tone(1) * 0), r"LJ-3.wav: is silent"),
         (lambda file: write_wave(file, tone(0.1)), r"LJ-3.wav: 9 frames with sound are too few for 12 characters"),
-        (lambda file: file.unlink(), r"metadata.csv:4: no wavs/LJ-3.wav"),
+        (lambda file: file.unlink(), r"metadata.csv: no wavs/LJ-3.wav: put it there, or remove the line of LJ-3"),
     ],
 )
 def test_damaged_sound(tmp_path: Path, damage, message: str) -> None:
@@ -369,7 +399,7 @@ def test_damaged_sound(tmp_path: Path, damage, message: str) -> None:
         ("LJ-0|raw| \t", r"metadata.csv:1: LJ-0: no transcript"),
         ("LJ-0|raw|chapter 7", r"metadata.csv:1: LJ-0: unknown character '7': spell it out"),
         ("LJ-1|raw|again.", r"metadata.csv:2: LJ-1 comes twice"),
-        ("LJ-9|raw|none.", r"metadata.csv:1: no wavs/LJ-9.wav"),
+        ("LJ-9|raw|none.", r"metadata.csv: no wavs/LJ-9.wav|LJ-0.wav: no transcript"),
         ("", r"LJ-0.wav: no transcript in metadata.csv: add a line"),
     ],
 )
@@ -401,6 +431,67 @@ def test_bad_folders(tmp_path: Path) -> None:
     few = ljspeech(tmp_path / "few", [*SENTENCES[:2], SENTENCES[1]])
     with pytest.raises(ValueError, match=r"few: 2 different transcripts: train, validation and test need one each"):
         load(few)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("size", [None, 0xFFFFFFFF])
+def test_headers_of_other_programs(tmp_path: Path, wide: bool, size: int | None) -> None:
+    """Also where a program did not know the size when it wrote the header."""
+    sound = np.random.default_rng(0).integers(-(2**15), 2**15, 5000).astype("<i2")
+    (tmp_path / "a.wav").write_bytes(riff(1, 16, wide, sound.tobytes(), size))
+    np.testing.assert_array_equal(read_wave(tmp_path / "a.wav"), (sound / 2**15).astype(np.float32))
+
+
+def test_marks_at_the_beginning_of_texts_are_no_part_of_them(tmp_path: Path) -> None:
+    root = ljspeech(tmp_path / "lj")
+    (root / "splits.csv").write_text(
+        "".join(f"LJ-{n}|{name}\n" for n, name in enumerate(["test", "validation", *["train"] * 6]))
+    )
+    (root / "alignments").mkdir()
+    for number, sentence in enumerate(SENTENCES):
+        times = [
+            f"{0.1 * i:.1f} {0.1 * i + 0.1:.1f} {word}" for i, word in enumerate(re.findall("[a-z']+", clean(sentence)))
+        ]
+        (root / "alignments" / f"LJ-{number}.txt").write_text("\n".join(times))
+    before = load(root)
+    for file in (root / "metadata.csv", root / "splits.csv", *(root / "alignments").iterdir()):
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    after = load(root, tmp_path / "other")
+    for split in SPLITS:
+        assert [clip.id for clip in after.clips[split]] == [clip.id for clip in before.clips[split]]
+        for one, other in zip(before.clips[split], after.clips[split], strict=True):
+            np.testing.assert_array_equal(one.durations, other.durations)
+    for name in ("splits.csv", "alignments/LJ-3.txt"):
+        whole = (root / name).read_bytes()
+        (root / name).write_bytes("LJ-0|test".encode("utf-16"))
+        with pytest.raises(ValueError, match=rf"{name}: not UTF-8 \(byte 0\): convert it"):
+            load(root, tmp_path / "third")
+        (root / name).write_bytes(whole)
+
+
+def test_sounds_at_any_depth_and_in_any_case(tmp_path: Path) -> None:
+    root = ljspeech(tmp_path / "lj")
+    before = load(root).content
+    (root / "wavs" / "LJ-1.wav").rename(root / "wavs" / "LJ-1.WAV")
+    assert load(root).content == before
+    (root / "wavs" / "more").mkdir()
+    (root / "wavs" / "LJ-2.wav").rename(root / "wavs" / "more" / "LJ-2.Wav")
+    with pytest.raises(ValueError, match=r"more/LJ-2\.Wav: no transcript in metadata.csv: add a line"):
+        load(root)
+    for name in ("splits.csv", "alignments"):
+        root = ljspeech(tmp_path / name)
+        (root / name).write_text("x") if name == "alignments" else (root / name).mkdir()
+        with pytest.raises(ValueError, match=f"{name}: is no regular file|{name} is no folder"):
+            load(root)
+
+
+def test_a_feature_that_is_constant_in_train_is_centred_only() -> None:
+    """Also where rounding leaves it some deviation: a step elsewhere stays a step and is not a thousand of them."""
+    values = np.stack([np.full(1000, -11.5), np.arange(1000) / 100, -11.5 + 1e-7 * (np.arange(1000) % 2)], 1)
+    sums = np.stack([np.full(3, 1000.0), values.sum(0), (values**2).sum(0)])
+    found = _statistics({"mel": sums})
+    np.testing.assert_allclose(found["mean"]["mel"], values.mean(0))
+    np.testing.assert_allclose(found["std"]["mel"], [1, values[:, 1].std(), 1])
 
 
 def test_waves_come_back(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ def tensors(pattern, batch=3, n=N, m=M):
     return x, (torch.randn(batch, m, DIM, dtype=torch.float64) if pattern.cross else None)
 
 
-def reference(layer, x, memory=None, valid=None, memory_valid=None, counter=None):
+def reference(layer, x, memory=None, valid=None, memory_valid=None, steps=None):
     mixer = layer.mixer
-    noise = mixer.noise((x if memory is None else memory).shape[1], mixer.counter if counter is None else counter)
+    noise = mixer.noise((x if memory is None else memory).shape[1], mixer.key.steps if steps is None else steps)
     options = (mixer.form, mixer.reduction, mixer.sigma)
     return ssa_layer(layer, x, memory, valid, memory_valid, options, noise)
 
@@ -80,7 +80,7 @@ def test_training_equals_dense_attention_over_the_sample(pattern, data):
         sigma=data.draw(st.sampled_from([0.0, 0.3, 1.0, 50.0])),
         seed=data.draw(st.integers(0, 5)),
     )
-    layer.mixer.counter = data.draw(st.integers(0, 3))
+    layer.mixer.key.steps = data.draw(st.integers(0, 3))
     x, memory = tensors(pattern, 2, n, m)
     x.requires_grad_()
     valid = some_valid(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2)), n)
@@ -174,7 +174,7 @@ def test_nothing_is_left_out_at_reduction_1(form, pattern):
 
 @both_forms
 @all_patterns
-def test_a_sample_depends_on_seed_layer_and_counter_and_moves_in_after_step_only(form, pattern):
+def test_a_sample_depends_on_seed_layer_and_steps_and_moves_in_after_step_only(form, pattern):
     inputs = tensors(pattern, m=40)
     layer = build(pattern, form, seed=3)
     first, _ = layer(*inputs)

@@ -1,7 +1,9 @@
 """Documents and summaries: what is taken from source code, grouped, kept apart, refused, and found again in tokens."""
 
+import codecs
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -240,6 +242,34 @@ def test_bad_files(tmp_path: Path) -> None:
         summaries.summaries(data, Columns())
 
 
+def test_names_in_any_case_marks_and_what_is_left_out(tmp_path: Path, capsys) -> None:
+    data = write(tmp_path, **GOOD)
+    before = summaries.summaries(data, Columns()).content
+    assert capsys.readouterr().err == ""
+    for split in SPLITS:
+        raw = codecs.BOM_UTF8 + (tmp_path / f"{split}.jsonl").read_bytes()
+        (tmp_path / f"{split}.jsonl").unlink()
+        (tmp_path / f"{split}.JSONL.GZ").write_bytes(gzip.compress(raw))
+    (tmp_path / "train2.jsonl").touch()
+    (tmp_path / "more").mkdir()
+    assert summaries.summaries(data, Columns()).content == before
+    assert capsys.readouterr().err.endswith(
+        "train.JSONL.GZ, validation.JSONL.GZ, test.JSONL.GZ are read; 2 left out: more, train2.jsonl\n"
+    )
+
+
+def test_what_is_no_file_and_no_json(tmp_path: Path) -> None:
+    data = write(tmp_path, **GOOD)
+    (tmp_path / "test.jsonl").write_text('{"document": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match=r"test.jsonl:1: no JSON \(nested too deeply\): every line must be one object"):
+        summaries.summaries(data, Columns())
+    for make in (Path.mkdir, os.mkfifo):
+        (tmp_path / "test.jsonl").unlink() if (tmp_path / "test.jsonl").is_file() else (tmp_path / "test.jsonl").rmdir()
+        make(tmp_path / "test.jsonl")
+        with pytest.raises(ValueError, match=r"test.jsonl: is no file: put one there"):
+            summaries.summaries(data, Columns())
+
+
 def test_missing_folder_and_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere: no such folder: give a folder with train, validation and test"):
         summaries.summaries(Data("local", str(tmp_path / "nowhere")), Columns())
@@ -263,6 +293,19 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr(text, "snapshot", lambda *which: calls.append(which) or (folder, folder.name))
     return calls
+
+
+def test_hub_documents_of_several_splits_are_kept_where_they_are_evaluated(asked: list, tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"train": "abc", "validation": "bd", "test": "ade"}
+    for split in SPLITS:
+        columns = {"document": list(rows[split]), "summary": [f"{split} {document}" for document in rows[split]]}
+        file = tmp_path / "snapshots" / "c0ffee" / "default" / split / "0000.parquet"
+        datasets.Dataset.from_dict(columns).to_parquet(file)
+    corpus = summaries.summaries(Data("hub", id="a/b"), Columns())
+    documents = {split: [document for document, _ in split_of(corpus.read(split))] for split in SPLITS}
+    assert documents == {"train": [b"c"], "validation": [b"b"], "test": [b"a", b"d", b"e"]}
 
 
 def test_hub(asked: list) -> None:

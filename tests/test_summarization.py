@@ -132,6 +132,7 @@ def test_facts_say_what_was_cut(folder: Path) -> None:
     task = make(folder, length=12, memory=25)
     facts = task.prepare().facts
     assert (facts["test_documents"], facts["test_documents_cut"]) == (3, 2)
+    assert facts["test_text_in_train"] == 0
     assert (facts["test_summaries"], facts["test_summaries_cut"]) == (4, 2)  # that of 11 letters has its end
     assert task.prepare().real
 
@@ -219,6 +220,23 @@ def test_generated_text_ends_at_the_design_length_and_not_before_the_least(folde
     assert len(evaluation.tables["texts"][0]["generated"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("reference", "text", "score"),
+    [
+        ("мама мыла раму", "Мама мыла окно", 2 * 2 / (3 + 3)),
+        ("今天天气很好。", "今天下雨", 2 * 2 / (4 + 6)),
+        ("สวัสดี", "สวย", 2 * 1 / (3 + 4)),
+        ("नमस्ते दुनिया", "नमस्ते जी", 2 * 1 / (2 + 2)),
+    ],
+)
+def test_every_script_has_a_rouge(tmp_path: Path, reference: str, text: str, score: float) -> None:
+    rows = {"train": [("a", ["b"])], "validation": [("c", ["d"])], "test": [("e", [reference])]}
+    task = make(write(tmp_path, rows))
+    assert task.rouge("test", [text])["rouge_l"] == pytest.approx(100 * score)
+    assert task.rouge("test", [reference])["rouge_2"] == pytest.approx(100)
+    assert "single letters" in str(task.prepare().facts["words"])
+
+
 def test_order_counts_in_the_headline_and_words_are_stemmed(folder: Path) -> None:
     task = make(folder)
     assert task.metrics[0].name == "rouge_l"
@@ -232,8 +250,8 @@ def test_the_beginning_of_the_document(folder: Path) -> None:
     """Train references have 3, 5, 1 and eighteen times 2 words: 45 / 21, rounded."""
     lead = make(folder, memory=4).predictors()[0]  # of the whole document, whatever the model reads
     assert lead.name == "first 2 words"
-    # "the cat", "nothing happened" and "é", of which rouge-score sees nothing
-    assert lead.metrics["rouge_l"] == pytest.approx(100 * (4 / 5 + 1 + 0) / 3)
+    # "the cat", "nothing happened" and "é" of "é last one"
+    assert lead.metrics["rouge_l"] == pytest.approx(100 * (4 / 5 + 1 + 2 / 4) / 3)
     assert set(lead.metrics) == {"rouge_1", "rouge_2", "rouge_l"}
 
 

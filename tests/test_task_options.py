@@ -1,6 +1,7 @@
 """Options and patterns of tasks: defaults are those of the YAML, a limit is one line with the option and the value."""
 
 import re
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import get_type_hints
@@ -32,7 +33,7 @@ COUNTS = {
 }
 AT_LEAST_ONE = "Input should be greater than or equal to 1"
 POSITIONS = "Input should be 'sinusoidal', 'learned' or 'none'"
-VOCABULARY = "use bytes, or a number of at least 257 for BPE"
+VOCABULARY = "use bytes, or a number from 257 to 262,144 for BPE"
 
 
 def task_class(task: str) -> type[Task]:
@@ -66,6 +67,8 @@ def test_counts_are_whole_and_at_least_one(task: str, option: str) -> None:
         ("lm", "vocabulary", 100, VOCABULARY),
         ("lm", "vocabulary", "words", VOCABULARY),
         ("lm", "vocabulary", True, VOCABULARY),
+        ("lm", "vocabulary", 1_000_000, VOCABULARY),
+        ("summarization", "vocabulary", 10**9, VOCABULARY),
         ("forecasting", "positions", "rotary", POSITIONS),
         ("lm", "positions", "alibi", "Input should be 'rotary', 'sinusoidal', 'learned' or 'none'"),
         ("lm", "column", 3, "Input should be a valid string"),
@@ -115,6 +118,82 @@ def test_other_patterns_are_refused(task: str) -> None:
         message = f"task {task} has no pattern {pattern}: use one of {', '.join(made.patterns)}"
         with pytest.raises(ValueError, match=f"^{message}$"):
             made(context, options_of(task)())
+
+
+NOT_EMBEDDED = Data("local", "somewhere")
+NO_EFFECT = [
+    (
+        "lm",
+        Pattern.CAUSAL_SELF,
+        {"column": "body"},
+        Data(),
+        "task.column=body: has no effect with data.source=embedded",
+    ),
+    ("mlm", Pattern.NONCAUSAL_SELF, {"column": "body"}, NOT_EMBEDDED, "task.column=body: has no effect with"),
+    (
+        "summarization",
+        Pattern.CAUSAL_CROSS,
+        {"summary_column": "x"},
+        Data(),
+        "task.summary_column=x: has no effect with",
+    ),
+    ("summarization", Pattern.CAUSAL_CROSS, {"document_column": "x"}, Data(), "task.document_column=x: has no effect"),
+    (
+        "super_resolution",
+        Pattern.NONCAUSAL_SELF,
+        {"image_column": "x"},
+        NOT_EMBEDDED,
+        "task.image_column=x: has no eff",
+    ),
+    (
+        "point_cloud",
+        Pattern.NONCAUSAL_SELF,
+        {"solids": 9},
+        NOT_EMBEDDED,
+        "task.solids=9: has no effect with data.source",
+    ),
+    ("forecasting", Pattern.NONCAUSAL_SELF, {"target": "x"}, Data(), "task.target=x: has no effect with variables=mul"),
+    ("recall", Pattern.NONCAUSAL_CROSS, {"delay": 3}, Data(), "task.delay=3: has no effect in noncausal_cross: leave"),
+    ("recall", Pattern.CAUSAL_CROSS, {"gap_power": 1.0}, Data(), "task.gap_power=1.0: has no effect in causal_cross"),
+]
+
+
+@pytest.mark.parametrize(("task", "pattern", "options", "data", "message"), NO_EFFECT)
+def test_an_option_without_an_effect_is_refused(
+    task: str, pattern: Pattern, options: dict, data: Data, message: str
+) -> None:
+    """It would be another cell with the same numbers."""
+    shape = replace(SHAPE, memory=SHAPE.memory if task_class(task).uses_memory else 0)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        task_class(task)(TaskContext(pattern, shape, data, 0, Path()), options_of(task)(**options))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_memory_is_refused_where_there_is_none(task: str) -> None:
+    made = task_class(task)
+    assert made.uses_memory == (task in ("point_cloud", "recall", "summarization", "tts", "tts_fastspeech2"))
+    if not made.uses_memory:
+        context = TaskContext(made.patterns[0], SHAPE, Data(), 0, Path())
+        with pytest.raises(ValueError, match=f"^memory=64: has no effect in {task}: use model.memory=0$"):
+            made(context, options_of(task)())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"path": "/x"}, "data: path=/x: has no effect with data=embedded: leave it out, or use data=local"),
+        ({"id": "a/b"}, "data: id=a/b: has no effect with data=embedded: leave it out, or use data=hub"),
+        ({"source": "local", "path": "/x", "revision": "v1"}, "data: revision=v1: has no effect with data=local"),
+        (
+            {"source": "hub", "path": "/x"},
+            "data: path=/x: has no effect with data=hub: leave it out, or use data=local",
+        ),
+    ],
+)
+def test_data_settings_without_an_effect_are_refused(data: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        checked("data", Data, data)
 
 
 def test_a_task_has_to_declare_its_options() -> None:

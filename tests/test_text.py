@@ -1,5 +1,6 @@
 """Text from three sources, and its tokens: what is refused, what is exact, what survives several jobs and damage."""
 
+import codecs
 import socket
 import sys
 import threading
@@ -41,7 +42,7 @@ def test_library_splits_share_no_file_and_hold_what_they_should() -> None:
     sizes = {split: sum(map(len, documents[split])) for split in SPLITS}
     assert all(sizes[split] > 100_000 for split in SPLITS)
     assert sizes["train"] > 4 * (sizes["validation"] + sizes["test"])
-    seen = {split: {d for d in documents[split] if len(d) > 300} for split in SPLITS}  # __init__.py may be empty
+    seen = {split: {d for d in documents[split] if d} for split in SPLITS}  # __init__.py may be empty
     assert not seen["train"] & seen["validation"]
     assert not seen["train"] & seen["test"]
     assert not seen["validation"] & seen["test"]
@@ -56,6 +57,26 @@ def test_library_has_no_foreign_and_no_generated_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(text.sysconfig, "get_path", lambda name: str(tmp_path))
     library = corpus(Data(), "text")
     assert {document.decode() for split in SPLITS for document in library.read(split)} == kept
+
+
+def test_a_library_file_that_is_in_test_is_not_in_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"x/e{number}.py" for number in range(300)]
+    of_split = {split: [name for name in names if library_split(name) == split] for split in SPLITS}
+    copies = {of_split["train"][0]: b"one", of_split["test"][0]: b"one", of_split["validation"][0]: b"two"}
+    copies |= {of_split["train"][1]: b"two", of_split["train"][2]: b"", of_split["test"][1]: b""}
+    (tmp_path / "x").mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(copies.get(name, name.encode()))
+    monkeypatch.setattr(text.sysconfig, "get_path", lambda name: str(tmp_path))
+    library = corpus(Data(), "text")
+    documents = {split: list(library.read(split)) for split in SPLITS}
+    assert {split: len(documents[split]) for split in SPLITS} == {
+        "train": len(of_split["train"]) - 2,
+        "validation": len(of_split["validation"]),
+        "test": len(of_split["test"]),
+    }
+    assert b"one" not in documents["train"]
+    assert b"two" not in documents["train"]
 
 
 def test_library_split_depends_on_the_path_alone() -> None:
@@ -106,6 +127,35 @@ def test_bad_folders(tmp_path: Path, files: dict, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    files = {"train": {"a.txt": b"a"}, "validation": {"b.txt": b"b"}, "test": {"c.txt": b"c"}}
+    data = folder_of(tmp_path, **files)
+    before = corpus(data, "text")
+    (tmp_path / "train" / "a.txt").write_bytes(codecs.BOM_UTF8 + b"a")
+    after = corpus(data, "text")
+    assert (list(after.read("train")), after.content) == ([b"a"], before.content)
+    (tmp_path / "test" / "c.txt").write_bytes(codecs.BOM_UTF8 + b"a")
+    with pytest.raises(ValueError, match=r"test/c.txt is the same text as train/a.txt"):
+        corpus(data, "text")
+
+
+def test_all_texts_are_read_and_the_rest_is_named(tmp_path: Path, capsys) -> None:
+    data = folder_of(tmp_path, train={"a.txt": b"a", "B.TXT": b"B"}, validation={"b.txt": b"b"}, test={"c.txt": b"c"})
+    (tmp_path / "train" / "more").mkdir()
+    (tmp_path / "train" / "more" / "x.txt").write_bytes(b"x")
+    (tmp_path / "train" / "again").symlink_to(tmp_path / "train")
+    found = corpus(data, "text")
+    assert sorted(found.read("train")) == [b"B", b"a", b"x"]
+    assert found.facts == {"train_documents": 3, "validation_documents": 1, "test_documents": 1}
+    assert capsys.readouterr().err == ""
+    (tmp_path / "stray.txt").write_bytes(b"s")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "test" / "notes.md").write_bytes(b"n")
+    again = corpus(data, "text")
+    assert (again.content, again.facts["left_out"]) == (found.content, 3)
+    assert capsys.readouterr().err.endswith("is read; 3 left out: other/, stray.txt, test/notes.md\n")
+
+
 def test_missing_folder_and_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere: no such folder: give one with train/"):
         corpus(Data("local", str(tmp_path / "nowhere")), "text")
@@ -152,6 +202,22 @@ def test_hub_records_the_commit_and_reads_the_text(no_proxy, asked, monkeypatch)
     assert found.facts["commit"] == "c0ffee"
     assert "c0ffee" in found.description
     assert {split: list(found.read(split)) for split in SPLITS} == TEXTS
+
+
+def test_a_document_of_several_splits_is_kept_where_it_is_evaluated(no_proxy, asked, tmp_path, monkeypatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(hub, "reachable", lambda endpoint: True)
+    rows = {"train": ["a", "b", "c", "", "c"], "validation": ["b", "d", ""], "test": ["a", "d", "e", ""]}
+    for split in SPLITS:
+        file = tmp_path / "snapshots" / "c0ffee" / "data" / f"{split}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict({"text": rows[split]}).to_parquet(file)
+    found = corpus(Data("hub", id="some/books"), "text")
+    assert {split: list(found.read(split)) for split in SPLITS} == {
+        "train": [b"c", b"", b"c"],
+        "validation": [b"b", b""],
+        "test": [b"a", b"d", b"e", b""],
+    }
 
 
 def test_hub_revision_is_passed_on_and_changes_nothing_else(no_proxy, asked, monkeypatch) -> None:
@@ -265,7 +331,7 @@ def test_large_texts_are_cached_as_bytes_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["shorter", "changed", "missing", "checksums"])
-def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str) -> None:
+def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str, capsys) -> None:
     before = {split: np.array(s) for split, s in tokenise(REAL, 300, tmp_path).streams.items()}
     folder = next(tmp_path.glob("tokens-*/"))
     file = folder / "train.npy"
@@ -279,9 +345,11 @@ def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str
         file.unlink()
     else:
         (folder / "checksums.json").write_text("{")
+    assert capsys.readouterr().err == ""
     after = tokenise(REAL, 300, tmp_path)
     assert all(np.array_equal(before[split], after.streams[split]) for split in SPLITS)
-    assert len(list(tmp_path.glob("tokens-*.damaged-*"))) == 1
+    [aside] = tmp_path.glob("tokens-*.damaged-*")
+    assert capsys.readouterr().err == f"  {folder}: damaged; it is made again, the old one is {aside.name}\n"
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from attentions.slots import Slots, is_stack
 from cab.check.gate import gate
 from cab.config import Request, user_errors
 from cab.errors import UserError
-from cab.machine import chosen_precision, resolve_device
+from cab.machine import chosen_precision, free_memory, resolve_device
 from cab.quality import distributed
 from cab.quality.tracker import Tracker
 from cab.quality.train import Trained, evaluate, train
@@ -30,6 +30,7 @@ from cab.store.provenance import Clock, provenance
 from cab.store.record import Status
 from cab.store.store import Outcome, Store
 from tasks.base import Source, Task
+from tasks.data.progress import announced
 
 EXCESS_LIMIT = 0.10
 """CAB's rule: the share of the backbone's parameters that an attention may add where no `hidden` makes up for it."""
@@ -44,7 +45,11 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> Out
     device = resolve_device(request.device.name)
     with user_errors():
         task = request.build_task()
+        for setting in task.without_effect:
+            if any(override.lstrip("+").startswith(f"{setting}=") for override in overrides):
+                raise UserError(f"{setting}: has no effect on {task.name} in {request.pattern}: leave it out")
         source = task.prepare()
+    check_memory(request, task, device)
     key = quality_key(request, device)
     store = Store(request.results, request.rerun)
     if record := store.state(key, source.content).record:
@@ -62,6 +67,16 @@ def quality_cell(request: Request, module: str, overrides: Sequence[str]) -> Out
         store.write(record)
     tracker.finish(record)
     return Outcome(record, was_done=False)
+
+
+def check_memory(request: Request, task: Task, device: torch.device) -> None:
+    """Raises UserError if a vocabulary is too large for a CPU's memory, where the system would end the process."""
+    examples = request.training.micro_batch or request.training.batch
+    need, have = 4 * task.vocabulary_numbers(examples), free_memory(device)
+    if device.type == "cpu" and need > have:
+        chosen = f"task.vocabulary={request.resolved['task'].get('vocabulary')}, train.micro_batch={examples}"
+        sizes = f"needs {need / 1e9:,.1f} GB for it, {have / 1e9:,.1f} GB are free"
+        raise UserError(f"{chosen}: a training step {sizes}: use a smaller one")
 
 
 def _origin(request: Request, task: Task, source: Source) -> str:
@@ -90,11 +105,13 @@ def _run(
         if trained.status != "ok":
             return trained.status, trained.reason, result
         test = evaluate(wrapped, task, "test", fabric.to_device)
+        with announced("scoring predictors"):
+            predictors = [asdict(predictor) for predictor in task.predictors()]
         result |= {
             "metrics": test.metrics,
             "headline": task.metrics[0].name,
             "better": {metric.name: metric.better for metric in task.metrics},
-            "predictors": [asdict(predictor) for predictor in task.predictors()],
+            "predictors": predictors,
             "tables": test.tables,
         }
         return "ok", "", result

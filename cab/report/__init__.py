@@ -7,6 +7,6 @@ composite         the Compositional Index over groups
 analyses/         further questions
 csv_table         rows of the CSV files
 document          headings, paragraphs, tables and figures; contents and tables build one from all of the above
-markdown, html    the document as text and as a page;  figures/ draws
+markdown, html    the document as text and as a page;  figures/ draws, plain_table is for the terminal
 build             writes all of it
 """

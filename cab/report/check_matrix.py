@@ -92,7 +92,7 @@ def picture(records: Sequence[Record]) -> Figure:
         axes.tick_params(axis="x", rotation=90)
     statuses = {row["status"] for row in rows(records)}
     handles = [Patch(facecolor=COLORS[key], edgecolor=INK, label=WORDS[key]) for key in COLORS if key in statuses]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=17)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 

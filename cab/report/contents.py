@@ -1,6 +1,6 @@
 """Builds the document: a section per group, the Compositional Index, the analyses, efficiency, files left out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,7 @@ def _facts(group: Group) -> str:
         description = f" ({data['description']})" if data.get("description") else ""
         source = f"{data.get('source')}{_data_name(group.first.config.get('data') or {})}"
         text = f"Data: {data_kind(data)}, {source}{description}, content {group.data_hash[:12]}."
+        text += _known(data.get("facts") or {})
     else:
         text = "Data: unknown, no cell got as far as its data."
     train, model = (group.settings.get(name) or {} for name in ("train", "model"))
@@ -148,6 +149,17 @@ def _facts(group: Group) -> str:
         if "tuned" in str(train.get("lr")):
             text += f" Learning rates {train['lr']}, on validation."
         text += f" Trained for {at_most}{train['steps']:,} steps of {train.get('batch')}{length}{memory}."
+    return text
+
+
+def _known(facts: Mapping[str, Any]) -> str:
+    """What a record tells of its data that a score has to be read with."""
+    text = ""
+    if (share := facts.get("test_text_in_train")) is not None:
+        run = facts.get("run_bytes")
+        text += f" {share:.1%} of the test text is also in train, in runs of {run} bytes or more."
+    if words := facts.get("words"):
+        text += f" Words are {words}."
     return text
 
 

@@ -13,7 +13,11 @@ from html import escape
 from pathlib import Path
 
 from cab.report import document as doc
+from cab.report.figures.style import RC
 from cab.report.text import MISSING
+
+PIXELS_PER_INCH = 68
+"""Of all figures, so that their type is of one size on the page: 13 pixels."""
 
 
 def render(document: doc.Document, plots: Path) -> str:
@@ -113,10 +117,12 @@ def _definitions(block: doc.Definitions) -> str:
 
 def _figure(figure: doc.Figure, plots: Path) -> str:
     name = escape(f"{figure.caption}, {figure.name}")
-    data = b64encode((plots / f"{figure.name}.png").read_bytes()).decode()
-    image = f'<img loading=lazy alt="{name}" src="data:image/png;base64,{data}">'
+    content = (plots / f"{figure.name}.png").read_bytes()
+    width = int.from_bytes(content[16:20], "big") / RC["savefig.dpi"] * PIXELS_PER_INCH
+    data = b64encode(content).decode()
+    image = f'<img loading=lazy width={width:.0f} alt="{name}" src="data:image/png;base64,{data}">'
     box = f'<div class=scroll tabindex=0 role=region aria-label="{name}">{image}</div>'
-    file = f"<code>plots/{escape(figure.name)}.svg</code>"
+    file = f"<code>plots/{escape(figure.name)}.svg</code>".replace("_", "_<wbr>")  # where a narrow screen may break it
     return f"<figure>{box}<figcaption>{escape(figure.caption)}, {file}</figcaption></figure>"
 
 

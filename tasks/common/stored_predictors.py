@@ -28,5 +28,5 @@ def stored_predictors(
     def build(folder: Path) -> None:
         (folder / SCORES).write_text(json.dumps([asdict(each) for each in score()]))
 
-    folder = stored(cache / f"predictors-{digest.hexdigest()[:24]}", build)
+    folder = stored(cache / f"predictors-{digest.hexdigest()[:24]}", build, f"the predictors of {name}")
     return [Predictor(**each) for each in json.loads((folder / SCORES).read_text())]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.data.files import read_text
 from tasks.data.mel import HOP, RATE
 from tasks.data.symbols import EDGE
 
@@ -65,7 +66,7 @@ def read(file: Path) -> list[tuple[float, float, str]]:
     """The lines of a file of word times, checked."""
     words: list[tuple[float, float, str]] = []
     last = 0.0
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         match line.split():

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tasks.data.progress import announced
 from tasks.data.set_aside import InTheWay, in_the_way, make_way, read_file, set_aside
 
 CHECKSUMS = "checksums.json"
@@ -27,9 +28,9 @@ ABANDONED = 2 * 24 * 3600
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def stored(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, complete; built by `build(empty folder)` if it does not exist. A file in place of the folder above it,
-    which is the cache or in it, is set aside."""
+def stored(folder: Path, build: Callable[[Path], None], what: str = "data") -> Path:
+    """`folder`, complete; built by `build(empty folder)` if it does not exist; if that is slow, a line names `what`.
+    A file in place of the folder above it, which is the cache or in it, is set aside."""
     if not _damage(folder):
         return folder
     lock = folder.with_name(f"{folder.name}.lock")
@@ -48,7 +49,7 @@ def stored(folder: Path, build: Callable[[Path], None]) -> Path:
             building.mkdir()
         try:
             _delete_unfinished(folder.parent, building.stat().st_mtime)
-            with _os_errors(folder, build=True):
+            with _os_errors(folder, build=True), announced(f"preparing {what}, kept in {folder.parent}"):
                 build(building)
                 (building / CHECKSUMS).write_text(json.dumps(_checksums(building)))
             with contextlib.suppress(OSError):  # another job was first, without locks

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.base import SPLITS, Split
+from tasks.data.files import read_text
 
 SHARE, SMALL_SHARE, SMALL = 0.04, 0.1, 8
 FEW = 10
@@ -42,7 +43,7 @@ def held_out(clips: int) -> int:
 def split_from_file(file: Path, texts: Mapping[str, str]) -> dict[Split, list[str]]:
     splits: dict[Split, list[str]] = {"test": [], "validation": [], "train": []}
     known = dict[str, int]()
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         where = f"{file}:{number}"

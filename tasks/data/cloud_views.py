@@ -7,6 +7,9 @@ import numpy as np
 
 from tasks.data import camera
 
+ROUNDING = 1e-6
+"""A shape that is smaller, relative to its distance from the origin, is one of rounding: 32 bits hold 7 digits."""
+
 Pair = tuple[np.ndarray, list[np.ndarray]]
 """A whole cloud and its partial clouds."""
 
@@ -46,12 +49,13 @@ def seen_from_outside(points: np.ndarray, sizes: Sizes, views: int, rng: np.rand
 
 
 def check_points(points: np.ndarray, where: str) -> None:
-    """Raises ValueError if the points (P, 3) are not finite or all the same."""
+    """Raises ValueError if the points (P, 3) are not finite, or as good as all the same."""
     finite = np.isfinite(points).all(1)
     if not finite.all():
         row = int(finite.argmin())
         raise ValueError(f"{where}: point {row} is {points[row].tolist()}: numbers are needed: remove the shape")
-    if (points == points[0]).all():
+    points = points.astype(np.float64)
+    if np.ptp(points, 0).max() <= ROUNDING * np.abs(points).max():
         raise ValueError(f"{where}: all points are the same: remove the shape")
 
 

@@ -17,6 +17,7 @@ folder that is memory-mapped.
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -29,7 +30,9 @@ from tasks.data import synthetic_solids
 from tasks.data.cache_folder import stored
 from tasks.data.cloud_views import Pair, Shapes, Sizes, check_apart, check_points, seen_from_outside
 from tasks.data.farthest_point_order import farthest_order
+from tasks.data.files import given_path
 from tasks.data.pcn import pcn
+from tasks.data.progress import bar
 
 VERSION = 1
 """Raised when the same source would give other clouds."""
@@ -68,7 +71,7 @@ def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
         content = hashlib.sha256(f"solids {synthetic_solids.VERSION} {VERSION} {sizes}".encode()).hexdigest()
         description, real, shapes = "synthetic solids", False, _synthetic(sizes)
     elif data.source == "local":
-        path = Path(data.path or "").expanduser()
+        path = given_path(data.path)
         if not data.path or not path.exists():
             raise ValueError(f"data.path={data.path}: no such file or folder: {FORMAT}")
         description, real = ("PCN folder" if path.is_dir() else "clouds of an .npz file"), True
@@ -77,7 +80,7 @@ def clouds(data: Data, sizes: Sizes, cache: Path) -> Clouds:
         raise ValueError(f"data.source={data.source}: point_cloud has none: use data=local data.path=..., or embedded")
     kept = (sizes.points, sizes.truth, *(shapes[split].views for split in SPLITS))
     key = hashlib.sha256(f"{VERSION} {content} {kept}".encode()).hexdigest()[:24]
-    folder = stored(cache / f"clouds-{key}", lambda folder: _write(folder, shapes, sizes))
+    folder = stored(cache / f"clouds-{key}", lambda folder: _write(folder, shapes, sizes), description)
     return Clouds(description, real, content, {split: _views(folder, split, shapes[split]) for split in SPLITS})
 
 
@@ -98,12 +101,14 @@ def _synthetic(sizes: Sizes) -> dict[Split, Shapes]:
 
 
 def _npz(path: Path, sizes: Sizes) -> tuple[str, dict[Split, Shapes]]:
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise ValueError(f"data.path={path}: not an .npz file, or a damaged one: {FORMAT}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise ValueError(f"data.path={path}: not readable as .npz ({reason}): {FORMAT}") from None
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+        what = "an array is damaged, or holds other things than numbers and text"
+        raise ValueError(f"data.path={path}: not readable as .npz ({what}): {FORMAT}") from None
     for key in ("points", "name"):
         if key not in arrays:
             found = ", ".join(arrays) or "none"
@@ -164,12 +169,14 @@ def _write(folder: Path, splits: dict[Split, Shapes], sizes: Sizes) -> None:
         with (
             _array(folder / f"{split}_complete.npy", (count, sizes.truth, 3)) as whole,
             _array(folder / f"{split}_partial.npy", (count * views, sizes.points, 3)) as partial,
+            bar(f"clouds, {split}", "shape", count) as shown,
         ):
             for start in range(0, count, at_once):
                 pairs = [shapes.load(index) for index in range(start, min(start + at_once, count))]
                 whole.write(np.array([own for own, _ in pairs], np.float32).tobytes())
                 seen = np.array([view for _, own in pairs for view in own], np.float32)
                 partial.write(np.take_along_axis(seen, farthest_order(seen)[:, :, None], 1).tobytes())
+                shown.update(len(pairs))
 
 
 def _array(path: Path, shape: tuple[int, ...]) -> BinaryIO:

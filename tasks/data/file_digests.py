@@ -16,16 +16,13 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from tasks.data.progress import announced, each
 from tasks.data.set_aside import make_way, set_aside
 
 FOLDER = "digests"
 AGAIN = "files are read again"
 SAVED_EVERY = 60.0
 """Seconds; a job that is killed loses the digests since then."""
-BAR_DELAY = 2.0
-"""Seconds before a progress bar is shown."""
 
 Entries = dict[str, list[int | str]]
 """[size, time of change, SHA-256] by resolved path."""
@@ -41,18 +38,20 @@ def file_digests(paths: Sequence[Path], cache: Path, save_every: float = SAVED_E
     entries, found, new = _load(index), list[str](), Entries()
     saved = time.monotonic()
     try:
-        for place in tqdm(places, "reading files", unit="file", leave=False, disable=None, delay=BAR_DELAY):
-            try:
-                status = os.stat(place)  # before reading, so that a change meanwhile is noticed next time
-                size, changed, own = entries.get(place, (-1, -1, ""))
-                if (size, changed) != (status.st_size, status.st_mtime_ns):
-                    own = _read(place)
-                    new[place] = [status.st_size, status.st_mtime_ns, own]
-            except OSError as error:
-                raise ValueError(f"{place}: not readable ({error.strerror}): make it readable, or remove it") from None
-            found.append(str(own))
-            if new and time.monotonic() - saved > save_every:
-                entries, new, saved = _save(index, new), Entries(), time.monotonic()
+        with announced("reading files"):
+            for place in each(places, "reading files", "file"):
+                try:
+                    status = os.stat(place)  # before reading, so that a change meanwhile is noticed next time
+                    size, changed, own = entries.get(place, (-1, -1, ""))
+                    if (size, changed) != (status.st_size, status.st_mtime_ns):
+                        own = _read(place)
+                        new[place] = [status.st_size, status.st_mtime_ns, own]
+                except OSError as error:
+                    advice = "make it readable, or remove it"
+                    raise ValueError(f"{place}: not readable ({error.strerror}): {advice}") from None
+                found.append(str(own))
+                if new and time.monotonic() - saved > save_every:
+                    entries, new, saved = _save(index, new), Entries(), time.monotonic()
     finally:
         if new:
             _save(index, new)

@@ -1,9 +1,10 @@
 """Sources of colour images and their splits; each image is in one split only.
 
 embedded   photographs that come with scikit-image, eight of them, split by image as listed below
-local      a folder of *.jpg, *.jpeg and *.png files at any depth: either below train/ and test/, perhaps val/ or
-           validation/, and nowhere else, or without such folders; then a tenth is test. Without a validation folder,
-           a tenth of train is validation. A tenth is chosen by the hash of the files' content.
+local      a folder of *.jpg, *.jpeg and *.png files at any depth, each once whatever links lead to it: either below
+           train/ and test/, perhaps val/ or validation/, and nowhere else, or without such folders; then a tenth is
+           test. Without a validation folder, a tenth of train is validation. A tenth is chosen by the hash of the
+           files' content.
 hub        a `datasets` id with one column of images and a split train; splits validation and test where it has them,
            else a tenth each as above, by the hash of the rows' numbers. Default FFHQ (Karras et al., CVPR 2019, arXiv
            1812.04948) at 256 x 256 as `merkol/ffhq-256`: of its 70,000 faces 7,000 are test and 6,300 validation.
@@ -11,7 +12,6 @@ hub        a `datasets` id with one column of images and a split train; splits v
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 
 from tasks.base import SPLITS, Data, Split
 from tasks.data.file_digests import file_digests
+from tasks.data.files import files_below, given_path, name_left_out
 from tasks.data.hub import snapshot
 
 HUB_DEFAULT = "merkol/ffhq-256"
@@ -87,7 +88,7 @@ def _embedded(cache: Path) -> Collection:
 def _local(path: str | None, cache: Path) -> Collection:
     if not path:
         raise ValueError(f"data.source=local needs data.path: {WANTED}")
-    root = Path(path).expanduser()
+    root = given_path(path)
     if not root.is_dir():
         raise ValueError(f"data.path={path}: no such folder: give {WANTED}")
     try:
@@ -112,7 +113,8 @@ def _folders(root: Path) -> dict[Split, dict[str, Path]]:
     if len(present) > len(set(present.values())):
         raise ValueError("both val/ and validation/: keep one of them")
     for entry in sorted(root.iterdir()):
-        if entry.name not in present and (_is_image(entry.name) or (entry.is_dir() and _paths(entry))):
+        is_image = entry.name.lower().endswith(ENDINGS)
+        if entry.name not in present and (is_image or (entry.is_dir() and files_below(entry, ENDINGS).files)):
             folders = ", ".join(f"{name}/" for name in present)
             raise ValueError(f"{entry.name} is in none of {folders}: move it, or remove it")
     return {split: _images(root / name) for name, split in present.items()}
@@ -120,25 +122,11 @@ def _folders(root: Path) -> dict[Split, dict[str, Path]]:
 
 def _images(folder: Path) -> dict[str, Path]:
     """Images by path below the folder, in order."""
-    above = os.path.join(folder, "")
-    found = {path.removeprefix(above): Path(path) for path in _paths(folder)}
-    if not found:
+    found = files_below(folder, ENDINGS)
+    if not found.files:
         raise ValueError(f"no jpg or png image in {folder}: put some there")
-    return dict(sorted(found.items()))
-
-
-def _paths(folder: Path) -> list[str]:
-    """Paths of all images below a folder, links followed."""
-
-    def fail(error: OSError) -> None:
-        raise ValueError(f"{error.filename}: not readable ({error.strerror}): make it readable, or remove it")
-
-    walk = os.walk(folder, onerror=fail, followlinks=True)
-    return [os.path.join(where, name) for where, _, names in walk for name in names if _is_image(name)]
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS)
+    name_left_out(str(folder), found.others, "jpg and png are read")
+    return found.files
 
 
 def _digests(found: Mapping[Split, Mapping[str, Path]], cache: Path) -> dict[Path, str]:

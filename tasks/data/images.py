@@ -16,12 +16,11 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
-from tqdm import tqdm
 
 from tasks.base import SPLITS, Split
 from tasks.data.cache_folder import stored
-from tasks.data.file_digests import BAR_DELAY
 from tasks.data.image_sources import Collection, Open
+from tasks.data.progress import bar
 
 Crop = Literal["whole", "tiles"]
 CONVERTED = ("RGB", "L", "1", "P", "RGBA", "LA", "PA")
@@ -86,7 +85,7 @@ def squares(found: Collection, size: int, crop: Crop, cache: Path) -> dict[Split
                     offset += file.write(image.tobytes())
             np.save(folder / f"{split}.npy", np.array(places, np.int64).reshape(-1, 3))
 
-    folder = stored(cache / "images" / hashlib.sha256(name.encode()).hexdigest()[:16], build)
+    folder = stored(cache / "images" / hashlib.sha256(name.encode()).hexdigest()[:16], build, "images")
     return {split: Squares(folder, split, size) for split in SPLITS}
 
 
@@ -99,12 +98,12 @@ def _each(what: str, make: Callable[[Named], Made], named: Sequence[Named]) -> I
     """`make` of each image, in order, by as many threads as torch has, with a progress bar."""
     with (
         ThreadPoolExecutor(torch.get_num_threads()) as pool,
-        tqdm(total=len(named), desc=what, unit="image", leave=False, disable=None, delay=BAR_DELAY) as bar,
+        bar(what, "image", len(named)) as shown,
     ):
         for start in range(0, len(named), AT_ONCE):
             for made in pool.map(make, named[start : start + AT_ONCE]):
                 yield made
-                bar.update()
+                shown.update()
 
 
 def _check_header(size: int, named: Named) -> None:

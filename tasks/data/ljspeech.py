@@ -1,34 +1,33 @@
 """A folder of recordings as LJSpeech has them (Ito and Johnson 2017): one speaker, short clips, transcripts.
 
     metadata.csv        id|text|normalised text  (or id|text), a line for every clip, no header
-    wavs/<id>.wav       22,050 Hz, mono, 16 bit
+    wavs/<id>.wav       22,050 Hz, mono, 16 bit (`tasks.data.wav`)
     alignments/<id>.txt optional, for all clips or none: times of words (`tasks.data.alignment`)
     splits.csv          optional: id|train, id|validation or id|test; else by transcript (`tasks.data.clip_splits`)
 
 Names, transcripts, splits and the headers of all sound files are checked before any sound is decoded.
 """
 
-import contextlib
 import hashlib
-import wave
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tasks.base import Split
 from tasks.data import alignment
 from tasks.data.clip_splits import split_by_text, split_from_file
 from tasks.data.file_digests import file_digests
-from tasks.data.mel import HOP, LEAST_SAMPLES, RATE, magnitudes
+from tasks.data.files import files_below, given_path, read_text
+from tasks.data.mel import HOP, magnitudes
+from tasks.data.progress import announced, each
 from tasks.data.symbols import clean
+from tasks.data.wav import check_header, read_wave
 
+ENDING = ".wav"
 LAYOUT = "a folder with wavs/<id>.wav and metadata.csv of lines id|text|normalised text"
-BAR_DELAY = 2.0
-"""Seconds before a progress bar is shown."""
 
 
 @dataclass(frozen=True)
@@ -58,32 +57,30 @@ def folder(path: str | None, cache: Path) -> Recordings:
     """The recordings at `path`. Transcripts, names and headers are checked here, sound when it is read."""
     if not path:
         raise ValueError(f"data.source=local needs data.path: {LAYOUT}")
-    root = Path(path).expanduser()
+    root = given_path(path)
     if not root.is_dir():
         raise ValueError(f"data.path={path}: no such folder: give {LAYOUT}")
     texts = _transcripts(root)
+    sounds = _sounds(root, texts)
     splits = _splits(root, texts)
     aligned = _alignments(root, texts)
-    for id in tqdm(texts, "headers", unit="file", leave=False, disable=None, delay=BAR_DELAY):
-        check_header(_sound(root, id))
-    content = _content(root, texts, splits, aligned, cache)
+    with announced("reading the headers of recordings"):
+        for sound in each(sounds.values(), "headers", "file"):
+            check_header(sound)
+    content = _content(root, texts, sounds, splits, aligned, cache)
 
     def read(split: Split) -> Iterator[Recording]:
         for id in splits[split]:
-            yield _recording(root, id, texts[id], aligned)
+            yield _recording(root, id, texts[id], sounds[id], aligned)
 
     description = f"local recordings, {'word times from files' if aligned else 'simple alignment'}"
     counts = {split: len(ids) for split, ids in splits.items()}
     return Recordings(description, True, content, counts, read, {"alignment": "files" if aligned else "simple"})
 
 
-def _sound(root: Path, id: str) -> Path:
-    return root / "wavs" / f"{id}.wav"
-
-
 def _splits(root: Path, texts: dict[str, str]) -> dict[Split, list[str]]:
     file = root / "splits.csv"
-    if file.is_file():
+    if file.exists():
         return split_from_file(file, texts)
     try:
         return split_by_text(texts)
@@ -94,14 +91,10 @@ def _splits(root: Path, texts: dict[str, str]) -> dict[Split, list[str]]:
 def _transcripts(root: Path) -> dict[str, str]:
     """Clean texts by id, in the file's order."""
     file = root / "metadata.csv"
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(f"data.path={root}: no metadata.csv: give {LAYOUT}")
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 (byte {error.start}): convert it") from None
     texts: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         where = f"{file}:{number}"
@@ -114,27 +107,52 @@ def _transcripts(root: Path) -> dict[str, str]:
             texts[id] = clean(columns[-1])
         except ValueError as error:
             raise ValueError(f"{where}: {id}: {error}") from None
-        if not _sound(root, id).is_file():
-            raise ValueError(f"{where}: no wavs/{id}.wav: put it there, or remove the line")
-    for sound in sorted((root / "wavs").glob("*.wav")):
-        if sound.stem not in texts:
-            raise ValueError(f"{sound}: no transcript in metadata.csv: add a line, or remove the file")
     return texts
+
+
+def _sounds(root: Path, texts: dict[str, str]) -> dict[str, Path]:
+    """The file of each text; all files below wavs/ have one."""
+    folder = root / "wavs"
+    if not folder.is_dir():
+        raise ValueError(f"data.path={root}: no folder wavs/: give {LAYOUT}")
+    found: dict[str, Path] = {}
+    for name, path in files_below(folder, (ENDING,)).files.items():
+        id = name[: -len(ENDING)]
+        if id not in texts:
+            raise ValueError(f"{path}: no transcript in metadata.csv: add a line, or remove the file")
+        if id in found:
+            raise ValueError(f"data.path={root}: both {found[id].name} and {path.name}: keep one of them")
+        found[id] = path
+    for id in texts:
+        if id not in found and (folder / f"{id}{ENDING}").is_file():
+            raise ValueError(f"data.path={root}: wavs/{id}{ENDING} is a link to another one of them: keep one line")
+        if id not in found:
+            raise ValueError(f"{root / 'metadata.csv'}: no wavs/{id}{ENDING}: put it there, or remove the line of {id}")
+    return {id: found[id] for id in texts}
 
 
 def _alignments(root: Path, texts: dict[str, str]) -> bool:
     """Whether there are files of word times."""
-    if not (root / "alignments").is_dir():
+    if not (root / "alignments").exists():
         return False
+    if not (root / "alignments").is_dir():
+        raise ValueError(f"data.path={root}: alignments is no folder: put files into one, or remove it")
     for id in texts:
         if not (root / "alignments" / f"{id}.txt").is_file():
             raise ValueError(f"data.path={root}: no alignments/{id}.txt: align all recordings, or remove alignments/")
     return True
 
 
-def _content(root: Path, texts: dict[str, str], splits: dict[Split, list[str]], aligned: bool, cache: Path) -> str:
+def _content(
+    root: Path,
+    texts: dict[str, str],
+    files: dict[str, Path],
+    splits: dict[Split, list[str]],
+    aligned: bool,
+    cache: Path,
+) -> str:
     split_of = {id: split for split, ids in splits.items() for id in ids}
-    sounds = file_digests([_sound(root, id) for id in texts], cache)
+    sounds = file_digests(list(files.values()), cache)
     times = file_digests([root / "alignments" / f"{id}.txt" for id in texts], cache) if aligned else [""] * len(texts)
     digest, seen = hashlib.sha256(), dict[str, str]()
     for (id, text), sound, time in zip(texts.items(), sounds, times, strict=True):
@@ -148,8 +166,7 @@ def _content(root: Path, texts: dict[str, str], splits: dict[Split, list[str]], 
     return digest.hexdigest()
 
 
-def _recording(root: Path, id: str, text: str, aligned: bool) -> Recording:
-    file = _sound(root, id)
+def _recording(root: Path, id: str, text: str, file: Path, aligned: bool) -> Recording:
     sound = read_wave(file)
     try:
         if aligned:
@@ -161,48 +178,3 @@ def _recording(root: Path, id: str, text: str, aligned: bool) -> Recording:
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from None
     return Recording(id, text, sound, durations)
-
-
-def read_wave(file: Path) -> np.ndarray:
-    """(T,) float32 of a wav file in the format above."""
-    with _opened(file) as sound:
-        count, raw = sound.getnframes(), sound.readframes(sound.getnframes())
-    if len(raw) != 2 * count:
-        raise ValueError(f"{file}: ends after {len(raw) // 2:,} of {count:,} samples: make or copy it again")
-    return np.frombuffer(raw, "<i2").astype(np.float32) / 2**15
-
-
-def check_header(file: Path) -> None:
-    """Raises ValueError if the format is not the one above."""
-    with _opened(file):
-        pass
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[wave.Wave_read]:
-    try:
-        with wave.open(str(file), "rb") as sound:
-            if sound.getframerate() != RATE:
-                raise ValueError(f"{file}: {sound.getframerate():,} Hz: resample it to {RATE:,} Hz")
-            if sound.getnchannels() != 1:
-                raise ValueError(f"{file}: {sound.getnchannels()} channels: mix them to one")
-            if sound.getsampwidth() != 2:
-                raise ValueError(f"{file}: {8 * sound.getsampwidth()} bit: convert it to 16 bit")
-            count = sound.getnframes()
-            if count < LEAST_SAMPLES:
-                raise ValueError(f"{file}: {count} samples: too short, at least {LEAST_SAMPLES} are needed")
-            yield sound
-    except (wave.Error, EOFError) as error:
-        raise ValueError(
-            f"{file}: not readable as wav ({str(error) or 'it ends early'}): make or copy it again"
-        ) from None
-
-
-def write_wave(file: Path, sound: np.ndarray) -> None:
-    """Writes (T,) to a wav file, scaled to the largest amplitude."""
-    scaled = sound / max(1e-9, float(np.abs(sound).max())) * 0.95
-    with wave.open(str(file), "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(RATE)
-        out.writeframes(np.rint(scaled * (2**15 - 1)).astype("<i2").tobytes())

@@ -17,6 +17,7 @@ published except for the drawing. Up to these draws, scores are comparable with 
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ LEAST_SEEN = 16
 
 def pcn(root: Path, sizes: Sizes, cache: Path) -> tuple[str, dict[Split, Shapes]]:
     """SHA-256 of the list and of its files, and the splits."""
+    if sizes.views > VIEWS:
+        raise ValueError(f"task.views={sizes.views}: PCN has {VIEWS} views of a train shape: use at most {VIEWS}")
     try:
         raw = (root / "PCN.json").read_bytes()
         listed = [(entry["taxonomy_id"], entry["taxonomy_name"], entry) for entry in json.loads(raw)]
@@ -52,7 +55,10 @@ def pcn(root: Path, sizes: Sizes, cache: Path) -> tuple[str, dict[Split, Shapes]
     for split in SPLITS:
         if not found[split]:
             raise ValueError(f"data.path={root}: PCN.json names no shape for {split}: all three splits need some")
-        views = range(min(sizes.views, VIEWS) if split == "train" else 1)
+        views = range(sizes.views if split == "train" else 1)
+        for (id, name), count in Counter((id, name) for _, id, _, name in found[split]).items():
+            if count > 1:
+                raise ValueError(f"data.path={root}: PCN.json names {id}/{name} twice for {split}: keep one of them")
         files[split] = []
         for folder, id, _, name in found[split]:
             seen = [root / folder / "partial" / id / name / f"{view:02}.pcd" for view in views]

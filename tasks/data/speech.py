@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tasks.base import SPLITS, Data, Split
 from tasks.data import ljspeech, synthetic_speech
@@ -29,12 +28,13 @@ from tasks.data.cache_folder import stored
 from tasks.data.ljspeech import Recordings
 from tasks.data.mel import BANDS, log_mel_of, magnitudes
 from tasks.data.pitch import filled, pitch
+from tasks.data.progress import each
 from tasks.data.symbols import SYMBOLS, symbols
 
-FORMAT = 1
+FORMAT = 2
 """Increased when the same recordings would give other features."""
 LEAST_DEVIATION = 1e-3
-"""Keeps a constant band from being scaled up."""
+"""A feature that varies less in train is as good as constant: it is centred, not scaled."""
 FEATURES = {"mel": (BANDS, np.float32), "pitch": (1, np.float32), "energy": (1, np.float32)}
 """Features of a frame: how many numbers, of which type."""
 
@@ -134,7 +134,7 @@ def speech(data: Data, cache: Path) -> Speech:
     """The clips of the data source."""
     found = _recordings(data, cache)
     key = hashlib.sha256(f"{FORMAT}:{found.content}".encode()).hexdigest()[:24]
-    folder = stored(cache / f"speech-{key}", partial(_build, found))
+    folder = stored(cache / f"speech-{key}", partial(_build, found), "spectrograms, pitch and energy")
     kept = json.loads((folder / "statistics.json").read_text())
     statistics = Statistics(*({n: np.array(kept[what][n], np.float32) for n in FEATURES} for what in ("mean", "std")))
     clips = {split: Clips(folder, split, statistics) for split in SPLITS}
@@ -164,8 +164,7 @@ def _build(found: Recordings, folder: Path) -> None:
         about: dict[str, list[Any]] = {"ids": [], "texts": [], "symbols": [], "frames": []}
         texts, durations = [], []
         files: dict[str, BinaryIO] = {name: (folder / f"{split}-{name}.raw").open("wb") for name in FEATURES}
-        read = tqdm(found.read(split), f"speech, {split}", found.clips[split], unit="clip", leave=False, disable=None)
-        for recording in read:
+        for recording in each(found.read(split), f"speech, {split}", "clip", found.clips[split]):
             features = _features(recording.wave)
             texts.append(symbols(recording.text))
             durations.append(recording.durations.astype(np.int32))
@@ -201,5 +200,6 @@ def _statistics(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, list[floa
     for name, (count, total, squares) in sums.items():
         mean = total / np.maximum(count, 1)
         deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
-        found["mean"][name], found["std"][name] = mean.tolist(), np.maximum(deviation, LEAST_DEVIATION).tolist()
+        scale = np.where(deviation < LEAST_DEVIATION, 1.0, deviation)
+        found["mean"][name], found["std"][name] = mean.tolist(), scale.tolist()
     return found

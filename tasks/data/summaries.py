@@ -1,15 +1,15 @@
 """Documents with their summaries in three splits, from one of three sources.
 
 embedded   the running interpreter's own standard library: source code and the first paragraph of its docstring
-           (`tasks.data.docstrings`). Files are split as in `tasks.data.text`; a document of several splits is kept in
-           the one that is evaluated.
+           (`tasks.data.docstrings`). Files are split as in `tasks.data.text`
 local      a folder with train, validation and test as *.jsonl or *.jsonl.gz: an object in every line, with a document
            and its summary, or a list of summaries
 hub        a `datasets` id with those three splits and two such columns; rows where one is empty are left out. Default
            Multi-News (Fabbri et al. 2019, arXiv 1906.01749), CAB's, as `alexfabbri/multi_news`: its main branch is a
            script, which `datasets` no longer runs, so the branch with its conversion to Parquet is used.
 
-Rows with the same document are one document with several reference summaries.
+Rows with the same document are one document with several reference summaries. The same document in several splits is
+refused with `local`; with the others it is kept in the one that is evaluated.
 
 For `tasks.data.tokens` a split is a sequence of texts: a document, its summaries, an empty text, the next document. A
 separator ends every text, so that `Collection` finds documents and summaries in the stream of tokens.
@@ -29,7 +29,8 @@ import numpy as np
 
 from tasks.base import SPLITS, Data, Split
 from tasks.data.docstrings import VERSION, documented
-from tasks.data.text import Corpus, corpus, hub_splits
+from tasks.data.files import given_path, name_left_out
+from tasks.data.text import Corpus, apart, corpus, hub_splits
 
 HUB_DEFAULT = ("alexfabbri/multi_news", "refs/convert/parquet")
 ENDINGS = (".jsonl", ".jsonl.gz")
@@ -132,12 +133,14 @@ def _local(path: str | None, columns: Columns) -> Corpus:
     what = "a folder with train, validation and test as *.jsonl or *.jsonl.gz"
     if not path:
         raise ValueError(f"data.source=local needs data.path: {what}")
-    root = Path(path).expanduser()
+    root = given_path(path)
     if not root.is_dir():
         raise ValueError(f"data.path={path}: no such folder: give {what}")
     examples, digest, seen = {}, hashlib.sha256(), dict[bytes, Split]()
-    for split in SPLITS:
-        file = _file(root, split)
+    files = {split: _file(root, split) for split in SPLITS}
+    others = [path.name for path in sorted(root.iterdir()) if path not in files.values() and path.name[0] != "."]
+    name_left_out(f"data.path={path}", others, ", ".join(file.name for file in files.values()) + " are read")
+    for split, file in files.items():
         examples[split] = _grouped(_rows(file, columns))
         if not examples[split]:
             raise ValueError(f"{file}: empty: put at least one document with its summary there")
@@ -156,13 +159,16 @@ def _local(path: str | None, columns: Columns) -> Corpus:
 
 
 def _file(root: Path, split: Split) -> Path:
-    found = [root / f"{split}{ending}" for ending in ENDINGS if (root / f"{split}{ending}").is_file()]
+    wanted = [split + ending for ending in ENDINGS]
+    found = [path for path in sorted(root.iterdir()) if path.name.lower() in wanted]
     if not found:
         raise ValueError(
             f"data.path={root}: no {split}.jsonl or {split}.jsonl.gz: all of {', '.join(SPLITS)} are needed"
         )
     if len(found) > 1:
         raise ValueError(f"data.path={root}: both {found[0].name} and {found[1].name}: keep one of them")
+    if not found[0].is_file():
+        raise ValueError(f"{found[0]}: is no file: put one there")
     return found[0]
 
 
@@ -174,8 +180,8 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[bytes, list[bytes]]]:
         where = f"{file}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
-            reason = getattr(error, "msg", "not UTF-8")
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deeply" if isinstance(error, RecursionError) else "not UTF-8")
             raise ValueError(f"{where}: no JSON ({reason}): every line must be one object") from None
         if not isinstance(row, dict):
             raise ValueError(f"{where}: is a {type(row).__name__}: every line must be one object")
@@ -194,12 +200,14 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[bytes, list[bytes]]]:
 
 
 def _lines(file: Path) -> Iterator[bytes]:
-    opened: Any = gzip.open if file.suffix == ".gz" else open
+    opened: Any = gzip.open if file.suffix.lower() == ".gz" else open
     try:
         with opened(file, "rb") as lines:
             yield from lines
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{file}: not readable by gzip ({error}): make or copy it again") from None
+    except OSError as error:
+        raise ValueError(f"{file}: not readable ({error.strerror}): make it readable") from None
 
 
 def _texts(value: Any, column: str, where: str) -> list[bytes]:
@@ -224,8 +232,11 @@ def _text(value: Any, column: str, where: str) -> bytes:
 def _hub(id: str, revision: str | None, columns: Columns) -> Corpus:
     splits, commit = hub_splits(id, revision, columns.options)
 
+    is_own = apart(lambda split: (document for document, _ in rows(split)))
+
     def read(split: Split) -> Iterator[bytes]:
-        return _flat(_grouped(rows(split)))
+        own = is_own(split)
+        return _flat(_grouped(pair for pair in rows(split) if own(pair[0])))
 
     def rows(split: Split) -> Iterator[tuple[bytes, list[bytes]]]:
         for number, row in enumerate(splits[split].select_columns([columns.document, columns.summary])):
@@ -235,5 +246,5 @@ def _hub(id: str, revision: str | None, columns: Columns) -> Corpus:
                 yield _text(document, columns.document, where), _texts(summary, columns.summary, where)
 
     facts: dict[str, int | float | str] = {f"{split}_rows": len(splits[split]) for split in SPLITS}
-    content = hashlib.sha256(f"{id}@{commit}:{columns.document}:{columns.summary}".encode()).hexdigest()
+    content = hashlib.sha256(f"{id}@{commit}:{columns.document}:{columns.summary}:apart".encode()).hexdigest()
     return Corpus(f"hub {id} at {commit}", content, read, large=True, facts={**facts, "commit": commit})

@@ -1,23 +1,29 @@
 """Whole documents as UTF-8 bytes, in three splits, from one of three sources.
 
 embedded   the running interpreter's own standard library, about 9 MB of Python by many hands. Files are split by a
-           hash of their path (about 5% validation, 5% test). Tests and generated tables are left out. The text
-           depends on the version of Python, and so does the content hash.
-local      a folder with train/, validation/ and test/ of *.txt files in UTF-8
+           hash of their path (about 5% validation, 5% test), but the same text in several splits is kept where it is
+           evaluated. Tests and generated tables are left out. The text depends on the version of Python, and so does
+           the content hash.
+local      a folder with train/, validation/ and test/ of *.txt files in UTF-8, at any depth; a byte order mark is no
+           part of the text
 hub        a `datasets` id with those three splits and one text column; default PG-19 (Rae et al. 2020, arXiv
-           1911.05507) as `emozilla/pg19`. Without `revision`, results are tied to the commit that `main` pointed to.
+           1911.05507) as `emozilla/pg19`. A document of several splits is kept where it is evaluated. Without
+           `revision`, results are tied to the commit that `main` pointed to.
 """
 
+import codecs
 import hashlib
 import os
 import platform
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tasks.base import SPLITS, Data, Split
+from tasks.data.files import files_below, given_path, name_left_out
 from tasks.data.hub import snapshot
 
 HUB_DEFAULT = "emozilla/pg19"
@@ -25,6 +31,9 @@ EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "i
 EXCLUDED_PREFIXES = ("_sysconfigdata", "config-")  # written when Python was built
 HELD_OUT = 0.05
 """Share of the embedded files for each of validation and test."""
+ENDING = ".txt"
+
+Facts = dict[str, int | float | str]
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Corpus:
     read: Callable[[Split], Iterable[bytes]]
     large: bool = False
     """Too large for memory: its tokens are cached even if they are fast to compute."""
-    facts: dict[str, int | float | str] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
 
 
 def corpus(data: Data, column: str) -> Corpus:
@@ -52,10 +61,13 @@ def _embedded(root: Path) -> Corpus:
     for path in _library_files(root):
         name = path.relative_to(root).as_posix()
         documents[library_split(name)][name] = path.read_bytes()
+    is_own = apart(lambda split: documents[split].values())
     for split in SPLITS:
+        own = is_own(split)
+        documents[split] = {name: raw for name, raw in documents[split].items() if own(raw)}
         if not documents[split]:
             raise ValueError(f"data.source=embedded: no Python sources for {split} below {root}: use data.source=local")
-    return _in_memory(f"standard library of Python {platform.python_version()}", documents)
+    return _in_memory(f"standard library of Python {platform.python_version()}", documents, {})
 
 
 def _library_files(root: Path) -> Iterator[Path]:
@@ -77,23 +89,30 @@ def _local(path: str | None) -> Corpus:
         raise ValueError(
             "data.source=local needs data.path: a folder with train/, validation/ and test/ of *.txt files"
         )
-    root = Path(path).expanduser()
+    root = given_path(path)
     if not root.is_dir():
         raise ValueError(
             f"data.path={path}: no such folder: give one with train/, validation/ and test/ of *.txt files"
         )
     documents: dict[Split, dict[str, bytes]] = {split: {} for split in SPLITS}
+    left_out = [
+        f"{entry.name}/" if entry.is_dir() else entry.name
+        for entry in sorted(root.iterdir())
+        if entry.name not in SPLITS and not entry.name.startswith(".")
+    ]
     for split in SPLITS:
         if not (root / split).is_dir():
             raise ValueError(f"data.path={path}: no folder {split}/: train/, validation/ and test/ are all needed")
-        files = sorted((root / split).glob("*.txt"))
-        if not files:
-            raise ValueError(f"data.path={path}: no *.txt file in {split}/: put at least one there")
-        documents[split] = {file.name: _utf8(file) for file in files}
+        found = files_below(root / split, (ENDING,))
+        if not found.files:
+            raise ValueError(f"data.path={path}: no *{ENDING} file in {split}/: put at least one there")
+        left_out += [f"{split}/{name}" for name in found.others]
+        documents[split] = {name: _utf8(file) for name, file in found.files.items()}
         if not any(documents[split].values()):
-            raise ValueError(f"data.path={path}: every *.txt file in {split}/ is empty: put some text there")
+            raise ValueError(f"data.path={path}: every *{ENDING} file in {split}/ is empty: put some text there")
+    name_left_out(f"data.path={path}", left_out, f"*{ENDING} in train/, validation/ and test/ is read")
     _check_disjoint(path, documents)
-    return _in_memory("local text files", documents)
+    return _in_memory("local text files", documents, {"left_out": len(left_out)} if left_out else {})
 
 
 def _check_disjoint(path: str, documents: dict[Split, dict[str, bytes]]) -> None:
@@ -107,7 +126,11 @@ def _check_disjoint(path: str, documents: dict[Split, dict[str, bytes]]) -> None
 
 
 def _utf8(file: Path) -> bytes:
-    raw = file.read_bytes()
+    """The text of a file, without the mark at its beginning that some programs write."""
+    try:
+        raw = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise ValueError(f"{file}: not readable ({error.strerror}): make it readable, or remove it") from None
     try:
         raw.decode()
     except UnicodeDecodeError as error:
@@ -115,25 +138,47 @@ def _utf8(file: Path) -> bytes:
     return raw
 
 
-def _in_memory(description: str, documents: dict[Split, dict[str, bytes]]) -> Corpus:
+def _in_memory(description: str, documents: dict[Split, dict[str, bytes]], other_facts: Facts) -> Corpus:
     digest = hashlib.sha256()
     for split in SPLITS:
         for name, raw in documents[split].items():
             digest.update(f"{split}/{name}\0{len(raw)}\0".encode())
             digest.update(raw)
-    facts: dict[str, int | float | str] = {f"{split}_documents": len(documents[split]) for split in SPLITS}
+    facts = other_facts | {f"{split}_documents": len(documents[split]) for split in SPLITS}
     return Corpus(description, digest.hexdigest(), lambda split: documents[split].values(), facts=facts)
+
+
+def apart(read: Callable[[Split], Iterable[bytes]]) -> Callable[[Split], Callable[[bytes], bool]]:
+    """Whether a document of a split is in none of those that come after it in train, validation, test.
+
+    So a document of several splits is kept where it is evaluated, and only the small splits are held in memory.
+    """
+
+    @cache
+    def digests(split: Split) -> frozenset[bytes]:
+        return frozenset(hashlib.sha256(document).digest() for document in read(split) if document)
+
+    def is_own(split: Split) -> Callable[[bytes], bool]:
+        others = [digests(later) for later in SPLITS[SPLITS.index(split) + 1 :]]
+        return lambda document: not any(hashlib.sha256(document).digest() in other for other in others)
+
+    return is_own
 
 
 def _hub(id: str, revision: str | None, column: str) -> Corpus:
     splits, commit = hub_splits(id, revision, {"column": column})
 
-    def read(split: Split) -> Iterator[bytes]:
+    def rows(split: Split) -> Iterator[bytes]:
         for row in splits[split].select_columns([column]):
-            yield (row[column] or "").encode()
+            yield (row[column] or "").removeprefix("\ufeff").encode()
 
-    facts: dict[str, int | float | str] = {f"{split}_documents": len(splits[split]) for split in SPLITS}
-    content = hashlib.sha256(f"{id}@{commit}:{column}".encode()).hexdigest()
+    is_own = apart(rows)
+
+    def read(split: Split) -> Iterator[bytes]:
+        return filter(is_own(split), rows(split))
+
+    facts: Facts = {f"{split}_documents": len(splits[split]) for split in SPLITS}
+    content = hashlib.sha256(f"{id}@{commit}:{column}:apart".encode()).hexdigest()
     return Corpus(f"hub {id} at {commit}", content, read, large=True, facts={**facts, "commit": commit})
 
 

@@ -22,6 +22,7 @@ from pydantic import PlainValidator
 
 from tasks.base import SPLITS, Split
 from tasks.data.cache_folder import stored
+from tasks.data.progress import each
 from tasks.data.text import Corpus
 
 if TYPE_CHECKING:
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Increased when the same text and vocabulary would give other tokens."""
-LEAST_VOCABULARY = 257
+LEAST_VOCABULARY, MOST_VOCABULARY = 257, 2**18
+"""The largest vocabularies in use are of that size."""
 TRAINING_BYTES = 2**28
 """BPE merges are learned from the beginning of the train split: more changes little and does not fit into memory."""
 ENCODED_AT_ONCE = 256
 
 
 def _checked(vocabulary: object) -> object:
-    is_size = isinstance(vocabulary, int) and not isinstance(vocabulary, bool) and vocabulary >= LEAST_VOCABULARY
-    if vocabulary != "bytes" and not is_size:
-        raise ValueError(f"use bytes, or a number of at least {LEAST_VOCABULARY} for BPE")
+    number = vocabulary if isinstance(vocabulary, int) and not isinstance(vocabulary, bool) else 0
+    if vocabulary != "bytes" and not LEAST_VOCABULARY <= number <= MOST_VOCABULARY:
+        raise ValueError(f"use bytes, or a number from {LEAST_VOCABULARY} to {MOST_VOCABULARY:,} for BPE")
     return vocabulary
 
 
@@ -69,16 +71,16 @@ class Tokens:
 
 
 def vocabulary_size(vocabulary: Vocabulary) -> int:
-    """The largest number of ids, with the separator. A small text can give fewer BPE tokens."""
+    """The number of ids, with the separator."""
     return 257 if vocabulary == "bytes" else vocabulary
 
 
 def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
-    """The corpus in tokens, cached if that saves time or memory."""
+    """The corpus in tokens, cached if that saves time or memory. A small text can give fewer BPE tokens."""
     if vocabulary == "bytes" and not corpus.large:
         return Tokens({split: _joined(_encode_bytes(corpus.read(split))) for split in SPLITS}, 257, _byte_sizes())
     key = hashlib.sha256(f"{FORMAT}:{corpus.content}:{vocabulary}".encode()).hexdigest()[:24]
-    folder = stored(cache / f"tokens-{key}", partial(_build, corpus, vocabulary))
+    folder = stored(cache / f"tokens-{key}", partial(_build, corpus, vocabulary), f"tokens ({corpus.description})")
     streams = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
     if vocabulary == "bytes":
         return Tokens(streams, 257, _byte_sizes())
@@ -88,13 +90,20 @@ def tokenise(corpus: Corpus, vocabulary: Vocabulary, cache: Path) -> Tokens:
     return Tokens(streams, tokenizer.get_vocab_size() + 1, _bpe_sizes(tokenizer), tokenizer)
 
 
+def check_reached(tokens: Tokens, vocabulary: Vocabulary) -> None:
+    """Raises ValueError if the train text does not give so many tokens: a model would have ids that never occur."""
+    if tokens.size < vocabulary_size(vocabulary):
+        given = f"the train text gives {tokens.size} tokens at most"
+        raise ValueError(f"task.vocabulary={vocabulary}: {given}: use bytes or a smaller number")
+
+
 def _build(corpus: Corpus, vocabulary: Vocabulary, folder: Path) -> None:
     """Writes the cache that `tokenise` reads."""
     tokenizer = None if vocabulary == "bytes" else _train(corpus.read("train"), vocabulary)
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
     for split in SPLITS:
-        documents = corpus.read(split)
+        documents = each(corpus.read(split), f"tokens, {split}", "document")
         parts = _encode_bytes(documents) if tokenizer is None else _encode_bpe(tokenizer, documents)
         _write(parts, folder / f"{split}.npy")
     (folder / "about.json").write_text(

@@ -1,7 +1,8 @@
-"""Local attention written from its formula: dense, float64, one term per equation, positions by rotation matrices."""
+"""Local attention written from its formula: dense, float64, one term per equation."""
 
 import torch
-from reference.common import heads, merged
+from reference.common import merged
+from reference.positions import projected
 from torch import Tensor
 
 
@@ -18,20 +19,9 @@ def windowed_softmax(q: Tensor, k: Tensor, v: Tensor, sees: Tensor) -> Tensor:
     return torch.einsum("bhts,bhse->bhte", weight / total.where(total > 0, 1), v)
 
 
-def rotated(x: Tensor) -> Tensor:
-    """Pairs of channels (i, i + d/2) as complex numbers, turned by t 10000^(-2 i / d)."""
-    pairs = x.shape[-1] // 2
-    rate = 10000.0 ** (-2 * torch.arange(pairs, dtype=x.dtype) / (2 * pairs))
-    turn = torch.exp(1j * torch.arange(x.shape[2], dtype=x.dtype)[:, None] * rate)
-    turned = torch.complex(x[..., :pairs], x[..., pairs : 2 * pairs]) * turn
-    return torch.cat([turned.real, turned.imag, x[..., 2 * pairs :]], -1)
-
-
-def local_layer(layer, window, x, valid=None):
-    q, k, v = (heads(x, linear, layer.shape.heads) for linear in (layer.query, layer.key, layer.value))
-    if layer.shape.rotary:
-        q, k = rotated(q), rotated(k)
-    sees = in_window(x.shape[1], window, layer.pattern == "causal_self")
+def layer(layer, x, memory=None, valid=None, memory_valid=None):
+    q, k, v = projected(layer, x, memory)
+    sees = in_window(x.shape[1], layer.mixer.window, layer.pattern == "causal_self")
     if valid is not None:
         sees = sees & valid[:, None, None, :]
     y = merged(windowed_softmax(q, k, v, sees)) @ layer.out.weight.T

@@ -1,6 +1,7 @@
 """Rotary embedding, the norm on q and k, LRPE and the short convolution, written from their formulas."""
 
 import torch
+from reference.common import heads
 from torch import Tensor
 
 
@@ -27,6 +28,16 @@ def placed(layer, x: Tensor, norm) -> Tensor:
     """q or k (B, H, N, d) as the mixer should get it."""
     x = head_normed(norm, x)
     return x if layer.place is None else rotated(x)
+
+
+def projected(layer, x: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v (B, H, N or M, d) of a layer with projections, as its mixer should get them."""
+    source = x if memory is None else memory
+    q, k, v = (
+        heads(inputs, linear, layer.shape.heads)
+        for inputs, linear in ((x, layer.query), (source, layer.key), (source, layer.value))
+    )
+    return placed(layer, q, layer.query_norm), placed(layer, k, layer.key_norm), v
 
 
 def convolved(conv, rows: Tensor, causal: bool) -> Tensor:

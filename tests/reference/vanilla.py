@@ -1,8 +1,8 @@
 """Softmax attention written from its formula: dense, float64, one term per equation."""
 
 import torch
-from reference.common import heads, merged
-from reference.positions import placed
+from reference.common import merged
+from reference.positions import projected
 from torch import Tensor
 
 
@@ -19,12 +19,6 @@ def softmax(q: Tensor, k: Tensor, v: Tensor, causal: bool, k_valid: Tensor | Non
 
 
 def softmax_layer(layer, x, memory=None, valid=None, memory_valid=None):
-    source, k_valid = (x, valid) if memory is None else (memory, memory_valid)
-    q, k, v = (
-        heads(inputs, linear, layer.shape.heads)
-        for inputs, linear in ((x, layer.query), (source, layer.key), (source, layer.value))
-    )
-    q, k = placed(layer, q, layer.query_norm), placed(layer, k, layer.key_norm)
-    causal = layer.pattern == "causal_self"
-    y = merged(softmax(q, k, v, causal, k_valid)) @ layer.out.weight.T
+    k_valid = valid if memory is None else memory_valid
+    y = merged(softmax(*projected(layer, x, memory), layer.pattern == "causal_self", k_valid)) @ layer.out.weight.T
     return y if valid is None else y * valid.unsqueeze(-1)

@@ -111,7 +111,7 @@ def draw(found: Sequence[Line]) -> Figure:
     if of_tasks:
         title = f"Correlation of tasks (their z-scores) over families, {found[0].size}"
         note += "\nNS, CS, NC, CC: noncausal and causal self and cross"
-    return grid(labels[1:], labels[:-1], cells, f"{title}\n{note}", width=1.32 if of_tasks else 2.2)
+    return grid(labels[1:], labels[:-1], cells, f"{title}\n{note}", width=1.32 if of_tasks else 2.8)
 
 
 def _label(name: str) -> str:

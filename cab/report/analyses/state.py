@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question, in_order
 from cab.report.controls import CONTROLS
-from cab.report.figures.axes import legend, point
+from cab.report.figures.axes import binary_ticks, legend, point
 from cab.report.figures.style import INK, Style, new_figure, style
 from cab.report.groups import Group
 from cab.report.settings import canonical
@@ -132,16 +132,16 @@ def _state_ticks(axes: Axes, shown: Sequence[Line]) -> None:
     """Powers of two in KiB, and a place for no state at the left of a broken axis."""
     states = [line.state_numbers / KIB for line in shown if line.state_numbers]
     none = _place_of_none(shown)
-    ticks = [2.0**power for power in range(-10, 31) if min(states) / 1.5 <= 2.0**power <= max(states) * 1.5]
-    ticks = ticks[:: max(1, -(-len(ticks) // 10))]
+    without_state = any(not line.state_numbers for line in shown)
+    low, high = min(states) / (1.5 if without_state else 2.1), max(states) * 2.1
+    ticks = binary_ticks(low, high, most=10)
     names = [f"{tick:,.10g}" if tick >= 1 else f"1/{1 / tick:g}" for tick in ticks]
-    low = min(states) / 1.6
-    if any(not line.state_numbers for line in shown):
+    if without_state:
         axes.axvline(none * 2, color=INK, linewidth=1, linestyle=(0, (1, 3)))
         ticks, names, low = [none, *ticks], ["0", *names], none / 1.6
     axes.set_xticks(ticks, names)
     axes.minorticks_off()
-    axes.set_xlim(low, max(states) * 1.6)
+    axes.set_xlim(low, high)
     axes.set_ylim(-0.03, 1.03)
 
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cab.report.analyses.base import Material, Question
-from cab.report.figures.axes import legend, point, value_ticks
+from cab.report.figures.axes import legend, main_range, point, value_ticks
 from cab.report.figures.style import INK, Style, new_figure, styles
 from cab.report.groups import Group
 from cab.report.stats import Estimate, Interval, mean
@@ -153,10 +153,10 @@ def draw(found: Sequence[Line]) -> Figure:
     for row, name in zip(panels, devices, strict=True):
         own = [line for line in found if line.device == name]
         _pareto_panel(row[0], own, looks)
-        row[0].set_title(name, fontsize=12)
+        row[0].set_title(name)
         if validated:
             _equal_time_panel(row[1], own, looks)
-    note = "left: filled is Pareto-optimal; " if validated else "filled: Pareto-optimal; "
+    note = "left: filled is Pareto-optimal by its mean; " if validated else "filled: Pareto-optimal by its mean; "
     note += "bars: 95% intervals over seeds, lowest to highest time"
     figure.suptitle(f"{found[0].group.full_title}; {note}", wrap=True)
     legend(figure, *panels[:, 0])
@@ -164,24 +164,35 @@ def draw(found: Sequence[Line]) -> Figure:
 
 
 def _equal_time_panel(axes: Axes, own: Sequence[Line], looks: Mapping[str, Style]) -> None:
-    """Best at equal time first. Filled: then; hollow: at the end of training."""
+    """Best at equal time first. Filled: then; hollow: at the end of training. What is far off, as a slow family is,
+    stands at the edge with its value."""
     sign = own[0].group.sign
+    both = [each.value for line in own for each in (line.validation_at_equal_time, line.validation_at_end) if each]
+    low, high = main_range(both)
+    margin = 0.08 * (high - low or abs(high) or 1.0)
+    least, greatest = low - margin, high + margin
     order = sorted(own, key=lambda line: (not line.validation_at_equal_time, -sign * _value(line)))
     for place, line in enumerate(order):
         then, end, look = line.validation_at_equal_time, line.validation_at_end, looks[line.label]
         if then and end:
             axes.plot([then.value, end.value], [place, place], color=look.color, linewidth=1.2, linestyle=":")
-        if end:
+        if end and low <= end.value <= high:
             point(axes, Estimate(end.value), Estimate(place), look, filled=False)
-        if then:
+        if then and low <= then.value <= high:
             point(axes, then, Estimate(place), look)
+        for far in [each.value for each in (then, end) if each and not low <= each.value <= high]:
+            right = far > high
+            text = f"{far:.4g} →" if right else f"← {far:.4g}"
+            at = (greatest if right else least, place)
+            axes.annotate(text, at, (0, 5), textcoords="offset points", ha="right" if right else "left", va="bottom")
+    axes.set_xlim(least, greatest)
     axes.set_yticks(range(len(order)), [line.label for line in order])
     axes.set_ylim(len(order) - 0.5, -0.5)
     axes.grid(False, axis="y")
     group = own[0].group
     axes.set_xlabel(f"validation: {words(group.headline)} ({group.better} is better)")
     seconds = f"{own[0].equal_seconds:,.3g} s"
-    axes.set_title(f"filled: after {seconds} of training; hollow: at the end", fontsize=12)
+    axes.set_title(f"filled: after {seconds} of training; hollow: at the end")
 
 
 def _value(line: Line) -> float:

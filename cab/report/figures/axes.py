@@ -1,13 +1,19 @@
 """Points, bands, ticks and legends that several figures share."""
 
 from collections.abc import Sequence
+from math import ceil, floor, log2, log10
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from cab.report.figures.style import Style
 from cab.report.stats import Estimate
+
+FEWEST_TICKS = 3
+FAR = 2.0
+STEPS = ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
+"""Of ticks within a decade: the first with enough of them."""
 
 
 def point(axes: Axes, x: Estimate, y: Estimate, look: Style, label: str = "", filled: bool = True) -> None:
@@ -55,14 +61,43 @@ def length_ticks(axes: Axes, lengths: Sequence[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: at round numbers, and at least two between any limits."""
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    for steps in STEPS:
+        ticks = [tick for power in decades for step in steps if low <= (tick := step * 10.0**power) <= high]
+        if len(ticks) >= FEWEST_TICKS:
+            return ticks
+    return [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+
+
+def binary_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """The powers of two between limits, or every second of them, third, ..."""
+    powers = range(ceil(log2(low)), floor(log2(high)) + 1)
+    return [2.0**power for power in powers[:: max(1, ceil(len(powers) / most))]]
+
+
+def main_range(values: Sequence[float]) -> tuple[float, float]:
+    """From the least to the greatest, without those at either end that would press the others together: farther from
+    the next than `FAR` times the range of the others."""
+    inner = sorted(values)
+    while len(inner) > 3:
+        if inner[-1] - inner[-2] > FAR * (inner[-2] - inner[0]) > 0:
+            inner.pop()
+        elif inner[1] - inner[0] > FAR * (inner[-1] - inner[1]) > 0:
+            inner.pop(0)
+        else:
+            break
+    return inner[0], inner[-1]
+
+
 def value_ticks(axes: Axes) -> None:
     """A logarithmic axis with ticks at 0.5, 1, 2, written without exponents."""
     data = axes.dataLim
     if data.x1 < data.x0 * 1.01:  # all points at one place
         axes.update_datalim([(data.x0 / 2, data.y0), (data.x1 * 2, data.y0)])
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
-    axes.xaxis.set_major_formatter("{x:,.10g}")
+    ticks = log_ticks(*axes.get_xlim())
+    axes.set_xticks(ticks, [f"{tick:,.6g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
 
 

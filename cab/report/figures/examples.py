@@ -15,9 +15,9 @@ from PIL import Image
 from cab.report.figures.files import write_png
 from cab.report.figures.style import new_figure
 from cab.store.record import Record
-from tasks.data.ljspeech import write_wave
 from tasks.data.mel import BANDS, HOP, RATE, griffin_lim
 from tasks.data.packed_samples import unpack_cloud, unpack_image, unpack_mel
+from tasks.data.wav import write_wave
 
 Rows = Sequence[dict[str, Any]]
 """A table of a record."""

@@ -1,4 +1,4 @@
-"""A table as a figure: coloured cells with a number and below it a smaller text."""
+"""A table as a figure: coloured cells with a number and a text below it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def draw_cells(
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=cell.face, edgecolor="white", linewidth=2))
         weight, above = "bold" if cell.bold else "normal", 0.16 if cell.below else 0.0
         axes.text(x, y - above, cell.text, ha="center", va="center", color=cell.ink, weight=weight)
-        axes.text(x, y + 0.24, cell.below, ha="center", va="center", color=cell.ink, fontsize=11)
+        axes.text(x, y + 0.24, cell.below, ha="center", va="center", color=cell.ink)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 
 from cab.efficiency import efficiency_length
 from cab.efficiency.efficiency_length import EfficiencyLength
 from cab.report.efficiency import BASELINES, Measurement, measured, one_batch
-from cab.report.figures.axes import legend, length_ticks, line_and_band
+from cab.report.figures.axes import binary_ticks, legend, length_ticks, line_and_band, log_ticks
 from cab.report.figures.style import FIXED, Style, new_figure, styles
 from cab.report.settings import labels
+from cab.sizes import size_text
 from cab.store.record import Record
 
 PHASES = {"forward": "forward pass", "train": "training step", "prefill": "prompt", "decode": "one decoded token"}
 QUANTITIES = {"seconds": "time", "peak_bytes": "peak memory"}
-UNITS = {"seconds": "s", "peak_bytes": "B"}
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ def _scale(axes: Axes, quantity: str) -> None:
     axes.set_yscale("log")
     axes.margins(0.08, 0.12)
     low, high = axes.get_ylim()
-    if high / low < 4:  # so that noise looks like noise
+    if high / low < 4:  # so that noise looks like noise, and there are two ticks
         middle = (low * high) ** 0.5
         low, high = axes.set_ylim(middle / 2, middle * 2)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,), numticks=12))
-    axes.yaxis.set_major_formatter(EngFormatter(UNITS[quantity]))
+    ticks = log_ticks(low, high) if quantity == "seconds" else binary_ticks(low, high)
+    axes.set_yticks(ticks, [EngFormatter("s")(tick) if quantity == "seconds" else size_text(tick) for tick in ticks])
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("length (tokens)")

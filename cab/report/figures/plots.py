@@ -18,6 +18,9 @@ from cab.report.stats import Estimate
 from cab.report.text import words
 from cab.report.variant import Variant
 
+SLOW = 4.0
+"""A family that takes so many times as long as another would press that one's curve against the axis."""
+
 
 def curves(variants: Sequence[Variant], title: str = "") -> Figure:
     """Training loss against step, and the headline metric on the validation split against seconds."""
@@ -34,8 +37,9 @@ def curves(variants: Sequence[Variant], title: str = "") -> Figure:
     left.set(xlabel="step", ylabel="training loss per target")
     right.set(xlabel="seconds of training", ylabel=f"validation: {words(headline)}")
     for axes in (left, right):
-        axes.set_xlim(left=0)
         _leave_out_start(axes)
+        axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # a marker at 0 is whole
+    _make_room_for_slow(right)
     seeds = max((len(variant.records) for variant in variants), default=1)
     note = f"mean of up to {seeds} seeds, band from lowest to highest" if seeds > 1 else "one seed"
     figure.suptitle(f"{title}: {note}" if title else note, wrap=True)
@@ -68,6 +72,18 @@ def _leave_out_start(axes: Axes) -> None:
     if len(later) >= 8:
         low, high = min(curve.min() for curve in curves if len(curve)), later.max()
         axes.set_ylim(low - 0.06 * (high - low), high + 0.04 * (high - low))
+
+
+def _make_room_for_slow(axes: Axes) -> None:
+    """Time on a logarithmic axis, from the first point that is to be seen, if one family takes much longer."""
+    curves = [np.array([line.get_xdata(), line.get_ydata()], float) for line in axes.get_lines()]
+    ends = [curve[0, -1] for curve in curves if curve.size]
+    low, high = axes.get_ylim()
+    seen = [x for curve in curves for x, y in curve.T if x > 0 and low <= y <= high]
+    if seen and max(ends) > SLOW * min(ends) > 0:
+        axes.set_xscale("log")
+        axes.set_xlim(min(seen) / 1.2, max(ends) * 1.2)
+        value_ticks(axes)
 
 
 Measured = tuple[Estimate, int | None]

@@ -30,7 +30,11 @@ def draw(group: Group) -> Figure:
         if chosen:
             axes.plot(*chosen[0], "o", color=look.color, markersize=17,
                       markerfacecolor="none", markeredgewidth=2)  # fmt: skip
-    axes.set_xticks(sorted(tried), [f"{rate:g}" for rate in sorted(tried)])
+    ticks = sorted(tried)
+    if len(ticks) == 1:
+        axes.set_xlim(ticks[0] / 3, ticks[0] * 3)
+        ticks = [ticks[0] / 2, ticks[0], ticks[0] * 2]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set(xlabel="learning rate", ylabel=f"validation: {words(group.headline)} ({group.better} is better)")
     figure.suptitle(f"{group.full_title}; ring: the chosen rate; one seed", wrap=True)

@@ -1,4 +1,4 @@
-"""How every figure looks: one colour per family everywhere, and type that is legible at half size.
+"""How every figure looks: one colour per family everywhere, and type of one size that is legible at half of it.
 
 Baselines have fixed colours. The others have theirs from a palette for the colour-blind (Okabe and Ito), in the order
 of the names in conf/attention, so that a new family needs no line here; a name without a file gets one by its hash.
@@ -25,8 +25,9 @@ RC: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 130,
     "font.size": 14,
-    "axes.titlesize": 15,
+    "axes.titlesize": 14,
     "axes.labelsize": 14,
+    "figure.titlesize": 14,
     "axes.edgecolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
