@@ -76,10 +76,9 @@ def parse_cells(parser: Parser, arguments: Sequence[str] | None, multirun: str =
         overrides.append(results_override(results))
     own = []
     if folder is not None:
-        path = Path(folder).expanduser()
-        if not folder or not path.is_dir():
-            parser.error(f"--config-dir {folder}: no such folder")
-        own = [f"{CONFIG_DIR}{path.absolute()}"]
+        if not folder:
+            parser.error("--config-dir: no folder is named")
+        own = [f"{CONFIG_DIR}{Path(folder).absolute()}"]
     return Cells(own + overrides, given.pop("multirun"), given)
 
 

@@ -162,7 +162,10 @@ def _parse(command_line: Sequence[str]) -> tuple[ConfigLoader, list[Override]]:
     schema = SearchPathQuery(provider="schema")
     for argument in command_line:
         if argument.startswith(CONFIG_DIR):
-            search_path.prepend(FROM_CONFIG_DIR, f"file://{argument.removeprefix(CONFIG_DIR)}", schema)
+            own = argument.removeprefix(CONFIG_DIR)
+            if not Path(own).is_dir():
+                raise UserError(f"--config-dir {own}: no such folder")
+            search_path.prepend(FROM_CONFIG_DIR, f"file://{own}", schema)
         elif is_own(argument):
             [override] = parse([argument], ConfigLoaderImpl(search_path))
             folders: Any = override.value()

@@ -11,7 +11,7 @@ import torch
 
 from cab.compose import Composer, check_task, expand
 from cab.config import Request
-from cab.errors import NoSuchPattern
+from cab.errors import NoSuchPattern, UserError
 from cab.machine import resolve_device
 from cab.store.identity import quality_key
 from cab.store.record import Record
@@ -33,7 +33,10 @@ TO_BE_CHOSEN = "to be chosen"
 
 
 def plan(overrides: Sequence[str], tune: bool = False) -> list[Cell]:
-    """Every cell that `cab.run -m`, or with `tune` cab.tune, would run with these overrides, in its order."""
+    """Every cell that `cab.run -m`, or with `tune` cab.tune, would run with these overrides, in its order.
+
+    Raises UserError, also if no cell is left.
+    """
     from cab.report.load import load
 
     earlier: dict[Path, list[Record]] = {}
@@ -54,6 +57,8 @@ def plan(overrides: Sequence[str], tune: bool = False) -> list[Cell]:
             earlier[request.results] = load(request.results).quality
         seconds = estimate(request, device, earlier[request.results]) if found.state in TO_TRAIN else None
         cells.append(Cell(tuple(chosen), found, seconds))
+    if all(cell.found.state is State.LEFT_OUT for cell in cells):
+        raise UserError(f"no cell is left: {'; '.join(dict.fromkeys(cell.found.detail for cell in cells))}")
     return cells
 
 
@@ -97,7 +102,7 @@ def estimate(request: Request, device: torch.device, records: Iterable[Record]) 
 def lines(cells: Sequence[Cell]) -> list[str]:
     """A table with a row per combination and state, which lists its seeds, and a line of sums.
 
-    Cells that are left out are only counted, except for a single one.
+    Cells that are left out are only counted.
     """
     from cab.report.plain_table import plain_table
 
@@ -108,7 +113,7 @@ def lines(cells: Sequence[Cell]) -> list[str]:
     has_seeds = any("seed" in values for values in options)
     rows: dict[tuple[str, ...], list[int]] = {}
     for index, cell in enumerate(cells):
-        if cell.found.state is State.LEFT_OUT and len(cells) > 1:
+        if cell.found.state is State.LEFT_OUT:
             continue
         key = (*(options[index].get(name, "") for name in varied), str(cell.found))
         rows.setdefault(key, []).append(index)

@@ -114,6 +114,12 @@ def test_a_sweep_that_is_none(line, refused):
     assert SWEEPS[line] in refused("run", "-m", line)
 
 
+def test_cells_of_which_none_is_left(refused):
+    for command in ("run", "plan", "tune"):
+        arguments = ["-m", "task=lm", "pattern=noncausal_self,causal_cross"]
+        assert "no cell is left: task lm has no pattern noncausal_self" in refused(command, *arguments)
+
+
 def test_a_sweep_without_m(refused):
     for line in ("seed=0,1", "seed=range(0,2)", "attention=vanilla,none", "attention=glob(*)"):
         assert f"error: {line}: several values are a sweep: add -m" in refused("run", line)
