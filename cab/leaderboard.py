@@ -34,7 +34,8 @@ def leaderboard(arguments: Sequence[str] | None) -> int:
     options, rest = parser.parse(arguments)
     results = results_folder(parser, options.results, rest)
     if not results.is_dir():
-        raise UserError(f"results={results}: {'a file' if results.exists() else 'no such folder'}")
+        found = "a file" if results.exists() else "no such folder"
+        raise UserError(f"results={results}: {found}: make records with `make run`, or name their folder with results=")
     from cab.report.load import load
 
     loaded = load(results)
@@ -42,7 +43,7 @@ def leaderboard(arguments: Sequence[str] | None) -> int:
         print(f"warning: {problem.path}: {problem.reason}; left out", file=sys.stderr)
     if not loaded.quality and not loaded.efficiency:
         found = f"{len(loaded.problems)} files, none of them usable" if loaded.problems else "no records"
-        raise UserError(f"results={results}: {found}: make some with `make run`, or name their folder with results=")
+        raise UserError(f"results={results}: {found}: make records with `make run`, or name their folder with results=")
     from cab.report.build import build  # imports pandas and matplotlib
 
     try:

@@ -4,6 +4,7 @@ From the tables of a record alone, so exactly what was scored: pictures of compl
 files with its spectrograms, texts in the terminal. Before them, where the record is from: command, commit, own code.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if path.is_dir():
             path /= RECORD
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise UserError(f"{path}: no such file")
         try:
             record = read_record(path)

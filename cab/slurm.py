@@ -16,12 +16,14 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cab.command import FAILED, INTERRUPTED, CellCode, command_line
 from cab.compose import compose_one
 from cab.errors import UserError
 from cab.run import on_rank_zero, run_cell
+from tasks.data.set_aside import make_way
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -105,6 +107,7 @@ def submit(parameters: Mapping[str, Any], cells: Sequence[Sequence[str]]) -> "li
         raise UserError("hydra/launcher=slurm needs a machine that submits to a SLURM cluster: no sbatch here")
     wanted = dict(parameters)
     folder, requeues = wanted.pop("submitit_folder"), wanted.pop("max_num_timeout")
+    make_way(Path(folder).parent, "folder")
     # RequeuedCell counts the time limits, so that submitit's own count must not end the job first.
     executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=requeues + 1)
     common = {field.name for field in fields(BaseQueueConf)}  # parameters that submitit has for all clusters

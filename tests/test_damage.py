@@ -325,7 +325,8 @@ def test_a_cell_runs_whatever_lies_in_its_way(cab, capsys):  # noqa: F811
     planned = plan.main([f"results={cab.results}", *TINY, *own])
     assert (planned, "1 damaged record" in capsys.readouterr().out) == (0, True)
     shown = show.main([str(cab.results / "runs" / "quality" / good.hash / "result.json"), str(cab.results / "shown")])
-    assert (shown, "a FIFO where a file belongs" in capsys.readouterr().err) == (2, True)
+    shown_err = capsys.readouterr().err
+    assert (shown, "a FIFO where a file belongs" in shown_err) == (2, True), shown_err
     code, out, err = cab("-m", *own)
     assert (code, err) == (0, ""), out
     assert records(cab.results, "quality")[0].result["metrics"] == good.result["metrics"]

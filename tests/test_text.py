@@ -345,11 +345,14 @@ def test_damaged_tokens_are_set_aside_and_made_again(tmp_path: Path, damage: str
         file.unlink()
     else:
         (folder / "checksums.json").write_text("{")
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().out == ""
     after = tokenise(REAL, 300, tmp_path)
     assert all(np.array_equal(before[split], after.streams[split]) for split in SPLITS)
     [aside] = tmp_path.glob("tokens-*.damaged-*")
-    assert capsys.readouterr().err == f"  {folder}: damaged; it is made again, the old one is {aside.name}\n"
+    said = capsys.readouterr().out
+    assert said.startswith(f"warning: {folder}: ")
+    assert said.endswith(f"renamed to {aside.name}, it is made again\n")
+    assert said.count("\n") == 1
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:

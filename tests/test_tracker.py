@@ -126,9 +126,9 @@ def cell_run(results: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int =
     import wandb
 
     for split in ("train", "validation", "test"):
-        (results / split).mkdir(parents=True)
-        (results / split / "a.txt").write_text(f"the {split} cat sat on the mat. " * 200)
-    request = compose_one([f"results={results}", f"data.path={results}", *CELL])
+        (results / "data" / split).mkdir(parents=True)
+        (results / "data" / split / "a.txt").write_text(f"the {split} cat sat on the mat. " * 200)
+    request = compose_one([f"results={results}", f"data.path={results / 'data'}", *CELL])
     monkeypatch.setattr(cell, "gate", lambda request: ("ok", ""))  # which takes seconds
     if killed_after:
         step = cell_training.optimizer_step
