@@ -12,7 +12,7 @@ BIN := .venv/bin
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/ready ## Train vanilla, lightning and no attention on real text, measure them, show the leaderboard (3 minutes)
+run: .venv/ready ## Train vanilla, lightning and no attention on real text, measure them, show the leaderboard (4 minutes)
 	$(BIN)/python -m cab.run -m experiment=smoke $(ARGS)
 	$(BIN)/python -m cab.leaderboard
 
