@@ -6,15 +6,17 @@ that; it is in the figure of quality against efficiency. Only times of one devic
 one precision are compared; a family that was trained on several is in the table of each. Pareto-optimal is meant of the
 means: with one seed, or with intervals that overlap, it proves nothing.
 
-Who is best at equal training time is read from the training curves: the headline metric on the validation split at the
-last validation within `equal_seconds`, the time in which all seeds of the fastest family were done, beside that at the
-last validation of each, at equal steps. No rate was tuned and no schedule made for the shorter time, in which a slower
-family is still at a high rate: that counts against it.
+Who is best at equal training time is read from the training curves: the headline metric on the validation split after
+`equal_seconds`, the time in which all seeds of the fastest family were done, on a straight line between the validations
+before and after it, beside that at the last validation of each, at equal steps. (The last validation before that time
+would be older the rarer validations are, which counts against slower families.) No rate was tuned and no schedule made
+for the shorter time, in which a slower family is still at a high rate: that counts against it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -45,7 +47,7 @@ class Line:
     seconds_highest: float
     equal_seconds: float
     validation_at_equal_time: Estimate | None
-    """None where a seed was not validated by then."""
+    """Between the validations around that time; None where a seed was not validated by then."""
     validation_at_end: Estimate | None
     figure: str
     pareto_optimal: bool = True
@@ -77,14 +79,15 @@ class Runs:
     records: Sequence[Record]
     seconds: Sequence[float]
 
-    def validation(self, metric: str | None, within: float) -> Estimate | None:
-        """The last one within some seconds."""
-        last = []
+    def validation(self, metric: str | None, after: float) -> Estimate | None:
+        """That after some seconds of training, on a straight line between validations."""
+        values = []
         for record in self.records:
-            points = [each for each in record.result.get("curve") or [] if each["seconds"] <= within + ROUNDING]
-            known = [each["validation"].get(metric) for each in points if each.get("validation")]
-            last += known[-1:]
-        values = [value for value in last if value is not None]
+            points = [each for each in record.result.get("curve") or [] if each.get("validation")]
+            known = {each["seconds"]: each["validation"].get(metric) for each in points}
+            if known and None not in known.values() and min(known) <= after + ROUNDING:
+                at = max(known) if max(known) <= after + ROUNDING else after
+                values.append(float(np.interp(at, list(known), list(known.values()))))
         return mean(values) if len(values) == len(self.records) else None
 
 
