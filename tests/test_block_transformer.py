@@ -113,12 +113,10 @@ def test_a_prefix_of_the_input_gives_a_prefix_of_the_output(pattern):
         torch.testing.assert_close(stack(x[:, :n], memory)[0], y[:, :n], **TIGHT)
 
 
-@pytest.mark.parametrize("feedforward", [MLP, Conv])
-@pytest.mark.parametrize("pattern", Pattern)
+@pytest.mark.parametrize(("pattern", "feedforward"), [*((each, MLP) for each in Pattern), (NS, Conv), (NC, Conv)])
 @torch.no_grad()
 def test_padding_neither_shows_nor_counts(pattern, feedforward):
-    if pattern.causal and feedforward is Conv:
-        pytest.skip("convolutions look ahead")
+    """Convolutions look ahead: they are for noncausal patterns."""
     stack = build(pattern, feedforward=feedforward)
     x, memory = tensors(pattern, 5)
     lengths, sizes = (N, 9, 1, 8, 0), (3, M, 0, 2, 1)  # a short block, one token, a whole number of blocks, nothing

@@ -9,13 +9,12 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from helpers.largest_tensor import LargestTensor
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from reference.common import some_valid
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from attentions.base import Shape
 from attentions.slots import is_stack
@@ -92,13 +91,15 @@ def test_the_state_has_the_declared_size(name, pattern):
 
 @pytest.mark.parametrize(("name", "pattern"), CELLS)
 def test_autocast_stays_near(name, pattern):
-    """The median token: where a choice is hard, rounding can turn it for a few."""
+    """The median token: where a choice is hard, rounding can turn it for a few. Rounding alone gives at most 0.0053;
+    Lightning's sum over a memory of so many tokens, if it is kept in bfloat16, 0.0093."""
     layer = build(name, pattern).float().eval()
-    x, memory = (None if part is None else part.float().requires_grad_() for part in inputs(pattern))
+    parts = inputs(pattern, n=1024, m=1024)
+    x, memory = (None if part is None else part.float().requires_grad_() for part in parts)
     expected, _ = layer(x, memory)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, _ = layer(x, memory)
-    assert (y - expected).norm(dim=-1).median() <= 0.02 * expected.norm(dim=-1).median()
+    assert (y - expected).norm(dim=-1).median() <= 0.0075 * expected.norm(dim=-1).median()
     if y.requires_grad:
         y.float().square().sum().backward()
         assert x.grad.isfinite().all()
@@ -115,25 +116,14 @@ def test_meta_tensors(name, pattern):
 @pytest.mark.parametrize(("name", "pattern"), [cell for cell in CELLS if cell[0] != "eager"])
 def test_memory_does_not_grow_with_the_square(name, pattern):
     """No tensor of a pass has a quarter of the N x M scores of all heads."""
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            for leaf in tree_leaves(out):
-                if isinstance(leaf, torch.Tensor):
-                    largest = max(largest, leaf.untyped_storage().nbytes() // leaf.element_size())
-            return out
-
     n = 4096
     layer = build(name, pattern, length=n, small=False, dim=16, heads=4).float()
     x, memory = (None if part is None else part.float() for part in inputs(pattern, 1, n, n, dim=16))
-    with Watch():
+    with LargestTensor() as largest:
         y, auxiliary = layer(x.requires_grad_(), memory)
         if y.requires_grad:
             (y.square().sum() + auxiliary).backward()
-    assert largest <= 4 * n * n // 4
+    assert largest.numbers <= 4 * n * n // 4
 
 
 @pytest.mark.slow

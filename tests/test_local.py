@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from helpers.largest_tensor import LargestTensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.common import some_valid
 from reference.local import in_window, windowed_softmax
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from attentions.base import Pattern, Shape, Unsupported, core_parameters
 from attentions.local import Local
@@ -176,21 +175,10 @@ def test_cross_patterns_are_unsupported(pattern):
 
 def test_memory_does_not_grow_with_the_square():
     """The tensors of a pass have N (w + d) numbers, not N^2: none is larger than a few times the keys of all chunks."""
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            for part in tree_leaves(out):
-                if isinstance(part, torch.Tensor):
-                    largest = max(largest, part.numel())
-            return out
-
     q, k, v = (torch.randn(1, 2, 4096, 8, requires_grad=True) for _ in range(3))
-    with Watch():
+    with LargestTensor() as largest:
         sliding_attention(q, k, v, 15, 0).sum().backward()
-    assert largest <= 4 * 2 * 4096 * (8 + 16)
+    assert largest.numbers <= 4 * 2 * 4096 * (8 + 16)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
